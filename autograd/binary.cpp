@@ -1,0 +1,255 @@
+#include <retape/autograd/binary.h>
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include <retape/autograd/tape.h>
+#include <retape/autograd/unary.h>
+#include <retape/autograd/views.h>
+
+namespace retape {
+namespace {
+
+Tensor broadcast_view(const Tensor& x, const Shape& shape) {
+  if (x.shape() == shape) return x;
+  Layout l = x->layout;
+  const int skip = shape.rank() - x.dim();
+  l.shape = shape;
+  l.strides = Shape::filled(shape.rank(), 0);
+  for (int d = skip; d < shape.rank(); ++d)
+    if (x.shape()[d - skip] == shape[d]) l.strides[d] = x.strides()[d - skip];
+  return make_tensor(x->storage, l);
+}
+void check_devices(const char* name, const Tensor& a, const Tensor& b) {
+  if (!(a.device() == b.device())) throw Error(fmt::format("{}: tensors of shapes {} and {} are on different devices; move one with to()", name, a.shape().str(), b.shape().str()));
+}
+
+struct Pair {
+  Tensor a, b;
+};
+// A number or a 0-dim tensor takes part only with its kind: bool < integer < floating.
+int kind_of(DType d) { return is_floating(d) ? 2 : d == DType::boolean ? 0 : 1; }
+DType with_number(DType tensor, bool fractional) {
+  if (fractional && !is_floating(tensor)) return DType::f32;
+  return tensor == DType::boolean ? DType::i64 : tensor;
+}
+DType common_dtype(const Tensor& a, const Tensor& b) {
+  if (a.dtype() == b.dtype()) return a.dtype();
+  if ((a.dim() == 0) != (b.dim() == 0)) {
+    const Tensor &scalar = a.dim() == 0 ? a : b, &other = a.dim() == 0 ? b : a;
+    if (kind_of(scalar.dtype()) <= kind_of(other.dtype())) return other.dtype();
+  }
+  return promote(a.dtype(), b.dtype());
+}
+// Both operands as tensors of one dtype.
+Pair operands(const char* name, const Operand& a, const Operand& b) {
+  for (const Operand* o : {&a, &b})
+    if (o->tensor() && !*o->tensor()) throw Error(fmt::format("{}: an operand is an undefined tensor", name));
+  if (a.tensor() && b.tensor()) {
+    const DType dtype = common_dtype(*a.tensor(), *b.tensor());
+    return {cast(*a.tensor(), dtype), cast(*b.tensor(), dtype)};
+  }
+  const Operand &t = a.tensor() ? a : b, &number = a.tensor() ? b : a;
+  if (!t.tensor()) throw Error(fmt::format("{}: at least one operand must be a tensor", name));
+  const DType dtype = with_number(t.tensor()->dtype(), number.fractional());
+  const Tensor x = cast(*t.tensor(), dtype), n = full({}, number.value(), {dtype, x.device()});
+  return a.tensor() ? Pair{x, n} : Pair{n, x};
+}
+
+template <class F> Tensor broadcast_kernel(const char* name, const Tensor& a, const Tensor& b, DType dtype, F&& run) {
+  check_devices(name, a, b);
+  const Shape shape = a.shape() == b.shape() ? a.shape() : broadcast_shapes(name, a.shape(), b.shape());
+  Tensor y = empty(shape, {dtype, a.device()});
+  run(broadcast_view(a, shape), broadcast_view(b, shape), y);
+  return y;
+}
+Tensor binary_kernel(const char* name, BinaryKind kind, const Tensor& a, const Tensor& b) {
+  return broadcast_kernel(name, a, b, a.dtype(), [&](const Tensor& p, const Tensor& q, Tensor& y) { RETAPE_DISPATCH(y.device(), binary(kind, p, q, y)); });
+}
+
+// A gradient that nobody wants is not computed; Grads sums what was broadcast.
+struct Add {
+  static constexpr auto name = "add";
+  Tensor forward(const Tensor& a, const Tensor& b) { return binary_kernel(name, BinaryKind::add, a, b); }
+  void backward(const Tensor& dy, Grads& dx) { dx.set(0, dy), dx.set(1, dy); }
+};
+struct Sub {
+  static constexpr auto name = "sub";
+  Tensor forward(const Tensor& a, const Tensor& b) { return binary_kernel(name, BinaryKind::sub, a, b); }
+  void backward(const Tensor& dy, Grads& dx) {
+    dx.set(0, dy);
+    if (dx.wants(1)) dx.set(1, neg(dy));
+  }
+};
+struct Mul {
+  static constexpr auto name = "mul";
+  Saved a = {}, b = {};
+  Tensor forward(const Tensor& x, const Tensor& y) {
+    a = save(x, 1), b = save(y, 0);
+    return binary_kernel(name, BinaryKind::mul, x, y);
+  }
+  void backward(const Tensor& dy, Grads& dx) {
+    if (dx.wants(0)) dx.set(0, record(Mul{}, dy, *b));
+    if (dx.wants(1)) dx.set(1, record(Mul{}, dy, *a));
+  }
+};
+struct Div {
+  static constexpr auto name = "div";
+  Saved a = {}, b = {};
+  Tensor forward(const Tensor& x, const Tensor& y) {
+    a = save(x, 1), b = save(y);
+    return binary_kernel(name, BinaryKind::div, x, y);
+  }
+  void backward(const Tensor& dy, Grads& dx) {
+    if (dx.wants(0)) dx.set(0, record(Div{}, dy, *b));
+    if (dx.wants(1)) dx.set(1, neg(dy * *a) / square(*b));
+  }
+};
+struct Pow {
+  static constexpr auto name = "pow";
+  Saved a = {}, b = {};
+  Tensor forward(const Tensor& x, const Tensor& y) {
+    a = save(x), b = save(y);
+    return binary_kernel(name, BinaryKind::pow, x, y);
+  }
+  void backward(const Tensor& dy, Grads& dx) {
+    const Tensor x = *a, p = *b;
+    if (dx.wants(0)) dx.set(0, dy * where(eq(p, 0), 0, p * pow(x, p - 1)));  // 0 * 0^-1 would be nan
+    if (dx.wants(1)) dx.set(1, dy * where(logical_and(eq(x, 0), ge(p, 0)), 0, pow(x, p) * log(x)));
+  }
+};
+struct Extremum {  // maximum or minimum; ties share the gradient
+  const char* name;
+  BinaryKind kind;
+  Saved a = {}, b = {};
+  Tensor forward(const Tensor& x, const Tensor& y) {
+    a = save(x), b = save(y);
+    return binary_kernel(name, kind, x, y);
+  }
+  void backward(const Tensor& dy, Grads& dx) {
+    const Tensor x = *a, y = *b, half = mul(cast(eq(x, y), dy.dtype()), 0.5);
+    const bool larger = kind == BinaryKind::maximum;
+    if (dx.wants(0)) dx.set(0, dy * (cast(larger ? gt(x, y) : lt(x, y), dy.dtype()) + half));
+    if (dx.wants(1)) dx.set(1, dy * (cast(larger ? gt(y, x) : lt(y, x), dy.dtype()) + half));
+  }
+};
+struct Compare {
+  const char* name;
+  CompareKind kind;
+  static constexpr int differentiable = 0;
+  Tensor forward(const Tensor& a, const Tensor& b) {
+    return broadcast_kernel(name, a, b, DType::boolean, [&](const Tensor& p, const Tensor& q, Tensor& y) { RETAPE_DISPATCH(y.device(), compare(kind, p, q, y)); });
+  }
+};
+struct Where {
+  static constexpr auto name = "where";
+  Saved condition = {};
+  Tensor forward(const Tensor& c, const Tensor& a, const Tensor& b) {
+    check_devices(name, a, b), check_devices(name, c, a);
+    condition = save(c);
+    const Shape shape = broadcast_shapes(name, c.shape(), broadcast_shapes(name, a.shape(), b.shape()));
+    Tensor y = empty(shape, a.options());
+    RETAPE_DISPATCH(y.device(), where(broadcast_view(c, shape), broadcast_view(a, shape), broadcast_view(b, shape), y));
+    return y;
+  }
+  void backward(const Tensor& dy, Grads& dx) {
+    const Tensor c = *condition;
+    if (dx.wants(1)) dx.set(1, where(c, dy, 0));
+    if (dx.wants(2)) dx.set(2, where(c, 0, dy));
+  }
+};
+
+// Two bools: + is or, * is and, as in NumPy; the others have no meaning.
+bool both_bool(const Pair& p) { return p.a.dtype() == DType::boolean; }
+Tensor compare(const char* name, CompareKind kind, const Operand& a, const Operand& b) {
+  const Pair p = operands(name, a, b);
+  return record(Compare{name, kind}, p.a, p.b);
+}
+void check_bool(const char* name, const Tensor& x) {
+  if (x.dtype() != DType::boolean) throw Error(fmt::format("{}: a tensor of {} is given where bool is needed; compare first, as in ne(x, 0)", name, name_of(x.dtype())));
+}
+
+}  // namespace
+
+Tensor add(const Operand& a, const Operand& b) {
+  const Pair p = operands("add", a, b);
+  return both_bool(p) ? logical_or(p.a, p.b) : record(Add{}, p.a, p.b);
+}
+Tensor sub(const Operand& a, const Operand& b) {
+  const Pair p = operands("sub", a, b);
+  if (both_bool(p)) throw Error("sub: bool tensors cannot be subtracted; use ne(a, b) or cast() one of them");
+  return record(Sub{}, p.a, p.b);
+}
+Tensor mul(const Operand& a, const Operand& b) {
+  const Pair p = operands("mul", a, b);
+  return both_bool(p) ? logical_and(p.a, p.b) : record(Mul{}, p.a, p.b);
+}
+Tensor div(const Operand& a, const Operand& b) {
+  const Pair p = operands("div", a, b);
+  if (is_floating(p.a.dtype())) return record(Div{}, p.a, p.b);
+  return record(Div{}, cast(p.a, DType::f32), cast(p.b, DType::f32));
+}
+Tensor pow(const Operand& a, const Operand& b) {
+  if (a.tensor() && *a.tensor() && !b.tensor() && is_floating(a.tensor()->dtype())) {  // cheaper and exact
+    if (b.value() == 1) return identity(*a.tensor());
+    if (b.value() == 2) return square(*a.tensor());
+    if (b.value() == 0.5) return sqrt(*a.tensor());
+    if (b.value() == -1) return reciprocal(*a.tensor());
+    if (b.value() == -0.5) return rsqrt(*a.tensor());
+  }
+  const Pair p = operands("pow", a, b);
+  if (both_bool(p)) throw Error("pow: bool tensors have no powers; cast() them to a number type");
+  return record(Pow{}, p.a, p.b);
+}
+Tensor maximum(const Operand& a, const Operand& b) {
+  const Pair p = operands("maximum", a, b);
+  return record(Extremum{"maximum", BinaryKind::maximum}, p.a, p.b);
+}
+Tensor minimum(const Operand& a, const Operand& b) {
+  const Pair p = operands("minimum", a, b);
+  return record(Extremum{"minimum", BinaryKind::minimum}, p.a, p.b);
+}
+Tensor clamp(const Tensor& x, double low, double high) {
+  if (!(low <= high)) throw Error(fmt::format("clamp: low {} is above high {}", low, high));
+  if (!is_floating(x.dtype())) return minimum(maximum(x, std::ceil(low)), std::floor(high));
+  const Tensor inside = logical_and(ge(x, low), le(x, high));  // the gradient passes at the borders, as in torch
+  return where(inside, x, where(lt(x, low), low, where(gt(x, high), full({}, high, x.options()), x)));
+}
+
+Tensor eq(const Operand& a, const Operand& b) { return compare("eq", CompareKind::eq, a, b); }
+Tensor ne(const Operand& a, const Operand& b) { return compare("ne", CompareKind::ne, a, b); }
+Tensor lt(const Operand& a, const Operand& b) { return compare("lt", CompareKind::lt, a, b); }
+Tensor le(const Operand& a, const Operand& b) { return compare("le", CompareKind::le, a, b); }
+Tensor gt(const Operand& a, const Operand& b) { return compare("gt", CompareKind::gt, a, b); }
+Tensor ge(const Operand& a, const Operand& b) { return compare("ge", CompareKind::ge, a, b); }
+
+Tensor logical_not(const Tensor& x) {
+  check_bool("logical_not", x);
+  return record(Compare{"logical_not", CompareKind::eq}, x, zeros({}, x.options()));
+}
+Tensor logical_and(const Tensor& a, const Tensor& b) {
+  check_bool("logical_and", a), check_bool("logical_and", b);
+  return record(Extremum{"logical_and", BinaryKind::minimum}, a, b);
+}
+Tensor logical_or(const Tensor& a, const Tensor& b) {
+  check_bool("logical_or", a), check_bool("logical_or", b);
+  return record(Extremum{"logical_or", BinaryKind::maximum}, a, b);
+}
+
+Tensor where(const Tensor& condition, const Operand& a, const Operand& b) {
+  check_bool("where", condition);
+  if (!a.tensor() && !b.tensor()) {
+    const DType dtype = a.fractional() || b.fractional() ? DType::f32 : DType::i64;
+    return record(Where{}, condition, full({}, a.value(), {dtype, condition.device()}), full({}, b.value(), {dtype, condition.device()}));
+  }
+  const Pair p = operands("where", a, b);
+  return record(Where{}, condition, p.a, p.b);
+}
+Tensor masked_fill(const Tensor& x, const Tensor& mask, double value) {
+  if (mask && !(broadcast_shapes("masked_fill", x.shape(), mask.shape()) == x.shape()))
+    throw Error(fmt::format("masked_fill: a mask of shape {} does not broadcast to x of shape {}", mask.shape().str(), x.shape().str()));
+  return where(mask, full({}, value, x.options()), x);
+}
+
+}  // namespace retape

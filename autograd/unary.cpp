@@ -1,0 +1,74 @@
+// One op for all functions of the list: what differs is in core/unary_ops.h.
+#include <retape/autograd/unary.h>
+
+#include <fmt/format.h>
+
+#include <retape/autograd/binary.h>
+#include <retape/autograd/tape.h>
+#include <retape/autograd/views.h>
+
+namespace retape {
+namespace {
+
+// dy * ddx * second derivative
+struct UnaryCurve {
+  const char* name;
+  UnaryKind kind;
+  Tensor forward(const Tensor& dy, const Tensor& kept) {
+    Tensor out = empty_like(kept);
+    RETAPE_DISPATCH(kept.device(), unary_curve(kind, dy, kept, out));
+    return out;
+  }
+  void backward(const Tensor&, Grads&) { throw Error(fmt::format("{}: third derivatives are not provided", name)); }
+};
+struct UnaryBackward {
+  const char* name;
+  UnaryKind kind;
+  Saved dy = {}, kept = {};
+  Tensor forward(const Tensor& d, const Tensor& k) {
+    dy = save(d, 1), kept = save(k);
+    Tensor dx = empty_like(k);
+    RETAPE_DISPATCH(k.device(), unary_backward(kind, d, k, dx));
+    return dx;
+  }
+  void backward(const Tensor& ddx, Grads& g) {
+    if (g.wants(0)) g.set(0, record(UnaryBackward{name, kind}, ddx, *kept));
+    if (g.wants(1)) g.set(1, ddx * record(UnaryCurve{name, kind}, *dy, *kept));
+  }
+};
+struct Unary {
+  const char* name;
+  UnaryKind kind;
+  Saved kept = {};
+  Tensor forward(const Tensor& x) {
+    Tensor y = empty_like(x);
+    RETAPE_DISPATCH(x.device(), unary(kind, x, y));
+    kept = save(keeps_y(kind) ? y : x);
+    return y;
+  }
+  void backward(const Tensor& dy, Grads& dx) { dx.set(0, record(UnaryBackward{name, kind}, dy, *kept)); }
+};
+
+Tensor of_integers(UnaryKind kind, const Tensor& x) {
+  switch (kind) {
+    case UnaryKind::neg: return sub(0, x);
+    case UnaryKind::abs: return maximum(x, sub(0, x));
+    case UnaryKind::square: return mul(x, x);
+    case UnaryKind::sign: return sub(cast(gt(x, 0), x.dtype()), cast(lt(x, 0), x.dtype()));
+    default: return record(Unary{name_of(kind), kind}, cast(x, DType::f32));
+  }
+}
+Tensor apply(UnaryKind kind, const Tensor& x) {
+  if (!x) throw Error(fmt::format("{}: the tensor is undefined", name_of(kind)));
+  if (!is_floating(x.dtype())) return of_integers(kind, x);
+  return record(Unary{name_of(kind), kind}, x);
+}
+
+}  // namespace
+
+#define RETAPE_X(name, ...) \
+  Tensor name(const Tensor& x) { return apply(UnaryKind::name, x); }
+RETAPE_UNARY_OPS(RETAPE_X)
+#undef RETAPE_X
+
+}  // namespace retape

@@ -1,0 +1,574 @@
+// Scaled dot-product attention in tiles (FlashAttention-2, Dao 2023): the T x S scores never exist in memory.
+// A tile of scores is kept transposed, a row for each key and a lane for each query: the softmax then runs down the rows
+// without horizontal sums, and K and V are read in the order in which they lie.
+#include <omp.h>
+
+#include <retape/core/kernel.h>
+
+namespace retape::RETAPE_LEVEL {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64, widest = 4;  // `widest` vectors by four rows of sums, what they are made from: all in registers
+#elif defined(__AVX__)
+constexpr int vector_bytes = 32, widest = 3;
+#else
+constexpr int vector_bytes = 16, widest = 2;
+#endif
+#if defined(__clang__)
+#define RETAPE_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define RETAPE_UNROLL _Pragma("GCC unroll 8")
+#endif
+
+template <class A> struct Simd;
+template <> struct Simd<float> {
+  typedef float V __attribute__((vector_size(vector_bytes), may_alias));
+  typedef int32_t I __attribute__((vector_size(vector_bytes), may_alias));
+};
+template <> struct Simd<double> {
+  typedef double V __attribute__((vector_size(vector_bytes), may_alias));
+};
+template <class A> constexpr int64_t lanes = vector_bytes / int64_t(sizeof(A));
+template <class A> constexpr int64_t padding = lanes<A> < 4 ? 4 : lanes<A>;  // rows are whole vectors, and whole 4 x 4 blocks
+template <class A> RETAPE_INLINE typename Simd<A>::V& vec(A* p) { return *reinterpret_cast<typename Simd<A>::V*>(p); }
+template <class A> RETAPE_INLINE const typename Simd<A>::V& vec(const A* p) { return *reinterpret_cast<const typename Simd<A>::V*>(p); }
+
+constexpr int64_t tile = 64;  // queries and keys of a tile
+template <class A> constexpr A infinity = A(__builtin_inff());
+
+RETAPE_INLINE int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+RETAPE_INLINE int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+// ---- products of small matrices --------------------------------------------------------------------------------------
+
+enum class Into { overwrite, add, scale_and_add };
+
+// c (rows, width vectors) from a (rows, depth) and b (depth, width vectors): all sums stay in registers.
+template <Into into, int rows, int width, class A>
+RETAPE_INLINE void block(int64_t depth, const A* a, int64_t a_row, int64_t a_depth, const A* b, int64_t b_row, A* c, int64_t c_row,
+                         const A* factor) {
+  using V = typename Simd<A>::V;
+  constexpr int64_t n = lanes<A>;
+  V sum[rows][width];
+  RETAPE_UNROLL
+  for (int r = 0; r < rows; ++r) {
+    RETAPE_UNROLL
+    for (int w = 0; w < width; ++w) {
+      if constexpr (into == Into::overwrite) sum[r][w] = V{};
+      if constexpr (into == Into::add) sum[r][w] = vec(c + r * c_row + w * n);
+      if constexpr (into == Into::scale_and_add) sum[r][w] = vec(c + r * c_row + w * n) * factor[r];
+    }
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    V x[width];
+    RETAPE_UNROLL
+    for (int w = 0; w < width; ++w) x[w] = vec(b + k * b_row + w * n);
+    RETAPE_UNROLL
+    for (int r = 0; r < rows; ++r) {
+      const A s = a[r * a_row + k * a_depth];
+      RETAPE_UNROLL
+      for (int w = 0; w < width; ++w) sum[r][w] += s * x[w];
+    }
+  }
+  RETAPE_UNROLL
+  for (int r = 0; r < rows; ++r) {
+    RETAPE_UNROLL
+    for (int w = 0; w < width; ++w) vec(c + r * c_row + w * n) = sum[r][w];
+  }
+}
+
+template <Into into, int width, class A>
+RETAPE_INLINE void column(int64_t rows, int64_t depth, const A* a, int64_t a_row, int64_t a_depth, const A* b, int64_t b_row, A* c,
+                          int64_t c_row, const A* factor) {
+  constexpr int step = 2 * width <= widest ? 8 : 4;
+  int64_t r = 0;
+  for (; r + step <= rows; r += step)
+    block<into, step, width>(depth, a + r * a_row, a_row, a_depth, b, b_row, c + r * c_row, c_row, factor ? factor + r : nullptr);
+  for (; r < rows; r += 4)
+    block<into, 4, width>(depth, a + r * a_row, a_row, a_depth, b, b_row, c + r * c_row, c_row, factor ? factor + r : nullptr);
+}
+
+// c (rows, cols) = or += a (rows, depth) b (depth, cols), or c = factor (rows) * c + a b. `rows` is a multiple of 4, `cols` of
+// the lanes of a vector. a is read through two strides, so that it may stand transposed in memory.
+template <Into into, class A>
+__attribute__((noinline)) void multiply(int64_t rows, int64_t cols, int64_t depth, const A* a, int64_t a_row, int64_t a_depth,
+                                        const A* b, int64_t b_row, A* c, int64_t c_row, const A* factor = nullptr) {
+  while (cols > 0) {
+    const int64_t left = cols / lanes<A>;
+    const int64_t width = left <= widest ? left : left == widest + 1 ? (left + 1) / 2 : widest;
+    switch (width) {
+      case 1: column<into, 1>(rows, depth, a, a_row, a_depth, b, b_row, c, c_row, factor); break;
+      case 2: column<into, 2>(rows, depth, a, a_row, a_depth, b, b_row, c, c_row, factor); break;
+      case 3: if constexpr (widest >= 3) column<into, 3>(rows, depth, a, a_row, a_depth, b, b_row, c, c_row, factor); break;
+      case 4: if constexpr (widest >= 4) column<into, 4>(rows, depth, a, a_row, a_depth, b, b_row, c, c_row, factor); break;
+    }
+    b += width * lanes<A>, c += width * lanes<A>, cols -= width * lanes<A>;
+  }
+}
+
+// ---- moving rows -----------------------------------------------------------------------------------------------------
+
+template <class T> struct Rows {  // (batch, heads, positions, features), features contiguous
+  T* data;
+  int64_t stride[3];
+  RETAPE_INLINE T* at(int64_t b, int64_t h, int64_t t) const { return data + b * stride[0] + h * stride[1] + t * stride[2]; }
+};
+
+// y (rows rounded up to 4, y_row) = factor * x (rows, cols), with zeros around it.
+template <class T, class A> void load_rows(const T* x, int64_t x_row, int64_t rows, int64_t cols, A factor, A* y, int64_t y_row) {
+  for (int64_t r = 0; r < rows; ++r, x += x_row, y += y_row) {
+    for (int64_t c = 0; c < cols; ++c) y[c] = A(x[c]) * factor;
+    for (int64_t c = cols; c < y_row; ++c) y[c] = 0;
+  }
+  for (int64_t c = 0; c < (round_up(rows, 4) - rows) * y_row; ++c) y[c] = 0;
+}
+
+// y (rows, cols) = x (rows, x_row) * factor (rows)
+template <class T, class A> void store_rows(const A* x, int64_t x_row, int64_t rows, int64_t cols, const A* factor, T* y, int64_t y_row) {
+  for (int64_t r = 0; r < rows; ++r, x += x_row, y += y_row)
+    for (int64_t c = 0; c < cols; ++c) y[c] = T(x[c] * factor[r]);
+}
+
+// y (cols, tile) = x (rows, cols) transposed. Rows are complete to a multiple of 4; lanes behind them up to `width` become 0.
+template <class A> void transpose(const A* x, int64_t x_row, int64_t rows, int64_t cols, int64_t width, A* y) {
+  typedef A Four __attribute__((vector_size(4 * sizeof(A)), aligned(sizeof(A)), may_alias));
+  rows = round_up(rows, 4);
+  for (int64_t c = 0; c < round_up(cols, 4); c += 4)
+    for (int64_t r = 0; r < rows; r += 4) {
+      Four in[4];
+      for (int i = 0; i < 4; ++i) in[i] = *reinterpret_cast<const Four*>(x + (r + i) * x_row + c);
+      const Four a = __builtin_shufflevector(in[0], in[1], 0, 4, 1, 5), b = __builtin_shufflevector(in[2], in[3], 0, 4, 1, 5);
+      const Four p = __builtin_shufflevector(in[0], in[1], 2, 6, 3, 7), q = __builtin_shufflevector(in[2], in[3], 2, 6, 3, 7);
+      const Four out[4] = {__builtin_shufflevector(a, b, 0, 1, 4, 5), __builtin_shufflevector(a, b, 2, 3, 6, 7),
+                           __builtin_shufflevector(p, q, 0, 1, 4, 5), __builtin_shufflevector(p, q, 2, 3, 6, 7)};
+      for (int i = 0; i < 4; ++i) *reinterpret_cast<Four*>(y + (c + i) * tile + r) = out[i];
+    }
+  if (rows < width)
+    for (int64_t c = 0; c < cols; ++c)
+      for (int64_t r = rows; r < width; ++r) y[c * tile + r] = 0;
+}
+
+// ---- one tile of scores ----------------------------------------------------------------------------------------------
+
+// e^x for x <= 80 and nan. Below -60 the result is 0, not merely small: next to the largest probability of its row, at least
+// 1 / S, it would not count, and products with it would be denormal numbers, which are slow.
+RETAPE_INLINE Simd<float>::V exponential(Simd<float>::V x) {
+  using V = Simd<float>::V;
+  using I = Simd<float>::I;
+  const V shifted = x * 0x1.715476p0f + (0x1.8p23f + 127.0f);  // the last bits of the sum are round(x / log 2) + 127
+  const V n = shifted - (0x1.8p23f + 127.0f);
+  const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;     // log 2 in two parts; the product with the first is exact
+  V y = r * 0.00138146162659f + 0.00836871209586f;             // minimax for the relative error on |r| <= log(2) / 2
+  y = y * r + 0.0416683874789f;
+  y = y * r + 0.16666520671f;
+  y = y * r + 0.499999934507f;
+  y = y * r + 1.0f;
+  y = y * r + 1.0f;
+  y *= (V)((I)shifted << 23);
+  return x < -60.0f ? V{} : y;
+}
+RETAPE_INLINE Simd<double>::V exponential(Simd<double>::V x) {
+  Simd<double>::V y;
+  for (int i = 0; i < lanes<double>; ++i) y[i] = m::exp(double(x[i]));
+  return y;
+}
+
+struct Mask {
+  const void* data = nullptr;
+  DType dtype = DType::boolean;
+  int64_t stride[4] = {};
+};
+
+// What attention is asked for, without the tensors that only one direction has. Positions: T queries, S keys.
+template <class T> struct Problem {
+  int64_t batch, heads, kv_heads, queries, keys, head_dim, value_dim;
+  Rows<const T> q, k, v;
+  Mask mask;
+  AttentionOptions options;
+
+  RETAPE_INLINE int64_t group() const { return heads / kv_heads; }
+  RETAPE_INLINE int64_t query_tiles() const { return divide_up(queries, tile); }
+  /// The keys that queries before `end` may see.
+  RETAPE_INLINE int64_t keys_before(int64_t end) const { return options.causal ? min_of(keys, end) : keys; }
+};
+
+// Where a tile of scores stands, and how much of it there is.
+struct Place {
+  int64_t b, h, first_query, first_key, queries, keys;
+  int64_t width;  // lanes in use: queries, rounded up by `padding`
+  bool diagonal;  // causal, and the first query stands where the first key does: a triangle of the tile is seen
+};
+template <class T> RETAPE_INLINE Place place(const Problem<T>& p, int64_t b, int64_t h, int64_t first_query, int64_t first_key) {
+  const int64_t queries = min_of(tile, p.queries - first_query), end = p.keys_before(first_query + queries);
+  return {b, h, first_query, first_key, queries, min_of(tile, end - first_key), round_up(queries, padding<compute_t<T>>),
+          p.options.causal && first_key == first_query};
+}
+
+template <class M, class A> RETAPE_INLINE A bias_of(M x) {
+  if constexpr (std::is_same_v<M, uint8_t>) return x ? A(0) : -infinity<A>;
+  else return A(compute_t<M>(x));
+}
+
+// bias (keys, tile): what the mask adds to each score. False if it hides the whole tile. `space` holds another tile.
+template <class M, class A> bool load_bias_from(const Mask& mask, const Place& at, A* bias, A* space) {
+  const M* x = static_cast<const M*>(mask.data) + at.b * mask.stride[0] + at.h * mask.stride[1] + at.first_query * mask.stride[2] +
+               at.first_key * mask.stride[3];
+  int visible = 0;
+  if (mask.stride[2] == 0) {
+    for (int64_t j = 0; j < at.keys; ++j) {
+      const A value = bias_of<M, A>(x[j * mask.stride[3]]);
+      visible |= !(value == -infinity<A>);
+      for (int64_t i = 0; i < at.width; ++i) bias[j * tile + i] = value;
+    }
+    return visible;
+  }
+  for (int64_t i = 0; i < at.queries; ++i) {
+    A* row = space + i * tile;
+    if (mask.stride[3] == 1)
+      for (int64_t j = 0; j < at.keys; ++j) row[j] = bias_of<M, A>(x[i * mask.stride[2] + j]);
+    else
+      for (int64_t j = 0; j < at.keys; ++j) row[j] = bias_of<M, A>(x[i * mask.stride[2] + j * mask.stride[3]]);
+    for (int64_t j = 0; j < at.keys; ++j) visible |= !(row[j] == -infinity<A>);
+    for (int64_t j = at.keys; j < round_up(at.keys, 4); ++j) row[j] = 0;
+  }
+  for (int64_t i = at.queries; i < round_up(at.queries, 4); ++i)
+    for (int64_t j = 0; j < round_up(at.keys, 4); ++j) space[i * tile + j] = 0;
+  if (visible) transpose(space, tile, at.queries, at.keys, at.width, bias);
+  return visible;
+}
+template <class A> bool load_bias(const Mask& mask, const Place& at, A* bias, A* space) {
+  switch (mask.dtype) {
+    case DType::f64: return load_bias_from<double>(mask, at, bias, space);
+    case DType::f32: return load_bias_from<float>(mask, at, bias, space);
+    case DType::f16: return load_bias_from<f16>(mask, at, bias, space);
+    case DType::bf16: return load_bias_from<bf16>(mask, at, bias, space);
+    default: return load_bias_from<uint8_t>(mask, at, bias, space);
+  }
+}
+
+/// The random bits of element `lane` of a counter keep it if their upper 24 reach p * 2^24: philox_uniform() >= p.
+RETAPE_INLINE bool attention_keep(uint32_t bits, uint32_t threshold) { return (bits >> 8) >= threshold; }
+
+// keep (keys, tile): 1 where dropout keeps the probability, else 0. Element (b, h, i, j) has the index ((b H + h) T + i) S + j.
+template <class T, class A> void load_keep(const Problem<T>& p, const Place& at, A* keep, A* space) {
+  const double scaled = p.options.dropout * 0x1p24;
+  const uint32_t whole = uint32_t(scaled), threshold = whole + (double(whole) < scaled);
+  for (int64_t i = 0; i < round_up(at.queries, 4); ++i) {
+    const uint64_t index = uint64_t(((at.b * p.heads + at.h) * p.queries + at.first_query + i) * p.keys + at.first_key);
+    constexpr int counters = tile / 4 + 1;  // an index need not be a multiple of 4
+    A row[4 * counters];
+    const uint64_t seed = p.options.random.seed, counter = p.options.random.offset + index / 4;
+#pragma omp simd
+    for (int c = 0; c < counters; ++c) {
+      const Philox random(seed, counter + uint64_t(c));
+      for (int lane = 0; lane < 4; ++lane) row[4 * c + lane] = attention_keep(random.x[lane], threshold) ? A(1) : A(0);
+    }
+    __builtin_memcpy(space + i * tile, row + index % 4, sizeof(A) * tile);
+  }
+  transpose(space, tile, at.queries, at.keys, at.width, keep);
+}
+
+constexpr int64_t stair = 8;  // on the diagonal, sums start or end in steps of so many rows
+
+// scores (keys, tile) = k (keys, k_row) queries (depth, tile), the unseen ones -inf.
+template <class A> void score(const Place& at, int64_t depth, const A* k, int64_t k_row, const A* queries, const A* bias, A* scores) {
+  const int64_t rows = round_up(at.keys, 4);
+  if (!at.diagonal) {
+    multiply<Into::overwrite>(rows, at.width, depth, k, k_row, 1, queries, tile, scores, tile);
+  } else {
+    constexpr int64_t step = 16;
+    for (int64_t r = 0; r < rows; r += step)
+      multiply<Into::overwrite>(min_of(step, rows - r), at.width - r, depth, k + r * k_row, k_row, 1, queries + r, tile,
+                                scores + r * tile + r, tile);
+  }
+  if (bias)
+    for (int64_t j = 0; j < at.keys; ++j)
+      for (int64_t i = 0; i < at.width; i += lanes<A>) vec(scores + j * tile + i) += vec(bias + j * tile + i);
+  if (at.diagonal)
+    for (int64_t j = 0; j < at.keys; ++j)
+      for (int64_t i = 0; i < min_of(j, at.width); ++i) scores[j * tile + i] = -infinity<A>;
+}
+
+// out (queries, cols) = factor (queries) * out + weights^T x, where weights (keys, tile), x (keys, cols). No factor: 1.
+template <class A> void sum_over_keys(const Place& at, const A* weights, const A* x, int64_t cols, const A* factor, A* out) {
+  const int64_t rows = round_up(at.queries, 4), step = at.diagonal ? stair : rows;
+  for (int64_t r = 0; r < rows; r += step) {
+    const int64_t n = min_of(step, rows - r), depth = at.diagonal ? min_of(r + step, at.keys) : at.keys;
+    if (factor) multiply<Into::scale_and_add>(n, cols, depth, weights + r, 1, tile, x, cols, out + r * cols, cols, factor + r);
+    else multiply<Into::add>(n, cols, depth, weights + r, 1, tile, x, cols, out + r * cols, cols);
+  }
+}
+
+// out (keys, cols) += weights x, where weights (keys, tile), x (queries, cols).
+template <class A> void sum_over_queries(const Place& at, const A* weights, const A* x, int64_t cols, A* out) {
+  const int64_t rows = round_up(at.keys, 4), step = at.diagonal ? stair : rows;
+  for (int64_t r = 0; r < rows; r += step) {
+    const int64_t first = at.diagonal ? r : 0;
+    multiply<Into::add>(min_of(step, rows - r), cols, at.queries - first, weights + r * tile + first, tile, 1, x + first * cols, cols,
+                        out + r * cols, cols);
+  }
+}
+
+// Turns scores into e^(score - top), where top is the largest score of a query so far; sum grows by them, and factor is what
+// earlier results have to be multiplied by, since top has grown.
+template <class A> void softmax_step(const Place& at, A* scores, const A* keep, A* top, A* sum, A* factor) {
+  using V = typename Simd<A>::V;
+  for (int64_t i = 0; i < at.width; i += lanes<A>) {
+    const V old = vec(top + i);
+    V now = old;
+    for (int64_t j = 0; j < at.keys; ++j) {
+      const V s = vec(scores + j * tile + i);
+      now = s > now ? s : now;
+    }
+    const V base = now == -infinity<A> ? V{} : now;  // nothing seen so far: every score is -inf, and every result 0
+    V f = exponential(old - base), total = vec(sum + i) * f;
+    for (int64_t j = 0; j < at.keys; ++j) {
+      V p = exponential(vec(scores + j * tile + i) - base);
+      total += p;
+      if (keep) p *= vec(keep + j * tile + i);
+      vec(scores + j * tile + i) = p;
+    }
+    vec(top + i) = now, vec(sum + i) = total, vec(factor + i) = f;
+  }
+}
+
+// Turns scores into the probabilities that met v, and dp, the gradients of those, into the gradients of the scores.
+template <class A> void softmax_gradient(const Place& at, A* scores, A* dp, const A* keep, const A* lse, const A* delta) {
+  using V = typename Simd<A>::V;
+  for (int64_t i = 0; i < at.width; i += lanes<A>) {
+    const V l = vec(lse + i), d = vec(delta + i);
+    for (int64_t j = 0; j < at.keys; ++j) {
+      V &s = vec(scores + j * tile + i), &g = vec(dp + j * tile + i);
+      const V p = exponential(s - l);
+      if (keep) {
+        const V kept = vec(keep + j * tile + i);
+        g = p * (g * kept - d), s = p * kept;
+      } else g = p * (g - d), s = p;
+    }
+  }
+  for (int64_t n = at.keys * tile; n < round_up(at.keys, 4) * tile; ++n) scores[n] = dp[n] = 0;
+}
+
+// ---- tasks -----------------------------------------------------------------------------------------------------------
+
+// Hands out pieces of one allocation.
+template <class A> struct Arena {
+  A* p;
+  RETAPE_INLINE A* take(int64_t n) {
+    A* const here = p;
+    p += round_up(n, 64 / int64_t(sizeof(A)));
+    return here;
+  }
+};
+
+// f(task, scratch) for every task, `size` elements of scratch a thread.
+template <class A, class F> void each_task(int64_t tasks, int64_t size, bool worth_threads, const F& f) {
+  size = round_up(size, 1024);
+  if (tasks <= 1 || !worth_threads) {
+    const Scratch<A> scratch(size);
+    for (int64_t n = 0; n < tasks; ++n) f(n, Arena<A>{scratch});
+    return;
+  }
+  const Scratch<A> scratch(size * omp_get_max_threads());
+#pragma omp parallel for schedule(dynamic, 1)
+  for (int64_t n = 0; n < tasks; ++n) f(n, Arena<A>{scratch + size * omp_get_thread_num()});
+}
+template <class T> bool worth_threads(const Problem<T>& p) {
+  return p.batch * p.heads * p.queries * p.keys * (p.head_dim + p.value_dim) > 200000;
+}
+
+// K and V of one head as A, rows padded to whole vectors.
+template <class T, class A>
+void load_head(const Problem<T>& p, int64_t b, int64_t h, int64_t keys, A* k, int64_t k_row, A* v, int64_t v_row) {
+  for (int64_t j = 0; j < keys; j += tile) {
+    const int64_t rows = min_of(tile, keys - j);
+    load_rows(p.k.at(b, h, j), p.k.stride[2], rows, p.head_dim, A(1), k + j * k_row, k_row);
+    load_rows(p.v.at(b, h, j), p.v.stride[2], rows, p.value_dim, A(1), v + j * v_row, v_row);
+  }
+}
+
+// A task is one head of K and V with a stretch of the query tiles that read it.
+template <class T> void forward(const Problem<T>& p, const Rows<T>& y, compute_t<T>* lse) {
+  using A = compute_t<T>;
+  const int64_t k_row = round_up(p.head_dim, padding<A>), v_row = round_up(p.value_dim, padding<A>), keys = round_up(p.keys, tile);
+  const int64_t kv = p.batch * p.kv_heads, tiles = p.query_tiles(), items = p.group() * tiles;
+  if (kv * items == 0) return;
+  const int64_t chunks = min_of(divide_up(64, kv), items);
+  const bool has_dropout = p.options.dropout > 0;
+  const int64_t size = (keys + tile) * (k_row + v_row) + tile * (k_row + 4 + tile + (p.mask.data ? tile : 0) + (has_dropout ? tile : 0)) + 512;
+  each_task<A>(kv * chunks, size, worth_threads(p), [&](int64_t task, Arena<A> arena) {
+    const int64_t chunk = chunks - 1 - task / kv;  // causal: the last chunks are the longest, and start first
+    const int64_t b = task % kv / p.kv_heads, h_kv = task % kv % p.kv_heads;
+    const int64_t first = chunk * items / chunks, end = (chunk + 1) * items / chunks;
+    int64_t seen = 0;
+    for (int64_t n = first; n < end; ++n) seen = max_of(seen, p.keys_before(min_of(p.queries, (n % tiles + 1) * tile)));
+    A *const k = arena.take(keys * k_row), *const v = arena.take(keys * v_row);
+    A *const q_rows = arena.take(tile * k_row), *const q = arena.take(tile * k_row), *const out = arena.take(tile * v_row);
+    A *const scores = arena.take(tile * tile), *const top = arena.take(tile), *const sum = arena.take(tile), *const factor = arena.take(tile);
+    A *const bias = p.mask.data ? arena.take(tile * tile) : nullptr, *const keep = has_dropout ? arena.take(tile * tile) : nullptr;
+    load_head(p, b, h_kv, seen, k, k_row, v, v_row);
+
+    for (int64_t n = first; n < end; ++n) {
+      const int64_t h = h_kv * p.group() + n / tiles, first_query = n % tiles * tile;
+      const Place here = place(p, b, h, first_query, 0);
+      load_rows(p.q.at(b, h, first_query), p.q.stride[2], here.queries, p.head_dim, A(p.options.scale), q_rows, k_row);
+      transpose(q_rows, k_row, here.queries, p.head_dim, here.width, q);
+      for (int64_t i = 0; i < tile * v_row; ++i) out[i] = 0;
+      for (int64_t i = 0; i < tile; ++i) top[i] = -infinity<A>, sum[i] = 0;
+
+      for (int64_t j = 0; j < p.keys_before(first_query + here.queries); j += tile) {
+        const Place at = place(p, b, h, first_query, j);
+        if (bias && !load_bias(p.mask, at, bias, scores)) continue;
+        if (keep) load_keep(p, at, keep, scores);
+        score(at, p.head_dim, k + j * k_row, k_row, q, bias, scores);
+        softmax_step(at, scores, keep, top, sum, factor);
+        sum_over_keys(at, scores, v + j * v_row, v_row, factor, out);
+      }
+
+      A* const lse_row = lse + (b * p.heads + h) * p.queries + first_query;
+      for (int64_t i = 0; i < here.queries; ++i) {
+        const bool empty = sum[i] == 0;  // such a row gives 0
+        lse_row[i] = empty ? -infinity<A> : top[i] + m::log(sum[i]);
+        factor[i] = empty ? A(0) : A(1) / (sum[i] * A(1 - p.options.dropout));
+      }
+      store_rows(out, v_row, here.queries, p.value_dim, factor, y.at(b, h, first_query), y.stride[2]);
+    }
+  });
+}
+
+// A task is one head of K and V with every `chunks`-th of the query tiles that read it; it sums their shares of dK and dV. Only
+// where heads are few is there more than one chunk, and then the shares are added in order: the bits depend on shapes alone.
+template <class T>
+void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& dy, const compute_t<T>* lse, const Rows<T>& dq,
+              const Rows<T>& dk, const Rows<T>& dv) {
+  using A = compute_t<T>;
+  const int64_t k_row = round_up(p.head_dim, padding<A>), v_row = round_up(p.value_dim, padding<A>), keys = round_up(p.keys, tile);
+  const int64_t kv = p.batch * p.kv_heads, tiles = p.query_tiles(), items = p.group() * tiles;
+  if (kv == 0) return;
+  const int64_t chunks = max_of(int64_t{1}, min_of(divide_up(16, kv), items / 4));
+  const int64_t share = keys * (k_row + v_row);
+  const Scratch<A> shares(chunks > 1 ? kv * chunks * share : 0);
+  const bool has_dropout = p.options.dropout > 0;
+  const A kept = A(1 / (1 - p.options.dropout));
+
+  A ones[tile], scales[tile];
+  for (int64_t i = 0; i < tile; ++i) ones[i] = 1, scales[i] = A(p.options.scale);
+  const auto store_share = [&](int64_t b, int64_t h, int64_t j, const A* sum_k, const A* sum_v) {
+    const int64_t rows = min_of(tile, p.keys - j);
+    store_rows(sum_k, k_row, rows, p.head_dim, ones, dk.at(b, h, j), dk.stride[2]);
+    store_rows(sum_v, v_row, rows, p.value_dim, ones, dv.at(b, h, j), dv.stride[2]);
+  };
+
+  const int64_t size = share * (chunks > 1 ? 1 : 2) + 3 * tile * k_row + 2 * tile * v_row +
+                       tile * (2 + 2 * tile + (p.mask.data ? tile : 0) + (has_dropout ? tile : 0)) + 512;
+  each_task<A>(kv * chunks, size, worth_threads(p), [&](int64_t task, Arena<A> arena) {
+    const int64_t chunk = task / kv, head = task % kv, b = head / p.kv_heads, h_kv = head % p.kv_heads;
+    A *const k = arena.take(keys * k_row), *const v = arena.take(keys * v_row);
+    A *const sum_k = chunks > 1 ? shares + (head * chunks + chunk) * share : arena.take(share), *const sum_v = sum_k + keys * k_row;
+    A *const q = arena.take(tile * k_row), *const q_lanes = arena.take(tile * k_row), *const sum_q = arena.take(tile * k_row);
+    A *const g = arena.take(tile * v_row), *const g_lanes = arena.take(tile * v_row);
+    A *const scores = arena.take(tile * tile), *const dp = arena.take(tile * tile);
+    A *const row_lse = arena.take(tile), *const delta = arena.take(tile);
+    A *const bias = p.mask.data ? arena.take(tile * tile) : nullptr, *const keep = has_dropout ? arena.take(tile * tile) : nullptr;
+    load_head(p, b, h_kv, p.keys_before(p.queries), k, k_row, v, v_row);
+    for (int64_t i = 0; i < share; ++i) sum_k[i] = 0;
+
+    for (int64_t n = chunk; n < items; n += chunks) {
+      const int64_t h = h_kv * p.group() + n / tiles, first_query = n % tiles * tile;
+      const Place here = place(p, b, h, first_query, 0);
+      load_rows(p.q.at(b, h, first_query), p.q.stride[2], here.queries, p.head_dim, A(p.options.scale), q, k_row);
+      load_rows(dy.at(b, h, first_query), dy.stride[2], here.queries, p.value_dim, kept, g, v_row);
+      transpose(q, k_row, here.queries, p.head_dim, here.width, q_lanes);
+      transpose(g, v_row, here.queries, p.value_dim, here.width, g_lanes);
+      for (int64_t i = 0; i < tile * k_row; ++i) sum_q[i] = 0;
+      // Lanes without a query, and rows that see nothing, get probabilities e^(score - inf) = 0.
+      for (int64_t i = 0; i < tile; ++i) row_lse[i] = infinity<A>, delta[i] = 0;
+      const A* const lse_row = lse + (b * p.heads + h) * p.queries + first_query;
+      for (int64_t i = 0; i < here.queries; ++i) {
+        if (!(lse_row[i] == -infinity<A>)) row_lse[i] = lse_row[i];
+        const T *const y_row = y.at(b, h, first_query + i), *const dy_row = dy.at(b, h, first_query + i);
+        A dot = 0;
+        for (int64_t c = 0; c < p.value_dim; ++c) dot += A(y_row[c]) * A(dy_row[c]);
+        delta[i] = dot;
+      }
+
+      for (int64_t j = 0; j < p.keys_before(first_query + here.queries); j += tile) {
+        const Place at = place(p, b, h, first_query, j);
+        if (bias && !load_bias(p.mask, at, bias, scores)) continue;
+        if (keep) load_keep(p, at, keep, scores);
+        score(at, p.head_dim, k + j * k_row, k_row, q_lanes, bias, scores);
+        score(at, p.value_dim, v + j * v_row, v_row, g_lanes, static_cast<const A*>(nullptr), dp);
+        softmax_gradient(at, scores, dp, keep, row_lse, delta);
+        sum_over_queries(at, scores, g, v_row, sum_v + j * v_row);
+        sum_over_queries(at, dp, q, k_row, sum_k + j * k_row);
+        sum_over_keys(at, dp, k + j * k_row, k_row, static_cast<const A*>(nullptr), sum_q);
+      }
+      store_rows(sum_q, k_row, here.queries, p.head_dim, scales, dq.at(b, h, first_query), dq.stride[2]);
+    }
+    if (chunks == 1)
+      for (int64_t j = 0; j < p.keys; j += tile) store_share(b, h_kv, j, sum_k + j * k_row, sum_v + j * v_row);
+  });
+  if (chunks == 1) return;
+
+  const int64_t key_tiles = divide_up(p.keys, tile);
+  each_task<A>(kv * key_tiles, 0, worth_threads(p), [&](int64_t task, Arena<A>) {
+    const int64_t head = task / key_tiles, j = task % key_tiles * tile;
+    A* const sum_k = shares + head * chunks * share + j * k_row;
+    A* const sum_v = shares + head * chunks * share + keys * k_row + j * v_row;
+    for (int64_t c = 1; c < chunks; ++c) {
+      for (int64_t i = 0; i < tile * k_row; ++i) sum_k[i] += sum_k[c * share + i];
+      for (int64_t i = 0; i < tile * v_row; ++i) sum_v[i] += sum_v[c * share + i];
+    }
+    store_share(head / p.kv_heads, head % p.kv_heads, j, sum_k, sum_v);
+  });
+}
+
+template <class T> Rows<const T> rows_of(const Tensor& x) {
+  return {x.data<T>(), {x.strides()[0], x.strides()[1], x.strides()[2]}};
+}
+template <class T> Rows<T> output_rows(Tensor& x) {
+  return {x.mutable_data<T>(), {x.strides()[0], x.strides()[1], x.strides()[2]}};
+}
+template <class T>
+Problem<T> problem(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const AttentionOptions& options) {
+  Problem<T> p{q.shape()[0], q.shape()[1], k.shape()[1], q.shape()[2], k.shape()[2], q.shape()[3], v.shape()[3],
+               rows_of<T>(q), rows_of<T>(k), rows_of<T>(v), {}, options};
+  if (mask) {
+    p.mask.dtype = mask.dtype();
+    switch (mask.dtype()) {
+      case DType::f64: p.mask.data = mask.data<double>(); break;
+      case DType::f32: p.mask.data = mask.data<float>(); break;
+      case DType::f16: p.mask.data = mask.data<f16>(); break;
+      case DType::bf16: p.mask.data = mask.data<bf16>(); break;
+      case DType::u8: p.mask.data = mask.data<uint8_t>(); break;
+      case DType::boolean: p.mask.data = mask.data<bool>(); break;
+      default: detail::unsupported_dtype("attention", mask.dtype());
+    }
+    for (int i = 0; i < 4; ++i) p.mask.stride[i] = mask.strides()[i];
+  }
+  return p;
+}
+
+}  // namespace
+
+// q (B, Hq, T, D), k (B, Hkv, S, D), v (B, Hkv, S, Dv), y (B, Hq, T, Dv): last dimension contiguous. lse (B, Hq, T) contiguous,
+// f32, or f64 if q is: the logarithm of each row's sum of e^score. mask (B, Hq, T, S), any strides: bool, or added to the scores.
+void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const AttentionOptions& options, Tensor& y, Tensor& lse) {
+  with_floating("attention", q.dtype(), [&](auto type) {
+    using T = decltype(type);
+    forward(problem<T>(q, k, v, mask, options), output_rows<T>(y), lse.mutable_data<compute_t<T>>());
+  });
+}
+
+// dq, dk, dv: shapes of q, k, v, last dimension contiguous.
+void attention_backward(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const Tensor& y,
+                        const Tensor& lse, const AttentionOptions& options, Tensor& dq, Tensor& dk, Tensor& dv) {
+  with_floating("attention_backward", q.dtype(), [&](auto type) {
+    using T = decltype(type);
+    backward(problem<T>(q, k, v, mask, options), rows_of<T>(y), rows_of<T>(dy), lse.data<compute_t<T>>(), output_rows<T>(dq),
+             output_rows<T>(dk), output_rows<T>(dv));
+  });
+}
+
+}  // namespace retape::RETAPE_LEVEL

@@ -1,0 +1,86 @@
+// Elementwise functions of two values, comparisons, and where. bool is computed as the bytes 0 and 1.
+#include <retape/core/elementwise.h>
+
+namespace retape::RETAPE_LEVEL {
+namespace {
+
+template <class F, class T> void value_loop(char* const* p, const int64_t* stride, int64_t n, const void*) {
+  map2<T, T>(p, stride, n, [](auto a, auto b) { return F::value(a, b); });
+}
+template <class F, class T> void compare_loop(char* const* p, const int64_t* stride, int64_t n, const void*) {
+  map2<T, bool>(p, stride, n, [](auto a, auto b) { return F::value(a, b); });
+}
+template <class T> void where_loop(char* const* p, const int64_t* stride, int64_t n, const void*) {
+  const bool contiguous = stride[0] == 1 && stride[3] == int64_t(sizeof(T));
+  const T *a = reinterpret_cast<const T*>(p[1]), *b = reinterpret_cast<const T*>(p[2]);
+  const auto* c = reinterpret_cast<const uint8_t*>(p[0]);
+  T* y = reinterpret_cast<T*>(p[3]);
+  if (contiguous && stride[1] == int64_t(sizeof(T)) && stride[2] == int64_t(sizeof(T))) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) y[i] = c[i] ? a[i] : b[i];
+    return;
+  }
+  for (int64_t i = 0; i < n; ++i)
+    *reinterpret_cast<T*>(p[3] + i * stride[3]) =
+        *reinterpret_cast<const uint8_t*>(p[0] + i * stride[0]) ? *reinterpret_cast<const T*>(p[1] + i * stride[1]) : *reinterpret_cast<const T*>(p[2] + i * stride[2]);
+}
+
+template <class T> struct Type {
+  using type = T;
+};
+template <class F> RETAPE_INLINE void with_arithmetic(DType d, const F& f) {
+  switch (d) {
+    case DType::f64: return f(Type<double>{});
+    case DType::f32: return f(Type<float>{});
+    case DType::f16: return f(Type<f16>{});
+    case DType::bf16: return f(Type<bf16>{});
+    case DType::i64: return f(Type<int64_t>{});
+    case DType::i32: return f(Type<int32_t>{});
+    case DType::u8: case DType::boolean: return f(Type<uint8_t>{});
+  }
+}
+
+}  // namespace
+
+void binary(BinaryKind op, const Tensor& a, const Tensor& b, Tensor& y) {
+  InnerLoop loop = nullptr;
+  with_arithmetic(y.dtype(), [&](auto type) {
+    using T = typename decltype(type)::type;
+    switch (op) {
+#define RETAPE_X(name, F) \
+  case BinaryKind::name: loop = value_loop<functor::F, T>; break;
+      RETAPE_BINARY_OPS(RETAPE_X)
+#undef RETAPE_X
+    }
+  });
+  walk(make_loops(y.shape(), {&a, &b, &y}), loop);
+}
+
+void compare(CompareKind op, const Tensor& a, const Tensor& b, Tensor& y) {
+  InnerLoop loop = nullptr;
+  with_arithmetic(a.dtype(), [&](auto type) {
+    using T = typename decltype(type)::type;
+    switch (op) {
+#define RETAPE_X(name, F) \
+  case CompareKind::name: loop = compare_loop<functor::F, T>; break;
+      RETAPE_COMPARE_OPS(RETAPE_X)
+#undef RETAPE_X
+    }
+  });
+  walk(make_loops(y.shape(), {&a, &b, &y}), loop);
+}
+
+void where(const Tensor& condition, const Tensor& a, const Tensor& b, Tensor& y) {
+  InnerLoop loop = nullptr;
+  switch (size_of(y.dtype())) {
+    case 1: loop = where_loop<uint8_t>; break;
+    case 2: loop = where_loop<uint16_t>; break;
+    case 4: loop = where_loop<uint32_t>; break;
+    default: loop = where_loop<uint64_t>; break;
+  }
+  walk(make_loops(y.shape(), {&condition, &a, &b, &y}), loop);
+}
+
+void accumulate(const Tensor& x, Tensor& y) { binary(BinaryKind::add, y, x, y); }
+
+}  // namespace retape::RETAPE_LEVEL

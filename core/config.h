@@ -1,0 +1,20 @@
+// What differs between compilers and between host and device code, in one place.
+#pragma once
+
+#if defined(__CUDACC__)
+#define RETAPE_HD __host__ __device__ __forceinline__
+#else
+#define RETAPE_HD inline __attribute__((always_inline))
+#endif
+
+// For everything that a kernel file includes from outside its level's namespace: a function that is not inlined there would
+// be one weak symbol for all levels, and the linker may keep the copy that the processor cannot run.
+#define RETAPE_INLINE inline __attribute__((always_inline))
+
+#if defined(__SANITIZE_ADDRESS__)
+#define RETAPE_NO_POOL 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define RETAPE_NO_POOL 1  // a sanitizer must see every free
+#endif
+#endif

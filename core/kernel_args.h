@@ -1,0 +1,38 @@
+// What kernels take besides tensors.
+#pragma once
+#include <vector>
+
+#include <retape/core/binary_ops.h>
+#include <retape/core/philox.h>
+#include <retape/core/tensor.h>
+#include <retape/core/unary_ops.h>
+
+namespace retape {
+
+enum class ReduceKind : uint8_t { sum, max, min };
+enum class ArgKind : uint8_t { max, min };
+
+struct AttentionOptions {
+  double scale = 1;
+  bool causal = false;
+  double dropout = 0;
+  RandomState random = {};
+};
+
+struct AdamWArgs {
+  double lr, beta1, beta2, eps, weight_decay;
+  bool decoupled;           // AdamW: decay the weight itself; Adam: add the decay to the gradient
+  bool maximize;
+};
+struct SgdArgs {
+  double lr, momentum, dampening, weight_decay;
+  bool nesterov, maximize;
+};
+// What one optimizer step needs of one parameter. All contiguous; `state` has the update rule's own tensors.
+struct OptimizerSlot {
+  Tensor value, grad;
+  Tensor state[2];
+  int64_t step;  // 1 for the first update
+};
+
+}  // namespace retape

@@ -1,0 +1,27 @@
+#include <retape/core/error.h>
+
+#include <fmt/format.h>
+
+#include <retape/core/dtype.h>
+
+namespace retape {
+namespace {
+std::string with_path(const std::string& what) {
+  if (!module_path_hook || what.find(" (in ") != std::string::npos) return what;
+  const std::string path = module_path_hook();
+  return path.empty() ? what : what + " (in " + path + ")";
+}
+}  // namespace
+
+Error::Error(const std::string& what) : std::runtime_error(with_path(what)) {}
+
+namespace detail {
+[[noreturn]] void kernel_error(const char* message) { throw Error(message); }
+[[noreturn]] void unsupported_dtype(const char* kernel, DType dtype) {
+  throw Error(fmt::format("{}: dtype {} is not supported; use a floating dtype", kernel, name_of(dtype)));
+}
+[[noreturn]] void index_out_of_range(const char* kernel, int64_t value, int64_t size) {
+  throw Error(fmt::format("{}: index {} is out of range; expected 0 <= index < {}", kernel, value, size));
+}
+}  // namespace detail
+}  // namespace retape

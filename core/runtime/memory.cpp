@@ -1,0 +1,142 @@
+// The caching allocator. A freed block waits in a list of its size class, because fresh pages cost more than most kernels.
+#include <retape/core/memory.h>
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#include <bit>
+#include <cstdlib>
+#include <mutex>
+#include <vector>
+
+#include <retape/core/error.h>
+
+namespace retape {
+namespace {
+
+constexpr size_t alignment = 64, huge_page = size_t{2} << 20;
+
+std::atomic<int64_t> live{0}, peak{0}, cached{0};
+
+// Sizes are rounded up to an eighth of their power of two: at most 12.5% is lost, and a slightly larger tensor finds a block.
+size_t rounded(size_t bytes) {
+  if (bytes <= 512) return (bytes + alignment - 1) / alignment * alignment;
+  const size_t step = std::bit_floor(bytes - 1) / 8;
+  return (bytes + step - 1) / step * step;
+}
+size_t size_class(size_t size) {  // a dense number for every rounded size
+  if (size <= 512) return size / alignment;
+  const size_t power = size_t(std::bit_width(size - 1)) - 1, step = (size_t{1} << power) / 8;
+  return 8 + (power - 9) * 8 + (size - (size_t{1} << power)) / step;
+}
+
+struct Cache {
+  std::mutex mutex;
+  std::vector<std::vector<std::byte*>> blocks;
+  std::byte* take(size_t size) {
+    const std::lock_guard lock(mutex);
+    const size_t k = size_class(size);
+    if (k >= blocks.size() || blocks[k].empty()) return nullptr;
+    std::byte* p = blocks[k].back();
+    blocks[k].pop_back();
+    cached.fetch_sub(int64_t(size), std::memory_order_relaxed);
+    return p;
+  }
+  bool give(std::byte* p, size_t size) noexcept {
+    const std::lock_guard lock(mutex);
+    const size_t k = size_class(size);
+    try {
+      if (k >= blocks.size()) blocks.resize(k + 1);
+      blocks[k].push_back(p);
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
+    cached.fetch_add(int64_t(size), std::memory_order_relaxed);
+    return true;
+  }
+  void clear() {
+    const std::lock_guard lock(mutex);
+    for (auto& list : blocks) {
+      for (std::byte* p : list) std::free(p);
+      list.clear();
+    }
+    cached.store(0, std::memory_order_relaxed);
+  }
+};
+Cache& cache() {
+  static Cache* const c = new Cache;  // never destroyed: tensors with static lifetime may be freed after it
+  return *c;
+}
+
+std::byte* from_system(size_t size) {
+  const bool huge = size >= huge_page;
+  auto* p = static_cast<std::byte*>(std::aligned_alloc(huge ? huge_page : alignment, (size + (huge ? huge_page : alignment) - 1) /
+                                                                                         (huge ? huge_page : alignment) *
+                                                                                         (huge ? huge_page : alignment)));
+  if (p && huge) madvise(p, size, MADV_HUGEPAGE);
+  return p;
+}
+
+}  // namespace
+
+MemoryStats memory_stats() { return {live.load(), peak.load(), cached.load()}; }
+void reset_peak_memory() { peak.store(live.load()); }
+void empty_cache() { cache().clear(); }
+
+namespace detail {
+
+std::byte* allocate(size_t bytes) {
+  if (make_room) make_room(int64_t(bytes));
+  const size_t size = rounded(bytes ? bytes : 1);
+  std::byte* p = nullptr;
+#ifndef RETAPE_NO_POOL
+  p = cache().take(size);
+  if (!p) {
+    p = from_system(size);
+    if (!p) {
+      empty_cache();
+      p = from_system(size);
+    }
+  }
+#else
+  p = from_system(size);
+#endif
+  if (!p) throw Error(fmt::format("out of memory: {} bytes could not be allocated; {} bytes are in use by tensors", bytes, live.load()));
+  const int64_t now = live.fetch_add(int64_t(size), std::memory_order_relaxed) + int64_t(size);
+  int64_t before = peak.load(std::memory_order_relaxed);
+  while (now > before && !peak.compare_exchange_weak(before, now, std::memory_order_relaxed)) {}
+  return p;
+}
+
+void deallocate(std::byte* p, size_t bytes) noexcept {
+  if (!p) return;
+  const size_t size = rounded(bytes ? bytes : 1);
+  live.fetch_sub(int64_t(size), std::memory_order_relaxed);
+#ifndef RETAPE_NO_POOL
+  if (cache().give(p, size)) return;
+#endif
+  std::free(p);
+}
+
+}  // namespace detail
+
+void* Pool::refill(size_t k) {
+  struct Reaper {
+    ~Reaper() {
+      lists.closed = true;
+      for (auto& head : lists.head)
+        while (Block* b = head) {
+          head = b->next;
+          ::operator delete(b);
+        }
+    }
+  };
+  if (!lists.watched) {
+    static thread_local Reaper reaper;
+    (void)reaper;
+    lists.watched = true;
+  }
+  return ::operator new((k + 1) * step);
+}
+
+}  // namespace retape

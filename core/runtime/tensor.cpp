@@ -1,0 +1,223 @@
+// Storage and Tensor: what needs no kernel, and creation.
+#include <retape/core/tensor.h>
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstring>
+
+#include <retape/core/dispatch.h>
+
+namespace retape {
+
+// ---- storage --------------------------------------------------------------------------------------------------------
+
+namespace detail {
+void check_cpu_backend();
+}
+
+Ref<Storage> Storage::make(size_t bytes, Device device) {
+  if (device.type == Device::Type::cuda) detail::no_backend(device, "empty");
+  auto* s = new (Pool::take(sizeof(Storage))) Storage;
+  auto ref = Ref<Storage>::adopt(s);
+  s->bytes = bytes;
+  s->device = device;
+  if (bytes <= small_bytes || device.is_meta()) {
+    s->data = s->small_;
+  } else {
+    s->data = detail::allocate(bytes);
+  }
+  return ref;
+}
+Ref<Storage> Storage::wrap(void* data, size_t bytes, Ref<Object> owner) {
+  auto ref = Ref<Storage>::adopt(new (Pool::take(sizeof(Storage))) Storage);
+  ref->bytes = bytes;
+  ref->data = bytes ? static_cast<std::byte*>(data) : ref->small_;
+  ref->owner_ = std::move(owner);
+  return ref;
+}
+void Storage::drop_bytes() noexcept {
+  if (!data) return;
+  if (owner_) owner_.reset();
+  else if (data != small_) detail::deallocate(data, bytes);
+  data = nullptr;
+}
+Ref<Storage> Storage::revive(Storage& fresh) {
+  if (fresh.bytes != bytes) throw Error(fmt::format("replay: forward made {} bytes, the first time {}; a forward must give the same each time", fresh.bytes, bytes));
+  if (fresh.data == fresh.small_) {
+    std::memcpy(small_, fresh.small_, small_bytes);
+    data = small_;
+  } else {
+    data = std::exchange(fresh.data, nullptr);
+    owner_ = std::move(fresh.owner_);
+  }
+  strong_.n.store(1, std::memory_order_release);
+  weak_.up();
+  return Ref<Storage>::adopt(this);
+}
+
+// ---- tensor ---------------------------------------------------------------------------------------------------------
+
+Tensor make_tensor(Ref<Storage> storage, const Layout& layout) {
+  auto* p = new (Pool::take(sizeof(TensorImpl))) TensorImpl;
+  p->storage = std::move(storage);
+  p->layout = layout;
+  return Tensor(Ref<TensorImpl>::adopt(p));
+}
+
+void Tensor::bad_access(const Tensor& t, DType wanted) {
+  if (!t) throw Error("data: the tensor is undefined");
+  if (t.dtype() != wanted) throw Error(fmt::format("data: asked for {} in a tensor of {}; use data<T>() with the tensor's type, or cast()", name_of(wanted), name_of(t.dtype())));
+  throw Error(fmt::format("data: a tensor of shape {} is on the {} device and has no bytes on the CPU", t.shape().str(), t.device().is_meta() ? "meta" : "cuda"));
+}
+int64_t Tensor::size(int64_t dim) const { return shape()[normalize_dim("size", dim, this->dim())]; }
+Options Tensor::options() const { return {dtype(), device()}; }
+bool Tensor::requires_grad() const { return impl_ && (impl_->producer || impl_->leaf_wants_grad); }
+bool Tensor::is_leaf() const { return !impl_->producer; }
+Tensor& Tensor::set_requires_grad(bool on) {
+  if (on && !is_floating(dtype())) throw Error(fmt::format("set_requires_grad: a tensor of {} has no gradient; only floating tensors do", name_of(dtype())));
+  if (!is_leaf()) throw Error("set_requires_grad: this value was made by an op; only leaves can be set, use detach() for one");
+  impl_->leaf_wants_grad = on;
+  return *this;
+}
+Tensor Tensor::grad() const { return impl_->gradient; }
+void Tensor::set_grad(Tensor g) const {
+  if (g && !(g.shape() == shape() && g.dtype() == dtype()))
+    throw Error(fmt::format("set_grad: a gradient of shape {} and {} does not fit a tensor of shape {} and {}", g.shape().str(), name_of(g.dtype()), shape().str(), name_of(dtype())));
+  impl_->gradient = g ? g.detach() : g;
+}
+Tensor Tensor::detach() const {
+  Tensor t = make_tensor(impl_->storage, impl_->layout);
+  if (ctx.region) t->source = impl_->source;  // inside a checkpoint it still knows how to be replayed
+  return t;
+}
+uint32_t Tensor::version() const { return impl_->storage->version; }
+bool Tensor::shares_storage(const Tensor& o) const { return impl_ && o.impl_ && impl_->storage == o.impl_->storage; }
+
+namespace {
+Tensor on_cpu_as(const Tensor& t, DType dtype) {
+  if (!t) throw Error("item: the tensor is undefined");
+  if (t.device().is_meta()) throw Error(fmt::format("item: a meta tensor of shape {} has no values", t.shape().str()));
+  Tensor y = empty(t.shape(), {dtype});
+  const Scoped inside(ctx.inside_forward, true);
+  RETAPE_DISPATCH(t.device(), copy(t, y));
+  return y;
+}
+void check_one(const Tensor& t) {
+  if (t && t.numel() != 1) throw Error(fmt::format("item: a tensor of shape {} has {} elements; item() needs exactly one", t.shape().str(), t.numel()));
+}
+}  // namespace
+
+double Tensor::item_as_double() const {
+  check_one(*this);
+  return *on_cpu_as(*this, DType::f64).data<double>();
+}
+int64_t Tensor::item_as_int() const {
+  check_one(*this);
+  return *on_cpu_as(*this, DType::i64).data<int64_t>();
+}
+std::vector<double> Tensor::to_doubles() const {
+  const Tensor t = on_cpu_as(*this, DType::f64);
+  return {t.data<double>(), t.data<double>() + t.numel()};
+}
+std::vector<int64_t> Tensor::to_ints() const {
+  const Tensor t = on_cpu_as(*this, DType::i64);
+  return {t.data<int64_t>(), t.data<int64_t>() + t.numel()};
+}
+
+// ---- creation -------------------------------------------------------------------------------------------------------
+
+Tensor empty(const Shape& shape, Options options) {
+  int64_t bytes = int64_t(size_of(options.dtype));
+  bool zero = false;
+  for (int64_t n : shape) {
+    if (n < 0) throw Error(fmt::format("empty: size {} in shape {} is negative", n, shape.str()));
+    zero |= n == 0;
+  }
+  for (int64_t n : shape)
+    if (!zero && __builtin_mul_overflow(bytes, n, &bytes)) throw Error(fmt::format("empty: a tensor of shape {} and {} has more than 2^63 bytes", shape.str(), name_of(options.dtype)));
+  if (options.device.is_cpu() && detail::cpu_backend == Backend::none) detail::check_cpu_backend();
+  return make_tensor(Storage::make(zero ? 0 : size_t(bytes), options.device), {shape, contiguous_strides(shape), 0, options.dtype});
+}
+Tensor empty_like(const Tensor& x) { return empty(x.shape(), x.options()); }
+
+Tensor full(const Shape& shape, double value, Options options) {
+  Tensor y = empty(shape, options);
+  if (y.numel() == 1 && options.device.is_cpu()) {  // scalars are made often: `x * 2`
+    switch (options.dtype) {
+      case DType::f64: *reinterpret_cast<double*>(y->storage->data) = value; return y;
+      case DType::f32: *reinterpret_cast<float*>(y->storage->data) = float(value); return y;
+      case DType::i64: *reinterpret_cast<int64_t*>(y->storage->data) = int64_t(value); return y;
+      default: break;
+    }
+  }
+  const Scoped inside(ctx.inside_forward, true);  // a constant has no gradient to cut
+  RETAPE_DISPATCH(y.device(), fill(value, y));
+  return y;
+}
+Tensor zeros(const Shape& shape, Options options) { return full(shape, 0, options); }
+Tensor ones(const Shape& shape, Options options) { return full(shape, 1, options); }
+Tensor full_like(const Tensor& x, double value) { return full(x.shape(), value, x.options()); }
+Tensor zeros_like(const Tensor& x) { return full_like(x, 0); }
+Tensor ones_like(const Tensor& x) { return full_like(x, 1); }
+
+Tensor arange(double start, double end, double step, Options options) {
+  if (step == 0 || !std::isfinite(start) || !std::isfinite(end) || !std::isfinite(step) || (end - start) / step < 0)
+    throw Error(fmt::format("arange: from {} to {} in steps of {} never ends; step must be non-zero and lead from start to end", start, end, step));
+  Tensor y = empty({int64_t(std::ceil((end - start) / step))}, options);
+  const Scoped inside(ctx.inside_forward, true);
+  RETAPE_DISPATCH(y.device(), arange(start, step, y));
+  return y;
+}
+
+Tensor detail::tensor_from(const void* values, size_t count, DType dtype, const Shape& shape) {
+  Tensor y = empty(shape, {dtype});
+  if (y.numel() != int64_t(count)) throw Error(fmt::format("tensor: {} values do not fill shape {}, which has {} elements", count, shape.str(), y.numel()));
+  if (count) std::memcpy(y->storage->data, values, count * size_of(dtype));
+  return y;
+}
+
+// ---- printing -------------------------------------------------------------------------------------------------------
+
+namespace {
+void print(fmt::memory_buffer& out, const std::vector<double>& values, DType dtype, const Shape& shape, int dim, int64_t at, int width) {
+  auto to = fmt::appender(out);
+  if (dim == shape.rank()) {
+    const double v = values[size_t(at)];
+    if (dtype == DType::boolean) fmt::format_to(to, "{:>{}}", v != 0 ? "true" : "false", width);
+    else if (!is_floating(dtype)) fmt::format_to(to, "{:>{}}", int64_t(v), width);
+    else fmt::format_to(to, "{:>{}.4f}", v, width);
+    return;
+  }
+  int64_t stride = 1;
+  for (int d = dim + 1; d < shape.rank(); ++d) stride *= shape[d];
+  const int64_t n = shape[dim], edge = 3;
+  const bool shorten = shape.numel() > 1000 && n > 2 * edge;
+  fmt::format_to(to, "[");
+  for (int64_t i = 0; i < n; ++i) {
+    if (i && dim + 1 == shape.rank()) fmt::format_to(to, ", ");
+    else if (i) fmt::format_to(to, ",\n{:{}}", "", dim + 1);
+    if (shorten && i == edge) {
+      fmt::format_to(to, "...");
+      i = n - edge - 1;
+      continue;
+    }
+    print(out, values, dtype, shape, dim + 1, at + i * stride, width);
+  }
+  fmt::format_to(to, "]");
+}
+}  // namespace
+
+std::string to_string(const Tensor& x) {
+  if (!x) return "Tensor(undefined)";
+  const std::string tail = fmt::format("Tensor {} {}", x.shape().str(), name_of(x.dtype()));
+  if (x.device().is_meta()) return tail + " on meta";
+  const auto values = x.to_vector<double>();
+  int width = 0;
+  for (double v : values) width = std::max(width, int(is_floating(x.dtype()) ? fmt::formatted_size("{:.4f}", v) : fmt::formatted_size("{}", int64_t(v))));
+  fmt::memory_buffer out;
+  print(out, values, x.dtype(), x.shape(), 0, 0, width);
+  return fmt::to_string(out) + "\n" + tail;
+}
+
+}  // namespace retape

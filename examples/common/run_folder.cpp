@@ -1,0 +1,221 @@
+#include <retape/examples/common/run_folder.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <chrono>
+#include <cstring>
+#include <ctime>
+#include <system_error>
+#include <utility>
+
+#include <fcntl.h>
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <retape/core/error.h>
+
+namespace retape::examples {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr std::string_view checkpoint_prefix = "checkpoint-";
+
+[[noreturn]] void fail(std::string_view op, std::string_view what, const fs::path& path, int error = errno) {
+  throw Error(fmt::format("{}: cannot {} \"{}\": {}", op, what, path.string(), std::strerror(error)));
+}
+
+class File {
+ public:
+  File(const fs::path& path, int flags) : descriptor_(::open(path.c_str(), flags | O_CLOEXEC, 0666)) {}
+  ~File() { close(); }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+
+  explicit operator bool() const { return descriptor_ >= 0; }
+  int get() const { return descriptor_; }
+  bool close() {  // a network file system may report a failed write only here
+    const int descriptor = std::exchange(descriptor_, -1);
+    return descriptor < 0 || ::close(descriptor) == 0;
+  }
+
+ private:
+  int descriptor_;
+};
+
+bool write_all(int descriptor, std::string_view content) {
+  while (!content.empty()) {
+    const ssize_t n = ::write(descriptor, content.data(), content.size());
+    if (n < 0 && errno != EINTR) return false;
+    if (n > 0) content.remove_prefix(static_cast<size_t>(n));
+  }
+  return true;
+}
+
+// Makes a file's content, or a folder's list of names, survive a power cut.
+void sync_to_disk(const fs::path& path) {
+  File file(path, O_RDONLY);
+  // Some file systems cannot sync a folder and say EINVAL.
+  if (!file || (::fsync(file.get()) != 0 && errno != EINVAL)) fail("save_checkpoint", "write", path);
+}
+
+fs::path folder_of(const fs::path& path) { return path.has_parent_path() ? path.parent_path() : fs::path("."); }
+
+std::optional<int64_t> step_of(const fs::path& path) {
+  const std::string name = path.filename().string();
+  if (!name.starts_with(checkpoint_prefix)) return {};
+  const char* first = name.data() + checkpoint_prefix.size();
+  const char* last = name.data() + name.size();
+  int64_t step = -1;
+  const auto [end, error] = std::from_chars(first, last, step);
+  if (error != std::errc() || end != last || step < 0) return {};
+  return step;
+}
+
+// Puts a complete folder in its place. One that is there already changes places with it in one step where the file system
+// can do that; where not, there is an instant in which only its other name exists.
+void put_in_place(const fs::path& fresh, const fs::path& place) {
+  if (::rename(fresh.c_str(), place.c_str()) == 0) return;
+  if (errno != ENOTEMPTY && errno != EEXIST) fail("save_checkpoint", "create", place);
+  if (::renameat2(AT_FDCWD, fresh.c_str(), AT_FDCWD, place.c_str(), RENAME_EXCHANGE) == 0) {
+    fs::remove_all(fresh);
+    return;
+  }
+  const fs::path old = fresh.string() + ".old";
+  fs::remove_all(old);
+  if (::rename(place.c_str(), old.c_str()) != 0) fail("save_checkpoint", "replace", place);
+  if (::rename(fresh.c_str(), place.c_str()) != 0) {
+    const int error = errno;
+    ::rename(old.c_str(), place.c_str());
+    fail("save_checkpoint", "replace", place, error);
+  }
+  fs::remove_all(old);
+}
+
+}  // namespace
+
+fs::path create_run_folder(std::string_view name, const fs::path& out) {
+  std::error_code error;
+  if (!out.empty()) {
+    fs::create_directories(out, error);
+    if (error || !fs::is_directory(out, error)) fail("create_run_folder", "create", out, error ? error.value() : ENOTDIR);
+    const bool empty = fs::is_empty(out, error);
+    if (error) fail("create_run_folder", "read", out, error.value());
+    if (!empty)
+      throw Error(fmt::format("create_run_folder: \"{}\" is not empty; name a new folder, or continue its run", out.string()));
+    return out;
+  }
+  const auto now = fmt::localtime(std::time(nullptr));
+  const fs::path first = fs::path("runs") / fmt::format("{}-{:%Y%m%d-%H%M%S}", name, now);
+  fs::create_directories("runs", error);
+  if (error) fail("create_run_folder", "create", "runs", error.value());
+  fs::path path = first;
+  for (int i = 2; !fs::create_directory(path, error); ++i) {  // false without an error: another run began in this second
+    if (error) fail("create_run_folder", "create", path, error.value());
+    path = first.string() + fmt::format("-{}", i);
+  }
+  return path;
+}
+
+void write_file(const fs::path& path, std::string_view content) {
+  std::error_code missing;
+  const fs::path target = fs::is_symlink(path, missing) ? fs::weakly_canonical(path) : path;
+  const auto status = fs::status(target, missing);
+  if (fs::exists(status) && !fs::is_regular_file(status))  // a rename would replace the device itself
+    throw Error(fmt::format("write_file: \"{}\" is not a regular file", path.string()));
+
+  const fs::path part = folder_of(target) / fmt::format(".{}.part-{}", target.filename().string(), ::getpid());
+  File file(part, O_WRONLY | O_CREAT | O_TRUNC);
+  if (!file) fail("write_file", "write", path);
+  const bool written = write_all(file.get(), content) && ::fsync(file.get()) == 0 && file.close();
+  if (!written || ::rename(part.c_str(), target.c_str()) != 0) {
+    const int error = errno;
+    ::unlink(part.c_str());
+    fail("write_file", "write", path, error);
+  }
+  if (File folder(folder_of(target), O_RDONLY); folder) ::fsync(folder.get());
+}
+
+std::string read_file(const fs::path& path) {
+  File file(path, O_RDONLY);
+  if (!file) fail("read_file", "read", path);
+  std::string content;
+  for (size_t used = 0;;) {
+    content.resize(used + std::max<size_t>(used, 1 << 16));
+    const ssize_t n = ::read(file.get(), content.data() + used, content.size() - used);
+    if (n < 0 && errno != EINTR) fail("read_file", "read", path);
+    if (n > 0) used += static_cast<size_t>(n);
+    if (n == 0) {
+      content.resize(used);
+      return content;
+    }
+  }
+}
+
+std::vector<Checkpoint> checkpoints(const fs::path& run) {
+  std::vector<Checkpoint> found;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(run, error)) {
+    if (const auto step = step_of(entry.path()); step && entry.is_directory()) found.push_back({*step, entry.path()});
+  }
+  std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.step < b.step; });
+  return found;
+}
+
+std::optional<Checkpoint> latest_checkpoint(const fs::path& run) {
+  auto found = checkpoints(run);
+  if (found.empty()) return {};
+  return std::move(found.back());
+}
+
+Checkpoint find_checkpoint(const fs::path& path) {
+  std::error_code error;
+  if (!fs::is_directory(path, error)) throw Error(fmt::format("find_checkpoint: there is no folder \"{}\"", path.string()));
+  const fs::path itself = path.has_filename() ? path : path.parent_path();  // "checkpoint-500/" ends in an empty name
+  if (const auto step = step_of(itself)) return {*step, itself};
+  if (auto latest = latest_checkpoint(path)) return *std::move(latest);
+  throw Error(fmt::format("find_checkpoint: \"{}\" holds no checkpoint; give the folder of a run, or a checkpoint-N folder in it",
+                          path.string()));
+}
+
+fs::path save_checkpoint(const fs::path& run, int64_t step, const std::function<void(const fs::path&)>& fill) {
+  const fs::path place = run / fmt::format("{}{}", checkpoint_prefix, step);
+  const fs::path part = run / fmt::format(".{}{}.part", checkpoint_prefix, step);
+  std::error_code error;
+  fs::remove_all(part, error);
+  if (!fs::create_directory(part, error)) fail("save_checkpoint", "create", place, error ? error.value() : EEXIST);
+  try {
+    fill(part);
+    for (const auto& entry : fs::recursive_directory_iterator(part)) sync_to_disk(entry.path());
+    sync_to_disk(part);
+    put_in_place(part, place);
+    sync_to_disk(run);
+  } catch (...) {
+    fs::remove_all(part, error);
+    throw;
+  }
+  return place;
+}
+
+void prune_checkpoints(const fs::path& run, int keep) {
+  std::error_code error;
+  auto found = checkpoints(run);
+  found.resize(found.size() - std::min(found.size(), static_cast<size_t>(std::max(keep, 1))));
+  for (const auto& old : found) {
+    // Renamed first: a checkpoint that is deleted half-way must not look like one.
+    const fs::path doomed = run / fmt::format(".{}{}.part", checkpoint_prefix, old.step);
+    fs::remove_all(doomed, error);
+    fs::rename(old.path, doomed, error);
+    if (error) fail("prune_checkpoints", "delete", old.path, error.value());
+  }
+  std::vector<fs::path> leftovers;
+  for (const auto& entry : fs::directory_iterator(run, error)) {
+    if (entry.path().filename().string().starts_with(fmt::format(".{}", checkpoint_prefix))) leftovers.push_back(entry.path());
+  }
+  for (const auto& path : leftovers) fs::remove_all(path, error);
+}
+
+}  // namespace retape::examples

@@ -1,0 +1,48 @@
+// The output folder of a run and its checkpoints. What a file or checkpoint held before stays whole until what replaces it
+// is complete on the disk: everything is written beside its place and then renamed.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace retape::examples {
+
+/// Creates the folder of a new run and returns its path: `out` if given, else `runs/<name>-<YYYYMMDD-HHMMSS>`.
+/// Throws Error if it cannot be created or if `out` is not empty, so that two runs never mix.
+std::filesystem::path create_run_folder(std::string_view name, const std::filesystem::path& out = {});
+
+/// Replaces a file, or creates it. Throws Error if that fails (a full disk, say), and leaves the old content then.
+void write_file(const std::filesystem::path& path, std::string_view content);
+
+/// The whole content of a file. Throws Error if it cannot be read.
+std::string read_file(const std::filesystem::path& path);
+
+struct Checkpoint {
+  int64_t step = 0;
+  std::filesystem::path path;
+};
+
+/// The complete checkpoints of a run, `checkpoint-<step>/`, in the order of their steps.
+std::vector<Checkpoint> checkpoints(const std::filesystem::path& run);
+
+/// The one with the largest step; none if there is no checkpoint or no such folder.
+std::optional<Checkpoint> latest_checkpoint(const std::filesystem::path& run);
+
+/// What a user means by `--from` or `--resume`: a checkpoint, or a run, whose latest checkpoint is taken.
+/// Throws Error if the path is neither.
+Checkpoint find_checkpoint(const std::filesystem::path& path);
+
+/// Writes `checkpoint-<step>/`: `fill` gets an empty folder and puts the files there. They become a checkpoint only when
+/// all of them are on the disk. If `fill` throws or the disk is full, nothing changes and the exception goes on.
+/// Returns the checkpoint's path.
+std::filesystem::path save_checkpoint(const std::filesystem::path& run, int64_t step,
+                                      const std::function<void(const std::filesystem::path&)>& fill);
+
+/// Deletes all checkpoints but the `keep` latest (at least one is kept), and what interrupted saves have left.
+void prune_checkpoints(const std::filesystem::path& run, int keep);
+
+}  // namespace retape::examples

@@ -1,0 +1,274 @@
+// Modules are plain structs that hold values: submodules, Parameters, Buffers, and vectors or optionals of them. RETAPE_FIELDS
+// names those fields once; parameters(), state_dict(), to(), train() and the module paths in errors all follow from that list.
+//
+//     struct Mlp : nn::Module {
+//       nn::Linear up, down;
+//       Mlp(int64_t dim, int64_t hidden) : up(dim, hidden), down(hidden, dim) {}
+//       Tensor forward(const Tensor& x) { return down(gelu(up(x))); }
+//       RETAPE_FIELDS(up, down)
+//     };
+#pragma once
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <retape/autograd/binary.h>
+#include <retape/core/context.h>
+#include <retape/core/tensor.h>
+
+namespace retape {
+
+/// A leaf tensor that a module trains. Reads like a const Tensor. Copying or assigning a Parameter *ties* the two: they are one
+/// weight under two names from then on (`head.weight = embedding.weight`). clone() of a module makes new ones.
+class Parameter {
+ public:
+  Parameter();  ///< undefined: an optional weight that is not there
+  /// Takes over the data of `value`, without its history. Throws Error for an integer tensor that is to want its gradient.
+  explicit Parameter(const Tensor& value, bool requires_grad = true);
+  Parameter(const Parameter& o);
+  Parameter(Parameter&& o) noexcept;
+  Parameter& operator=(const Parameter& o) = default;
+  Parameter& operator=(Parameter&& o) noexcept = default;
+  ~Parameter();
+
+  operator const Tensor&() const { return value_; }
+  operator Operand() const { return value_; }
+  const Tensor& tensor() const { return value_; }
+  const Tensor* operator->() const { return &value_; }
+  explicit operator bool() const { return bool(value_); }
+
+  // On a Tensor these rebind the handle; here that would silently replace the weight by a value that nobody trains.
+  template <class T> Parameter& operator+=(const T&) = delete;
+  template <class T> Parameter& operator-=(const T&) = delete;
+  template <class T> Parameter& operator*=(const T&) = delete;
+  template <class T> Parameter& operator/=(const T&) = delete;
+
+ private:
+  Tensor value_;
+};
+
+/// State of a module that is not trained, such as running statistics: follows to() and, if persistent, is saved in state_dict().
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(const Tensor& value, bool persistent = true) : value_(value.detach()), persistent_(persistent) {}
+  Buffer(const Buffer& o);  ///< the same tensor; a copy of it inside clone()
+  Buffer(Buffer&&) noexcept = default;
+  Buffer& operator=(const Buffer&) = default;
+  Buffer& operator=(Buffer&&) noexcept = default;
+  /// A new value; stays persistent or not.
+  Buffer& operator=(const Tensor& value) {
+    value_ = value ? value.detach() : value;
+    return *this;
+  }
+
+  operator const Tensor&() const { return value_; }
+  operator Operand() const { return value_; }
+  const Tensor& tensor() const { return value_; }
+  const Tensor* operator->() const { return &value_; }
+  explicit operator bool() const { return bool(value_); }
+  bool persistent() const { return persistent_; }
+
+ private:
+  Tensor value_;
+  bool persistent_ = true;
+};
+
+namespace nn {
+
+using retape::Buffer;
+using retape::Parameter;
+class Module;
+
+/// Tensors with dotted names (`blocks.2.attn.weight`), in the order of the fields.
+using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
+
+struct LoadOptions {
+  bool strict = true;          ///< missing and unexpected names are errors
+  bool convert_dtype = false;  ///< convert values of another dtype instead of refusing them
+};
+struct LoadReport {
+  std::vector<std::string> missing, unexpected;
+};
+
+/// What RETAPE_FIELDS calls, once a field and in order; names are relative to the module whose fields are listed.
+class Visitor {
+ public:
+  virtual void parameter(const std::string& name, Parameter&) = 0;
+  virtual void buffer(const std::string& name, Buffer&) = 0;
+  virtual void module(const std::string& name, Module&) = 0;  // may go on into its fields
+
+ protected:
+  ~Visitor() = default;
+};
+
+/// The base of every module. RETAPE_FIELDS in the derived struct gives it operator(), which runs forward(), and clone(), a deep
+/// copy in which tied parameters are tied again. Modules move; copying one other than by clone() throws Error.
+///
+/// Every function that goes through the fields throws Error if a Parameter lies inside a visited module but no RETAPE_FIELDS
+/// lists it.
+class Module {
+ public:
+  Module() = default;
+  Module(const Module& o);  // for clone()
+  Module(Module&&) noexcept = default;
+  Module& operator=(const Module&) = delete;
+  Module& operator=(Module&&) noexcept = default;
+  virtual ~Module();
+
+  /// All parameters; tied ones once, under the first name.
+  std::vector<Tensor> parameters() const;
+  NamedTensors named_parameters() const;
+  /// All buffers, also those that are not saved.
+  NamedTensors named_buffers() const;
+  /// This module ("") and all below it.
+  std::vector<std::pair<std::string, Module*>> named_modules();
+  /// Number of elements in all parameters; tied ones count once.
+  int64_t num_parameters() const;
+
+  /// Parameters and persistent buffers under PyTorch's names; tied parameters under each of their names. The tensors are those of
+  /// the module, not copies.
+  NamedTensors state_dict() const;
+  /// Copies values into the parameters and buffers, in place: ties and optimizers' references stay. A name may be missing if
+  /// another name of the same tied parameter is there. Everything is checked first: on any problem one Error lists them all and
+  /// nothing has changed. torch: load_state_dict.
+  LoadReport load_state_dict(const NamedTensors& state, LoadOptions options = {});
+  /// The same from a map.
+  template <class Map> requires requires(const Map& m) { NamedTensors(m.begin(), m.end()); }
+  LoadReport load_state_dict(const Map& state, LoadOptions options = {}) {
+    return load_state_dict(NamedTensors(state.begin(), state.end()), options);
+  }
+
+  /// Switches dropout and the like on or off, here and in all modules below.
+  void train(bool on = true);
+  void eval() { train(false); }
+  bool is_training() const { return training_; }
+
+  /// Moves, or converts all floating, parameters, their gradients and buffers. References that optimizers hold stay valid.
+  void to(Device device);
+  void to(DType dtype);
+  /// Gives every parameter and buffer new, uninitialised memory on a device: the way back from `meta`.
+  void to_empty(Device device);
+
+  /// Whether the parameters want gradients. torch: requires_grad_.
+  void set_requires_grad(bool on = true);
+  void freeze() { set_requires_grad(false); }
+  /// Drops all gradients.
+  void zero_grad();
+
+  /// Calls f(m) for each module m that is a T: those below first, this one last. torch: Module.apply.
+  template <class T = Module, class F> void apply(F&& f) {
+    auto all = named_modules();
+    for (size_t i = all.size(); i-- > 0;)
+      if (auto* m = dynamic_cast<T*>(all[i].second)) f(*m);
+  }
+
+  /// The name of the derived type, for messages.
+  std::string type_name() const;
+
+  // Both from RETAPE_FIELDS, which every module must have; RETAPE_FIELDS() for one without fields.
+  virtual void fields(Visitor&) = 0;
+  virtual size_t size_in_bytes() const = 0;
+
+  bool listed() const { return listed_; }
+
+ private:
+  friend struct ModuleWalk;
+  bool training_ = true;
+  bool listed_ = false;  // a traversal from above has been here
+};
+
+/// While it lives, the layers that this thread makes have parameters of this dtype on this device:
+///
+///     nn::DefaultOptions on_meta({.device = Device::meta()});
+///     Gpt huge(config);  // has shapes, allocates nothing
+class DefaultOptions {
+ public:
+  explicit DefaultOptions(Options options) : before_(current) { current = options; }
+  ~DefaultOptions() { current = before_; }
+  DefaultOptions(const DefaultOptions&) = delete;
+  static inline thread_local constinit Options current{};
+
+ private:
+  Options before_;
+};
+
+namespace detail {
+
+// While one lives, copying a Module is allowed, and copying a Parameter or Buffer makes a new tensor (one for all that are tied).
+class CloneScope {
+ public:
+  CloneScope();
+  ~CloneScope();
+  CloneScope(const CloneScope&) = delete;
+
+ private:
+  bool outermost_;
+};
+template <class T> T clone(const T& module) {
+  const CloneScope scope;
+  return T(module);
+}
+
+template <class T> void visit_field(Visitor& v, const std::string& name, T& field) {
+  if constexpr (std::is_base_of_v<Module, T>) v.module(name, field);
+  else if constexpr (std::is_same_v<T, Parameter>) v.parameter(name, field);
+  else if constexpr (std::is_same_v<T, Buffer>) v.buffer(name, field);
+  else if constexpr (requires { static_cast<Module&>(field.module()); }) v.module(name, field.module());
+  else if constexpr (requires { field.has_value(); *field; } || requires { field.release(); *field; }) {  // optional, unique_ptr
+    if (field) visit_field(v, name, *field);
+  } else if constexpr (std::is_array_v<T> || requires { field.begin(); field.end(); }) {
+    size_t i = 0;
+    for (auto& element : field) visit_field(v, name + "." + std::to_string(i++), element);
+  } else {
+    static_assert(!sizeof(T), "RETAPE_FIELDS lists Modules, Parameters, Buffers, and vectors, arrays or optionals of them; put a Tensor into a Parameter or a Buffer, and leave everything else out");
+  }
+}
+
+// The two checks of a running forward that found something suspicious; they throw, or return if all is well.
+void check_unlisted_module(Module& inner);
+void check_parameters(const char* op, const Tensor* const* in, int n);
+
+}  // namespace detail
+}  // namespace nn
+
+/// Lives while a module's forward runs on this thread.
+struct ModuleScope {
+  nn::Module& module;
+  ModuleScope* outer;
+  explicit ModuleScope(nn::Module& m) : module(m), outer(ctx.module) {
+    if (outer && outer->module.listed() && !m.listed()) nn::detail::check_unlisted_module(m);
+    ctx.module = this;
+  }
+  ModuleScope(const ModuleScope&) = delete;
+  ~ModuleScope() { ctx.module = outer; }
+};
+
+// An argument list is walked by rescanning: each level of RETAPE_SCAN scans four times as often as the one before.
+#define RETAPE_PARENS ()
+#define RETAPE_SCAN1(...) __VA_ARGS__
+#define RETAPE_SCAN2(...) RETAPE_SCAN1(RETAPE_SCAN1(RETAPE_SCAN1(RETAPE_SCAN1(__VA_ARGS__))))
+#define RETAPE_SCAN3(...) RETAPE_SCAN2(RETAPE_SCAN2(RETAPE_SCAN2(RETAPE_SCAN2(__VA_ARGS__))))
+#define RETAPE_SCAN4(...) RETAPE_SCAN3(RETAPE_SCAN3(RETAPE_SCAN3(RETAPE_SCAN3(__VA_ARGS__))))
+#define RETAPE_EACH(macro, first, ...) macro(first) __VA_OPT__(RETAPE_EACH_AGAIN RETAPE_PARENS(macro, __VA_ARGS__))
+#define RETAPE_EACH_AGAIN() RETAPE_EACH
+#define RETAPE_VISIT(field) ::retape::nn::detail::visit_field(retape_visitor, #field, field);
+
+/// Lists a module's fields (up to 80; inherited ones too) and gives it operator() and clone(). Stands in the public part.
+#define RETAPE_FIELDS(...)                                                                             \
+  void fields([[maybe_unused]] ::retape::nn::Visitor& retape_visitor) override {                       \
+    __VA_OPT__(RETAPE_SCAN4(RETAPE_EACH(RETAPE_VISIT, __VA_ARGS__)))                                   \
+  }                                                                                                    \
+  RETAPE_MODULE_BODY
+
+// What a module needs whose fields() is written by hand.
+#define RETAPE_MODULE_BODY                                                                             \
+  size_t size_in_bytes() const override { return sizeof(*this); }                                      \
+  template <class... A> decltype(auto) operator()(A&&... a) {                                          \
+    const ::retape::ModuleScope retape_scope(*this);                                                   \
+    return [&](auto& me) -> decltype(auto) { return me.forward(static_cast<A&&>(a)...); }(*this);      \
+  }                                                                                                    \
+  template <int = 0> auto clone() const { return ::retape::nn::detail::clone(*this); }
+
+}  // namespace retape
