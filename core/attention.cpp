@@ -115,19 +115,33 @@ template <class T> struct Rows {  // (batch, heads, positions, features), featur
   RETAPE_INLINE T* at(int64_t b, int64_t h, int64_t t) const { return data + b * stride[0] + h * stride[1] + t * stride[2]; }
 };
 
-// y (rows rounded up to 4, y_row) = factor * x (rows, cols), with zeros around it.
-template <class T, class A> void load_rows(const T* x, int64_t x_row, int64_t rows, int64_t cols, A factor, A* y, int64_t y_row) {
-  for (int64_t r = 0; r < rows; ++r, x += x_row, y += y_row) {
-    for (int64_t c = 0; c < cols; ++c) y[c] = A(x[c]) * factor;
-    for (int64_t c = cols; c < y_row; ++c) y[c] = 0;
+// Packed rows: `tile` rows of `cols` features (whole vectors) lie as panels of `tile` features, one panel behind the other, so
+// that whatever a product works on is dense, and small enough for the first cache.
+RETAPE_INLINE int64_t panel_width(int64_t cols, int64_t first) { return min_of(tile, cols - first); }
+
+// y (rows rounded up to 4, cols) packed = factor * x (rows, features), with zeros around it.
+template <class T, class A>
+void load_rows(const T* x, int64_t x_row, int64_t rows, int64_t features, A factor, int64_t cols, A* __restrict y) {
+  for (int64_t f = 0; f < cols; f += tile) {
+    const int64_t width = panel_width(cols, f), used = min_of(width, features - f);
+    for (int64_t r = 0; r < rows; ++r, y += width) {
+      const T* const row = x + r * x_row + f;
+      for (int64_t c = 0; c < used; ++c) y[c] = A(row[c]) * factor;
+      for (int64_t c = used; c < width; ++c) y[c] = 0;
+    }
+    for (int64_t n = 0; n < (round_up(rows, 4) - rows) * width; ++n) y[n] = 0;
+    y += (tile - rows) * width;
   }
-  for (int64_t c = 0; c < (round_up(rows, 4) - rows) * y_row; ++c) y[c] = 0;
 }
 
-// y (rows, cols) = x (rows, x_row) * factor (rows)
-template <class T, class A> void store_rows(const A* x, int64_t x_row, int64_t rows, int64_t cols, const A* factor, T* y, int64_t y_row) {
-  for (int64_t r = 0; r < rows; ++r, x += x_row, y += y_row)
-    for (int64_t c = 0; c < cols; ++c) y[c] = T(x[c] * factor[r]);
+// y (rows, features) = x (rows, cols) packed * factor (rows)
+template <class T, class A>
+void store_rows(const A* x, int64_t cols, int64_t rows, int64_t features, const A* factor, T* __restrict y, int64_t y_row) {
+  for (int64_t f = 0; f < features; f += tile) {
+    const int64_t width = panel_width(cols, f), used = min_of(width, features - f);
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < used; ++c) y[r * y_row + f + c] = T(x[f * tile + r * width + c] * factor[r]);
+  }
 }
 
 // y (cols, tile) = x (rows, cols) transposed. Rows are complete to a multiple of 4; lanes behind them up to `width` become 0.
@@ -147,6 +161,12 @@ template <class A> void transpose(const A* x, int64_t x_row, int64_t rows, int64
   if (rows < width)
     for (int64_t c = 0; c < cols; ++c)
       for (int64_t r = rows; r < width; ++r) y[c * tile + r] = 0;
+}
+
+// y (features, tile) = x (rows, cols) packed, transposed.
+template <class A> void transpose_packed(const A* x, int64_t cols, int64_t rows, int64_t features, int64_t width, A* y) {
+  for (int64_t f = 0; f < features; f += tile)
+    transpose(x + f * tile, panel_width(cols, f), rows, min_of(tile, features - f), width, y + f * tile);
 }
 
 // ---- one tile of scores ----------------------------------------------------------------------------------------------
@@ -271,43 +291,54 @@ template <class T, class A> void load_keep(const Problem<T>& p, const Place& at,
 
 constexpr int64_t stair = 8;  // on the diagonal, sums start or end in steps of so many rows
 
-// scores (keys, tile) = k (keys, k_row) queries (depth, tile), the unseen ones -inf.
-template <class A> void score(const Place& at, int64_t depth, const A* k, int64_t k_row, const A* queries, const A* bias, A* scores) {
-  const int64_t rows = round_up(at.keys, 4);
-  if (!at.diagonal) {
-    multiply<Into::overwrite>(rows, at.width, depth, k, k_row, 1, queries, tile, scores, tile);
-  } else {
-    constexpr int64_t step = 16;
-    for (int64_t r = 0; r < rows; r += step)
-      multiply<Into::overwrite>(min_of(step, rows - r), at.width - r, depth, k + r * k_row, k_row, 1, queries + r, tile,
-                                scores + r * tile + r, tile);
-  }
+// out (keys, tile) = x (keys, cols) packed times queries (features, tile): the scores, if x is k; the gradients of probabilities,
+// if x is v and dy stands for the queries. Elements of the diagonal tile that nobody may see become `unseen`.
+template <class A> void compare(const Place& at, int64_t features, const A* x, int64_t cols, const A* queries, A unseen, A* out) {
+  const int64_t rows = round_up(at.keys, 4), step = at.diagonal ? 16 : rows;
+  int64_t f = 0;
+  do {
+    const int64_t width = panel_width(cols, f), depth = min_of(width, features - f);
+    const A *const x_panel = x + f * tile, *const q_panel = queries + f * tile;
+    for (int64_t r = 0; r < rows; r += step) {
+      const int64_t n = min_of(step, rows - r), first = at.diagonal ? r : 0;
+      A* const to = out + r * tile + first;
+      if (f == 0) multiply<Into::overwrite>(n, at.width - first, depth, x_panel + r * width, width, 1, q_panel + first, tile, to, tile);
+      else multiply<Into::add>(n, at.width - first, depth, x_panel + r * width, width, 1, q_panel + first, tile, to, tile);
+    }
+  } while ((f += tile) < features);
+  if (at.diagonal)
+    for (int64_t j = 0; j < at.keys; ++j)
+      for (int64_t i = 0; i < min_of(j, at.width); ++i) out[j * tile + i] = unseen;
+}
+template <class A> void score(const Place& at, int64_t features, const A* k, int64_t cols, const A* queries, const A* bias, A* scores) {
+  compare(at, features, k, cols, queries, -infinity<A>, scores);
   if (bias)
     for (int64_t j = 0; j < at.keys; ++j)
       for (int64_t i = 0; i < at.width; i += lanes<A>) vec(scores + j * tile + i) += vec(bias + j * tile + i);
-  if (at.diagonal)
-    for (int64_t j = 0; j < at.keys; ++j)
-      for (int64_t i = 0; i < min_of(j, at.width); ++i) scores[j * tile + i] = -infinity<A>;
 }
 
-// out (queries, cols) = factor (queries) * out + weights^T x, where weights (keys, tile), x (keys, cols). No factor: 1.
-template <class A> void sum_over_keys(const Place& at, const A* weights, const A* x, int64_t cols, const A* factor, A* out) {
+// out (queries, cols) packed = factor (queries) * out + weights^T x, where weights (keys, tile), x (keys, cols) packed.
+template <class A, class... Factor>
+void sum_over_keys(const Place& at, const A* weights, const A* x, int64_t cols, A* out, const Factor*... factor) {
+  constexpr Into into = sizeof...(Factor) ? Into::scale_and_add : Into::add;
   const int64_t rows = round_up(at.queries, 4), step = at.diagonal ? stair : rows;
-  for (int64_t r = 0; r < rows; r += step) {
-    const int64_t n = min_of(step, rows - r), depth = at.diagonal ? min_of(r + step, at.keys) : at.keys;
-    if (factor) multiply<Into::scale_and_add>(n, cols, depth, weights + r, 1, tile, x, cols, out + r * cols, cols, factor + r);
-    else multiply<Into::add>(n, cols, depth, weights + r, 1, tile, x, cols, out + r * cols, cols);
-  }
+  for (int64_t f = 0; f < cols; f += tile)
+    for (int64_t r = 0; r < rows; r += step) {
+      const int64_t width = panel_width(cols, f), depth = at.diagonal ? min_of(r + step, at.keys) : at.keys;
+      multiply<into>(min_of(step, rows - r), width, depth, weights + r, 1, tile, x + f * tile, width, out + f * tile + r * width, width,
+                     factor + r...);
+    }
 }
 
-// out (keys, cols) += weights x, where weights (keys, tile), x (queries, cols).
+// out (keys, cols) packed += weights x, where weights (keys, tile), x (queries, cols) packed.
 template <class A> void sum_over_queries(const Place& at, const A* weights, const A* x, int64_t cols, A* out) {
   const int64_t rows = round_up(at.keys, 4), step = at.diagonal ? stair : rows;
-  for (int64_t r = 0; r < rows; r += step) {
-    const int64_t first = at.diagonal ? r : 0;
-    multiply<Into::add>(min_of(step, rows - r), cols, at.queries - first, weights + r * tile + first, tile, 1, x + first * cols, cols,
-                        out + r * cols, cols);
-  }
+  for (int64_t f = 0; f < cols; f += tile)
+    for (int64_t r = 0; r < rows; r += step) {
+      const int64_t width = panel_width(cols, f), first = at.diagonal ? r : 0;
+      multiply<Into::add>(min_of(step, rows - r), width, at.queries - first, weights + r * tile + first, tile, 1,
+                          x + f * tile + first * width, width, out + f * tile + r * width, width);
+    }
 }
 
 // Turns scores into e^(score - top), where top is the largest score of a query so far; sum grows by them, and factor is what
@@ -352,6 +383,26 @@ template <class A> void softmax_gradient(const Place& at, A* scores, A* dp, cons
 
 // ---- tasks -----------------------------------------------------------------------------------------------------------
 
+// delta (queries) = the sums over the rows of a * b, both (queries, cols) packed. Two tiles of space.
+template <class A> void row_dots(const A* a, const A* b, int64_t cols, const Place& at, A* delta, A* parts, A* parts_lanes) {
+  constexpr int64_t n = padding<A>;
+  for (int64_t r = 0; r < round_up(at.queries, 4); ++r)
+    for (int64_t l = 0; l < n; l += lanes<A>) {
+      typename Simd<A>::V sum{};
+      for (int64_t f = 0; f < cols; f += tile) {
+        const int64_t width = panel_width(cols, f), row = f * tile + r * width;
+        for (int64_t c = l; c < width; c += n) sum += vec(a + row + c) * vec(b + row + c);
+      }
+      vec(parts + r * n + l) = sum;
+    }
+  transpose(parts, n, at.queries, n, at.width, parts_lanes);
+  for (int64_t i = 0; i < at.width; i += lanes<A>) {
+    typename Simd<A>::V sum{};
+    for (int64_t l = 0; l < n; ++l) sum += vec(parts_lanes + l * tile + i);
+    vec(delta + i) = sum;
+  }
+}
+
 // Hands out pieces of one allocation.
 template <class A> struct Arena {
   A* p;
@@ -378,52 +429,52 @@ template <class T> bool worth_threads(const Problem<T>& p) {
   return p.batch * p.heads * p.queries * p.keys * (p.head_dim + p.value_dim) > 200000;
 }
 
-// K and V of one head as A, rows padded to whole vectors.
+// K and V of one head, packed tile by tile.
 template <class T, class A>
-void load_head(const Problem<T>& p, int64_t b, int64_t h, int64_t keys, A* k, int64_t k_row, A* v, int64_t v_row) {
+void load_head(const Problem<T>& p, int64_t b, int64_t h, int64_t keys, A* k, int64_t k_cols, A* v, int64_t v_cols) {
   for (int64_t j = 0; j < keys; j += tile) {
     const int64_t rows = min_of(tile, keys - j);
-    load_rows(p.k.at(b, h, j), p.k.stride[2], rows, p.head_dim, A(1), k + j * k_row, k_row);
-    load_rows(p.v.at(b, h, j), p.v.stride[2], rows, p.value_dim, A(1), v + j * v_row, v_row);
+    load_rows(p.k.at(b, h, j), p.k.stride[2], rows, p.head_dim, A(1), k_cols, k + j * k_cols);
+    load_rows(p.v.at(b, h, j), p.v.stride[2], rows, p.value_dim, A(1), v_cols, v + j * v_cols);
   }
 }
 
 // A task is one head of K and V with a stretch of the query tiles that read it.
 template <class T> void forward(const Problem<T>& p, const Rows<T>& y, compute_t<T>* lse) {
   using A = compute_t<T>;
-  const int64_t k_row = round_up(p.head_dim, padding<A>), v_row = round_up(p.value_dim, padding<A>), keys = round_up(p.keys, tile);
+  const int64_t k_cols = round_up(p.head_dim, padding<A>), v_cols = round_up(p.value_dim, padding<A>), keys = round_up(p.keys, tile);
   const int64_t kv = p.batch * p.kv_heads, tiles = p.query_tiles(), items = p.group() * tiles;
   if (kv * items == 0) return;
-  const int64_t chunks = min_of(divide_up(64, kv), items);
+  const int64_t chunks = min_of(divide_up(32, kv), items);
   const bool has_dropout = p.options.dropout > 0;
-  const int64_t size = (keys + tile) * (k_row + v_row) + tile * (k_row + 4 + tile + (p.mask.data ? tile : 0) + (has_dropout ? tile : 0)) + 512;
+  const int64_t size = (keys + tile) * (k_cols + v_cols) + tile * (k_cols + 4 + tile + (p.mask.data ? tile : 0) + (has_dropout ? tile : 0)) + 512;
   each_task<A>(kv * chunks, size, worth_threads(p), [&](int64_t task, Arena<A> arena) {
     const int64_t chunk = chunks - 1 - task / kv;  // causal: the last chunks are the longest, and start first
     const int64_t b = task % kv / p.kv_heads, h_kv = task % kv % p.kv_heads;
     const int64_t first = chunk * items / chunks, end = (chunk + 1) * items / chunks;
     int64_t seen = 0;
     for (int64_t n = first; n < end; ++n) seen = max_of(seen, p.keys_before(min_of(p.queries, (n % tiles + 1) * tile)));
-    A *const k = arena.take(keys * k_row), *const v = arena.take(keys * v_row);
-    A *const q_rows = arena.take(tile * k_row), *const q = arena.take(tile * k_row), *const out = arena.take(tile * v_row);
+    A *const k = arena.take(keys * k_cols), *const v = arena.take(keys * v_cols);
+    A *const q_rows = arena.take(tile * k_cols), *const q = arena.take(tile * k_cols), *const out = arena.take(tile * v_cols);
     A *const scores = arena.take(tile * tile), *const top = arena.take(tile), *const sum = arena.take(tile), *const factor = arena.take(tile);
     A *const bias = p.mask.data ? arena.take(tile * tile) : nullptr, *const keep = has_dropout ? arena.take(tile * tile) : nullptr;
-    load_head(p, b, h_kv, seen, k, k_row, v, v_row);
+    load_head(p, b, h_kv, seen, k, k_cols, v, v_cols);
 
     for (int64_t n = first; n < end; ++n) {
       const int64_t h = h_kv * p.group() + n / tiles, first_query = n % tiles * tile;
       const Place here = place(p, b, h, first_query, 0);
-      load_rows(p.q.at(b, h, first_query), p.q.stride[2], here.queries, p.head_dim, A(p.options.scale), q_rows, k_row);
-      transpose(q_rows, k_row, here.queries, p.head_dim, here.width, q);
-      for (int64_t i = 0; i < tile * v_row; ++i) out[i] = 0;
+      load_rows(p.q.at(b, h, first_query), p.q.stride[2], here.queries, p.head_dim, A(p.options.scale), k_cols, q_rows);
+      transpose_packed(q_rows, k_cols, here.queries, p.head_dim, here.width, q);
+      for (int64_t i = 0; i < tile * v_cols; ++i) out[i] = 0;
       for (int64_t i = 0; i < tile; ++i) top[i] = -infinity<A>, sum[i] = 0;
 
       for (int64_t j = 0; j < p.keys_before(first_query + here.queries); j += tile) {
         const Place at = place(p, b, h, first_query, j);
         if (bias && !load_bias(p.mask, at, bias, scores)) continue;
         if (keep) load_keep(p, at, keep, scores);
-        score(at, p.head_dim, k + j * k_row, k_row, q, bias, scores);
+        score(at, p.head_dim, k + j * k_cols, k_cols, q, bias, scores);
         softmax_step(at, scores, keep, top, sum, factor);
-        sum_over_keys(at, scores, v + j * v_row, v_row, factor, out);
+        sum_over_keys(at, scores, v + j * v_cols, v_cols, out, factor);
       }
 
       A* const lse_row = lse + (b * p.heads + h) * p.queries + first_query;
@@ -432,7 +483,7 @@ template <class T> void forward(const Problem<T>& p, const Rows<T>& y, compute_t
         lse_row[i] = empty ? -infinity<A> : top[i] + m::log(sum[i]);
         factor[i] = empty ? A(0) : A(1) / (sum[i] * A(1 - p.options.dropout));
       }
-      store_rows(out, v_row, here.queries, p.value_dim, factor, y.at(b, h, first_query), y.stride[2]);
+      store_rows(out, v_cols, here.queries, p.value_dim, factor, y.at(b, h, first_query), y.stride[2]);
     }
   });
 }
@@ -443,11 +494,11 @@ template <class T>
 void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& dy, const compute_t<T>* lse, const Rows<T>& dq,
               const Rows<T>& dk, const Rows<T>& dv) {
   using A = compute_t<T>;
-  const int64_t k_row = round_up(p.head_dim, padding<A>), v_row = round_up(p.value_dim, padding<A>), keys = round_up(p.keys, tile);
+  const int64_t k_cols = round_up(p.head_dim, padding<A>), v_cols = round_up(p.value_dim, padding<A>), keys = round_up(p.keys, tile);
   const int64_t kv = p.batch * p.kv_heads, tiles = p.query_tiles(), items = p.group() * tiles;
   if (kv == 0) return;
   const int64_t chunks = max_of(int64_t{1}, min_of(divide_up(16, kv), items / 4));
-  const int64_t share = keys * (k_row + v_row);
+  const int64_t share = keys * (k_cols + v_cols);
   const Scratch<A> shares(chunks > 1 ? kv * chunks * share : 0);
   const bool has_dropout = p.options.dropout > 0;
   const A kept = A(1 / (1 - p.options.dropout));
@@ -456,69 +507,66 @@ void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& 
   for (int64_t i = 0; i < tile; ++i) ones[i] = 1, scales[i] = A(p.options.scale);
   const auto store_share = [&](int64_t b, int64_t h, int64_t j, const A* sum_k, const A* sum_v) {
     const int64_t rows = min_of(tile, p.keys - j);
-    store_rows(sum_k, k_row, rows, p.head_dim, ones, dk.at(b, h, j), dk.stride[2]);
-    store_rows(sum_v, v_row, rows, p.value_dim, ones, dv.at(b, h, j), dv.stride[2]);
+    store_rows(sum_k, k_cols, rows, p.head_dim, ones, dk.at(b, h, j), dk.stride[2]);
+    store_rows(sum_v, v_cols, rows, p.value_dim, ones, dv.at(b, h, j), dv.stride[2]);
   };
 
-  const int64_t size = share * (chunks > 1 ? 1 : 2) + 3 * tile * k_row + 2 * tile * v_row +
+  const int64_t size = share * (chunks > 1 ? 1 : 2) + 3 * tile * k_cols + 2 * tile * v_cols +
                        tile * (2 + 2 * tile + (p.mask.data ? tile : 0) + (has_dropout ? tile : 0)) + 512;
   each_task<A>(kv * chunks, size, worth_threads(p), [&](int64_t task, Arena<A> arena) {
     const int64_t chunk = task / kv, head = task % kv, b = head / p.kv_heads, h_kv = head % p.kv_heads;
-    A *const k = arena.take(keys * k_row), *const v = arena.take(keys * v_row);
-    A *const sum_k = chunks > 1 ? shares + (head * chunks + chunk) * share : arena.take(share), *const sum_v = sum_k + keys * k_row;
-    A *const q = arena.take(tile * k_row), *const q_lanes = arena.take(tile * k_row), *const sum_q = arena.take(tile * k_row);
-    A *const g = arena.take(tile * v_row), *const g_lanes = arena.take(tile * v_row);
+    A *const k = arena.take(keys * k_cols), *const v = arena.take(keys * v_cols);
+    A *const sum_k = chunks > 1 ? shares + (head * chunks + chunk) * share : arena.take(share), *const sum_v = sum_k + keys * k_cols;
+    A *const q = arena.take(tile * k_cols), *const q_lanes = arena.take(tile * k_cols), *const sum_q = arena.take(tile * k_cols);
+    A *const g = arena.take(tile * v_cols), *const g_lanes = arena.take(tile * v_cols), *const y_rows = g_lanes;
     A *const scores = arena.take(tile * tile), *const dp = arena.take(tile * tile);
     A *const row_lse = arena.take(tile), *const delta = arena.take(tile);
     A *const bias = p.mask.data ? arena.take(tile * tile) : nullptr, *const keep = has_dropout ? arena.take(tile * tile) : nullptr;
-    load_head(p, b, h_kv, p.keys_before(p.queries), k, k_row, v, v_row);
+    load_head(p, b, h_kv, p.keys_before(p.queries), k, k_cols, v, v_cols);
     for (int64_t i = 0; i < share; ++i) sum_k[i] = 0;
 
     for (int64_t n = chunk; n < items; n += chunks) {
       const int64_t h = h_kv * p.group() + n / tiles, first_query = n % tiles * tile;
       const Place here = place(p, b, h, first_query, 0);
-      load_rows(p.q.at(b, h, first_query), p.q.stride[2], here.queries, p.head_dim, A(p.options.scale), q, k_row);
-      load_rows(dy.at(b, h, first_query), dy.stride[2], here.queries, p.value_dim, kept, g, v_row);
-      transpose(q, k_row, here.queries, p.head_dim, here.width, q_lanes);
-      transpose(g, v_row, here.queries, p.value_dim, here.width, g_lanes);
-      for (int64_t i = 0; i < tile * k_row; ++i) sum_q[i] = 0;
+      load_rows(p.q.at(b, h, first_query), p.q.stride[2], here.queries, p.head_dim, A(p.options.scale), k_cols, q);
+      load_rows(dy.at(b, h, first_query), dy.stride[2], here.queries, p.value_dim, kept, v_cols, g);
+      transpose_packed(q, k_cols, here.queries, p.head_dim, here.width, q_lanes);
+      for (int64_t i = 0; i < tile * k_cols; ++i) sum_q[i] = 0;
       // Lanes without a query, and rows that see nothing, get probabilities e^(score - inf) = 0.
-      for (int64_t i = 0; i < tile; ++i) row_lse[i] = infinity<A>, delta[i] = 0;
+      for (int64_t i = 0; i < tile; ++i) row_lse[i] = infinity<A>;
       const A* const lse_row = lse + (b * p.heads + h) * p.queries + first_query;
-      for (int64_t i = 0; i < here.queries; ++i) {
+      for (int64_t i = 0; i < here.queries; ++i)
         if (!(lse_row[i] == -infinity<A>)) row_lse[i] = lse_row[i];
-        const T *const y_row = y.at(b, h, first_query + i), *const dy_row = dy.at(b, h, first_query + i);
-        A dot = 0;
-        for (int64_t c = 0; c < p.value_dim; ++c) dot += A(y_row[c]) * A(dy_row[c]);
-        delta[i] = dot;
-      }
+      load_rows(y.at(b, h, first_query), y.stride[2], here.queries, p.value_dim, 1 / kept, v_cols, y_rows);
+      row_dots(y_rows, g, v_cols, here, delta, scores, dp);
+      transpose_packed(g, v_cols, here.queries, p.value_dim, here.width, g_lanes);
 
       for (int64_t j = 0; j < p.keys_before(first_query + here.queries); j += tile) {
         const Place at = place(p, b, h, first_query, j);
         if (bias && !load_bias(p.mask, at, bias, scores)) continue;
         if (keep) load_keep(p, at, keep, scores);
-        score(at, p.head_dim, k + j * k_row, k_row, q_lanes, bias, scores);
-        score(at, p.value_dim, v + j * v_row, v_row, g_lanes, static_cast<const A*>(nullptr), dp);
+        score(at, p.head_dim, k + j * k_cols, k_cols, q_lanes, bias, scores);
+        compare(at, p.value_dim, v + j * v_cols, v_cols, g_lanes, A(0), dp);
         softmax_gradient(at, scores, dp, keep, row_lse, delta);
-        sum_over_queries(at, scores, g, v_row, sum_v + j * v_row);
-        sum_over_queries(at, dp, q, k_row, sum_k + j * k_row);
-        sum_over_keys(at, dp, k + j * k_row, k_row, static_cast<const A*>(nullptr), sum_q);
+        sum_over_queries(at, scores, g, v_cols, sum_v + j * v_cols);
+        sum_over_queries(at, dp, q, k_cols, sum_k + j * k_cols);
+        sum_over_keys(at, dp, k + j * k_cols, k_cols, sum_q);
       }
-      store_rows(sum_q, k_row, here.queries, p.head_dim, scales, dq.at(b, h, first_query), dq.stride[2]);
+      store_rows(sum_q, k_cols, here.queries, p.head_dim, scales, dq.at(b, h, first_query), dq.stride[2]);
     }
     if (chunks == 1)
-      for (int64_t j = 0; j < p.keys; j += tile) store_share(b, h_kv, j, sum_k + j * k_row, sum_v + j * v_row);
+      for (int64_t j = 0; j < p.keys; j += tile) store_share(b, h_kv, j, sum_k + j * k_cols, sum_v + j * v_cols);
   });
   if (chunks == 1) return;
 
   const int64_t key_tiles = divide_up(p.keys, tile);
   each_task<A>(kv * key_tiles, 0, worth_threads(p), [&](int64_t task, Arena<A>) {
     const int64_t head = task / key_tiles, j = task % key_tiles * tile;
-    A* const sum_k = shares + head * chunks * share + j * k_row;
-    A* const sum_v = shares + head * chunks * share + keys * k_row + j * v_row;
+    A* const sum_k = shares + head * chunks * share + j * k_cols;
+    A* const sum_v = shares + head * chunks * share + keys * k_cols + j * v_cols;
     for (int64_t c = 1; c < chunks; ++c) {
-      for (int64_t i = 0; i < tile * k_row; ++i) sum_k[i] += sum_k[c * share + i];
-      for (int64_t i = 0; i < tile * v_row; ++i) sum_v[i] += sum_v[c * share + i];
+      for (int64_t i = 0; i < tile * k_cols; ++i) sum_k[i] += sum_k[c * share + i];
+      for (int64_t i = 0; i < tile * v_cols; ++i) sum_v[i] += sum_v[c * share + i];
     }
     store_share(head / p.kv_heads, head % p.kv_heads, j, sum_k, sum_v);
   });

@@ -60,24 +60,31 @@ constexpr int vector_bytes = 32, tile_rows = 4, tile_vectors = 3;
 #else
 constexpr int vector_bytes = 16, tile_rows = 4, tile_vectors = 2;
 #endif
-using Vector = double __attribute__((vector_size(vector_bytes), aligned(8), may_alias));
+using Vector = double __attribute__((vector_size(vector_bytes)));
 constexpr int lanes = vector_bytes / 8, tile_cols = tile_vectors * lanes;
 constexpr int64_t block_k = 256, block_m = 96, block_n = 96;  // every element of c is summed in the same blocks of k
 static_assert(block_m % tile_rows == 0 && block_n % tile_cols == 0);
+
+RETAPE_INLINE Vector load(const double* p) {
+  Vector v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+RETAPE_INLINE void store(double* p, Vector v) { __builtin_memcpy(p, &v, sizeof v); }
 
 // c[tile_rows][tile_cols] (+)= a b of panels a [k][tile_rows], b [k][tile_cols].
 RETAPE_INLINE void multiply_panels(int64_t k, const double* a, const double* b, double* c, int64_t c_row, bool add) {
   Vector sum[tile_rows][tile_vectors] = {};
   for (int64_t l = 0; l < k; ++l, a += tile_rows, b += tile_cols) {
     Vector column[tile_vectors];
-    for (int v = 0; v < tile_vectors; ++v) column[v] = *reinterpret_cast<const Vector*>(b + v * lanes);
+    for (int v = 0; v < tile_vectors; ++v) column[v] = load(b + v * lanes);
     for (int r = 0; r < tile_rows; ++r)
       for (int v = 0; v < tile_vectors; ++v) sum[r][v] += a[r] * column[v];
   }
   for (int r = 0; r < tile_rows; ++r)
     for (int v = 0; v < tile_vectors; ++v) {
-      auto& out = *reinterpret_cast<Vector*>(c + r * c_row + v * lanes);
-      out = add ? out + sum[r][v] : sum[r][v];
+      double* out = c + r * c_row + v * lanes;
+      store(out, add ? load(out) + sum[r][v] : sum[r][v]);
     }
 }
 
@@ -259,7 +266,8 @@ template <class T> void gemm_through_f32(const Gemm& g) {
 // ---- tensors ----
 
 template <class T> void gemm(const Gemm& g) {
-  if (g.m * g.n * g.k <= 16 * 16 * 16) return direct<T>(g);
+  const bool tiny = g.batch * g.m * g.n * g.k <= 16 * 16 * 16;
+  if (tiny || g.k == 0) return direct<T>(g);
   if constexpr (dtype_of<T> == DType::f64) gemm_f64(g);
   else if constexpr (dtype_of<T> == DType::f32) gemm_onednn<T>(g);
   else if (dtype_of<T> == DType::bf16 && onednn::has_bf16()) gemm_onednn<bf16>(g);

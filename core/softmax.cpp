@@ -9,17 +9,34 @@ RETAPE_INLINE int64_t row_size(const Tensor& x) { return x.dim() ? x.shape()[-1]
 
 template <class T> RETAPE_INLINE void softmax_row(const T* x, int64_t n, T* y) {
   using C = compute_t<T>;
-  const LogSumExp<C> row = log_sum_exp(x, n);
-  const C scale = row.sum == C(0) ? C(0) : C(1) / row.sum;
+  if constexpr (std::is_same_v<T, C>) {  // y holds the exponentials until their sum is known
+    const C infinity = C(__builtin_inf());
+    C top = -infinity, sum = 0;
+#pragma omp simd reduction(max : top)
+    for (int64_t i = 0; i < n; ++i) top = x[i] > top ? x[i] : top;
+    if (top == -infinity) top = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; ++i) {
+      const C e = exp_nonpositive(x[i] - top);
+      y[i] = e;
+      sum += e;
+    }
+    const C scale = sum == C(0) ? C(0) : C(1) / sum;
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) y[i] = T(exp_nonpositive(C(x[i]) - row.max) * scale);
+    for (int64_t i = 0; i < n; ++i) y[i] *= scale;
+  } else {
+    const LogSumExp<C> row = log_sum_exp(x, n);
+    const C scale = row.sum == C(0) ? C(0) : C(1) / row.sum;
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) put(y[i], exp_nonpositive(C(x[i]) - row.max) * scale);
+  }
 }
 template <class T> RETAPE_INLINE void log_softmax_row(const T* x, int64_t n, T* y) {
   using C = compute_t<T>;
   const LogSumExp<C> row = log_sum_exp(x, n);
   const C log_sum = row.sum == C(0) ? C(0) : m::log(row.sum);
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) y[i] = T((C(x[i]) - row.max) - log_sum);
+  for (int64_t i = 0; i < n; ++i) put(y[i], (C(x[i]) - row.max) - log_sum);
 }
 // dx = y (dy - sum(dy y))
 template <class T> RETAPE_INLINE void softmax_backward_row(const T* dy, const T* y, int64_t n, T* dx) {
@@ -28,7 +45,7 @@ template <class T> RETAPE_INLINE void softmax_backward_row(const T* dy, const T*
 #pragma omp simd reduction(+ : dot)
   for (int64_t i = 0; i < n; ++i) dot += C(dy[i]) * C(y[i]);
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) dx[i] = T(C(y[i]) * (C(dy[i]) - dot));
+  for (int64_t i = 0; i < n; ++i) put(dx[i], C(y[i]) * (C(dy[i]) - dot));
 }
 // dx = dy - e^y sum(dy)
 template <class T> RETAPE_INLINE void log_softmax_backward_row(const T* dy, const T* y, int64_t n, T* dx) {
@@ -37,7 +54,7 @@ template <class T> RETAPE_INLINE void log_softmax_backward_row(const T* dy, cons
 #pragma omp simd reduction(+ : total)
   for (int64_t i = 0; i < n; ++i) total += C(dy[i]);
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) dx[i] = T(C(dy[i]) - exp_nonpositive(C(y[i])) * total);
+  for (int64_t i = 0; i < n; ++i) put(dx[i], C(dy[i]) - exp_nonpositive(C(y[i])) * total);
 }
 
 }  // namespace

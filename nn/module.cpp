@@ -79,10 +79,13 @@ Tensor copy_for_clone(const Tensor& x) {
 
 }  // namespace
 
+// Not detach(), which inside a checkpoint remembers how to make the value again.
+static Tensor without_history(const Tensor& x) { return x ? make_tensor(x->storage, x->layout) : x; }
+
 Parameter::Parameter() { LiveParameters::get().add(this); }
 Parameter::Parameter(const Tensor& value, bool requires_grad) : Parameter() {
   if (!value) throw Error("Parameter: the tensor is undefined");
-  value_ = value.detach();
+  value_ = without_history(value);
   value_.set_requires_grad(requires_grad);
   value_->is_parameter = true;
 }
@@ -98,6 +101,10 @@ Parameter::Parameter(const Parameter& o) : Parameter() {
 Parameter::Parameter(Parameter&& o) noexcept : Parameter() { value_ = std::move(o.value_); }
 Parameter::~Parameter() { LiveParameters::get().remove(this); }
 
+Buffer& Buffer::operator=(const Tensor& value) {
+  value_ = without_history(value);
+  return *this;
+}
 Buffer::Buffer(const Buffer& o) : value_(cloning && o.value_ ? copy_for_clone(o.value_) : o.value_), persistent_(o.persistent_) {}
 
 namespace nn {

@@ -52,16 +52,13 @@ class Parameter {
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(const Tensor& value, bool persistent = true) : value_(value.detach()), persistent_(persistent) {}
+  explicit Buffer(const Tensor& value, bool persistent = true) : persistent_(persistent) { *this = value; }
   Buffer(const Buffer& o);  ///< the same tensor; a copy of it inside clone()
   Buffer(Buffer&&) noexcept = default;
   Buffer& operator=(const Buffer&) = default;
   Buffer& operator=(Buffer&&) noexcept = default;
-  /// A new value; stays persistent or not.
-  Buffer& operator=(const Tensor& value) {
-    value_ = value ? value.detach() : value;
-    return *this;
-  }
+  /// A new value, taken without its history; stays persistent or not.
+  Buffer& operator=(const Tensor& value);
 
   operator const Tensor&() const { return value_; }
   operator Operand() const { return value_; }
@@ -194,6 +191,9 @@ class DefaultOptions {
   Options before_;
 };
 
+/// A Parameter without values yet, made as DefaultOptions say; for init::... to fill.
+inline Parameter empty_parameter(const Shape& shape) { return Parameter(empty(shape, DefaultOptions::current)); }
+
 namespace detail {
 
 // While one lives, copying a Module is allowed, and copying a Parameter or Buffer makes a new tensor (one for all that are tied).
@@ -237,8 +237,8 @@ void check_parameters(const char* op, const Tensor* const* in, int n);
 struct ModuleScope {
   nn::Module& module;
   ModuleScope* outer;
-  explicit ModuleScope(nn::Module& m) : module(m), outer(ctx.module) {
-    if (outer && outer->module.listed() && !m.listed()) nn::detail::check_unlisted_module(m);
+  explicit ModuleScope(const nn::Module& m) : module(const_cast<nn::Module&>(m)), outer(ctx.module) {
+    if (outer && outer->module.listed() && !m.listed()) nn::detail::check_unlisted_module(module);
     ctx.module = this;
   }
   ModuleScope(const ModuleScope&) = delete;
@@ -266,6 +266,10 @@ struct ModuleScope {
 #define RETAPE_MODULE_BODY                                                                             \
   size_t size_in_bytes() const override { return sizeof(*this); }                                      \
   template <class... A> decltype(auto) operator()(A&&... a) {                                          \
+    const ::retape::ModuleScope retape_scope(*this);                                                   \
+    return [&](auto& me) -> decltype(auto) { return me.forward(static_cast<A&&>(a)...); }(*this);      \
+  }                                                                                                    \
+  template <class... A> decltype(auto) operator()(A&&... a) const {                                    \
     const ::retape::ModuleScope retape_scope(*this);                                                   \
     return [&](auto& me) -> decltype(auto) { return me.forward(static_cast<A&&>(a)...); }(*this);      \
   }                                                                                                    \

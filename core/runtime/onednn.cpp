@@ -44,10 +44,10 @@ Side side(int64_t rows, int64_t cols, int64_t row_stride, int64_t col_stride) {
 
 enum class Way { sgemm, primitive, tiles };
 
-// Speeds that led to these rules: plain b -> sgemm; b transposed -> primitive but for large outputs with short K; batches -> primitive.
-// Where bits were seen to follow the thread count (1 to 64 threads; oneDNN 2.6 and 3.2): without AVX-512, nearly everywhere; in
-// sgemm, outputs of at most 128 rows with k >= 384, and leading dimensions of a multiple of 1024 with k > 500; in the primitive,
-// a transposed with k >= 2048.
+// Which way was fastest: sgemm for a plain b; the primitive for a transposed one unless the output is large and k short, and for
+// batches. The rest keeps away from plans that follow the thread count, as seen with 1 to 64 threads in oneDNN 2.6 and 3.2:
+// without AVX-512, nearly all; with it, sgemm for vectors, for few rows, and where it finds copying to panels worthwhile for some
+// thread counts only; the primitive for a transposed a with long k.
 Way plan(const Gemm& g, Side a, Side b) {
   static const bool avx512 = isa_includes(dnnl_cpu_isa_avx512_core);
   if (!avx512) return Way::tiles;
@@ -56,13 +56,17 @@ Way plan(const Gemm& g, Side a, Side b) {
     return both_broadcast || (a.transposed && g.k > 512) ? Way::tiles : Way::primitive;
   }
   if (b.transposed && !a.transposed) {
-    const bool large_and_short = g.m >= 1024 && g.n >= 1024 && g.k <= 512 && !g.bias;  // the primitive adds a bias for free
+    const bool large_and_short = g.m >= 1024 && g.n >= 1024 && g.k <= 384 && !g.bias;  // the primitive adds a bias for free
     return large_and_short ? Way::sgemm : Way::primitive;
   }
-  if (g.k < 384) return Way::sgemm;
-  if (a.transposed && b.transposed) return Way::tiles;
-  const bool aliasing = !a.transposed && b.stride % 1024 == 0 && g.k > 500;
-  return g.m <= 128 || aliasing ? Way::tiles : Way::sgemm;
+  if (g.m == 1 || g.n == 1) return Way::tiles;
+  if (g.m <= 128) return g.k < 384 ? Way::sgemm : Way::tiles;
+  if (g.k <= 384) return Way::sgemm;
+  if (b.transposed) return Way::tiles;
+  const bool large = g.m > 510 && g.n > 510;
+  const bool round_stride = a.stride % 256 == 0 || b.stride % 256 == 0 || g.c_row % 256 == 0;
+  const bool wavers = (!a.transposed && b.stride % 1024 == 0) || (large && !round_stride);
+  return wavers ? Way::tiles : Way::sgemm;
 }
 
 // ---- dnnl_sgemm ----

@@ -10,9 +10,6 @@
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
-
-#include <retape/core/error.h>
 
 namespace retape::examples {
 namespace {
@@ -24,50 +21,56 @@ int fail(int status, std::string message) {
   return status;
 }
 
-int usage_error(std::string_view what, std::string_view program) {
-  return fail(2, fmt::format("{}; see {} --help", what, program));
+int usage_error(const CLI::App& app, std::string_view what) {
+  const auto chosen = app.get_subcommands();
+  return fail(2, fmt::format("{}; see {} {}--help", what, app.get_name(), chosen.empty() ? "" : chosen[0]->get_name() + " "));
 }
 
 std::string verb_names(const std::vector<Verb>& verbs) {
-  std::vector<std::string> names;
-  for (const auto& verb : verbs) names.push_back(verb.name);
-  return fmt::format("{}", fmt::join(names, ", "));
+  std::string names;
+  for (const auto& verb : verbs) names += (names.empty() ? "" : ", ") + verb.name;
+  return names;
+}
+
+// Output that does not reach its file, on a full disk for instance, is a failure too.
+int flush_output() {
+  errno = 0;
+  if (std::fflush(stdout) == 0 && !std::ferror(stdout)) return 0;
+  return fail(1, fmt::format("cannot write the output: {}", std::strerror(errno)));
 }
 
 }  // namespace
 
-int run_program(int argc, char** argv, const std::string& name, const std::string& description, const std::vector<Verb>& verbs) {
+int run_program(int argc, const char* const* argv, const std::string& name, const std::string& description,
+                const std::vector<Verb>& verbs) {
   CLI::App app(description, name);
   app.get_formatter()->column_width(34);
+  app.get_formatter()->label("SUBCOMMAND", "VERB");
   app.require_subcommand(1);
-  std::vector<std::pair<CLI::App*, std::function<void()>>> actions;
   for (const auto& verb : verbs) {
-    CLI::App* command = app.add_subcommand(verb.name, verb.description);
+    CLI::App* command = app.add_subcommand(verb.name, verb.description)->group("Verbs");
     command->option_defaults()->always_capture_default();
-    actions.emplace_back(command, verb.setup(*command));
+    verb.flags(*command);
   }
 
-  const std::string_view first = argc > 1 ? argv[1] : "";
+  const std::string first = argc > 1 ? argv[1] : "";
+  if (first.empty()) return usage_error(app, fmt::format("{} needs a verb: {}", name, verb_names(verbs)));
   const auto is_first = [&](const Verb& verb) { return verb.name == first; };
-  if (first.empty()) return usage_error(fmt::format("{} needs a verb: {}", name, verb_names(verbs)), name);
-  const bool known = std::any_of(verbs.begin(), verbs.end(), is_first);
-  if (first[0] != '-' && !known) {
-    return usage_error(fmt::format("{} has no verb \"{}\"; it has: {}", name, first, verb_names(verbs)), name);
-  }
-  const std::string program = known ? fmt::format("{} {}", name, first) : name;
+  const auto verb = std::find_if(verbs.begin(), verbs.end(), is_first);
+  if (verb == verbs.end() && first[0] != '-')
+    return usage_error(app, fmt::format("{} has no verb \"{}\"; it has: {}", name, first, verb_names(verbs)));
 
   try {
     app.parse(argc, argv);
-    for (const auto& [command, action] : actions) {
-      if (command->parsed()) action();
-    }
-    errno = 0;
-    if (std::fflush(stdout) != 0) throw Error(fmt::format("cannot write the output: {}", std::strerror(errno)));
-    return 0;
+    verb->action();
+    return flush_output();
   } catch (const CLI::Success& help) {
-    return app.exit(help);
+    app.exit(help);
+    return flush_output();
   } catch (const CLI::ParseError& error) {
-    return usage_error(error.what(), program);
+    // CLI11 mentions an unknown flag last, after a missing one that may be the same flag spelled right.
+    const auto unknown = app.remaining(true);
+    return usage_error(app, unknown.empty() ? error.what() : fmt::format("unknown argument \"{}\"", unknown[0]));
   } catch (const std::bad_alloc&) {
     return fail(1, "there is not enough memory");
   } catch (const std::exception& error) {

@@ -10,7 +10,7 @@ namespace retape::examples {
 struct MetricsRow {
   int64_t step = 0;
   double train_loss = 0;
-  std::optional<double> val_loss;  // an empty cell where it was not computed
+  std::optional<double> val_loss = {};  // an empty cell where it was not computed
   double lr = 0;
   double tokens_per_s = 0;
   double seconds = 0;  // since the run began, over all its resumptions

@@ -19,7 +19,7 @@ namespace {
 constexpr std::array colours = {"#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444"};
 constexpr std::array dashes = {"", "6 3", "2 3"};
 constexpr double text_width = 7;      // a generous mean for a character of 12 pixels
-constexpr double largest = 1e300;     // beyond, differences would overflow
+constexpr double largest = 1e300;     // numbers beyond are not drawn: their differences would overflow
 constexpr size_t few_points = 60;     // so few are marked by dots
 constexpr double line_height = 20, tick_space = 90;
 
@@ -31,7 +31,7 @@ struct Axis {
   double from = 0, to = 1;  // pixels
   double low = std::numeric_limits<double>::infinity(), high = -low;
 
-  bool shows(double v) const { return std::abs(v) <= largest && (!log || v > 0); }
+  bool shows(double v) const { return std::abs(v) <= largest && (!log || v >= 1 / largest); }
   double scale(double v) const { return log ? std::log10(v) : v; }
   double pixel(double v) const { return from + (scale(v) - low) / (high - low) * (to - from); }
   void include(double v) {
@@ -44,9 +44,10 @@ struct Axis {
     if (!(low <= high)) low = 0, high = 1;
     double pad = margin * (high - low);
     const double size = std::max(std::abs(low), std::abs(high));
-    if (high - low <= 1e-9 * size || high == low) pad = log ? 0.5 : size > 0 ? 0.1 * size : 0.5;
+    if (high - low <= std::max(1e-9 * size, 1 / largest)) pad = !log && size > 1e-9 ? 0.1 * size : 0.5;
     low -= pad;
     high += pad;
+    if (log) low = std::max(low, -305.0), high = std::min(high, 305.0);  // what a double can hold
   }
 
   std::vector<double> ticks() const {
@@ -99,14 +100,13 @@ std::vector<std::vector<Point>> pieces(const Curve& curve, const Axis& x, const 
   return all;
 }
 
-std::string draw_curve(const std::vector<std::vector<Point>>& all, size_t index) {
+// A piece of one point is always marked by a dot, since it has no line.
+std::string draw_curve(const std::vector<std::vector<Point>>& all, size_t index, bool dotted) {
   const std::string_view colour = colours[index % colours.size()];
   const std::string_view dash = dashes[index / colours.size() % dashes.size()];
   std::string svg = fmt::format("<g fill=\"none\" stroke=\"{}\" stroke-width=\"1.8\" stroke-linejoin=\"round\"", colour);
   svg += dash.empty() ? ">\n" : fmt::format(" stroke-dasharray=\"{}\">\n", dash);
   std::string dots;
-  size_t count = 0;
-  for (const auto& piece : all) count += piece.size();
   for (const auto& piece : all) {
     if (piece.size() > 1) {
       svg += "<polyline points=\"";
@@ -114,7 +114,7 @@ std::string draw_curve(const std::vector<std::vector<Point>>& all, size_t index)
       svg.back() = '"';
       svg += "/>\n";
     }
-    if (piece.size() > 1 && count > few_points) continue;
+    if (piece.size() > 1 && !dotted) continue;
     for (const auto& p : piece) dots += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"2.8\"/>\n", p.x, p.y);
   }
   svg += "</g>\n";
@@ -170,14 +170,10 @@ std::vector<double> linear_ticks(double low, double high, int count) {
   if (!(high > low)) return {low};
   const double step = round_up((high - low) / std::max(count, 1));
   std::vector<double> ticks;
-  // Multiples are computed from integers, so that 0 is 0 and 0.3 is not 0.30000000000000004. A range that is narrow against
-  // its distance from 0 has no representable ones in between.
   const double first = std::ceil(low / step - 1e-9), last = std::floor(high / step + 1e-9);
-  if (std::abs(first) > 1e15) return {low, high};
+  if (std::abs(first) > 1e15) return {low, high};  // nothing round lies between neighbours
+  // The quotient of two integers is the nearest double: 3 * 0.1 would be 0.30000000000000004.
   for (double i = first; i <= last; ++i) ticks.push_back(step < 1 ? i / std::round(1 / step) : i * step);
-  if (step < 1e-15) {
-    for (size_t i = 0; i < ticks.size(); ++i) ticks[i] = (first + static_cast<double>(i)) * step;
-  }
   return ticks;
 }
 
@@ -195,32 +191,34 @@ std::vector<double> log_ticks(double low, double high, int count) {
     }
   }
   if (between.size() < 2) return linear_ticks(low, high, count);
-  return stride == 1 && between.size() <= static_cast<size_t>(std::max(count, 4)) ? between : powers;
+  const bool few = stride == 1 && between.size() <= static_cast<size_t>(std::max(count, 4));
+  return few || powers.size() < 2 ? between : powers;
 }
 
 std::vector<std::string> tick_labels(const std::vector<double>& ticks) {
-  double size = 0, step = std::numeric_limits<double>::infinity(), smallest = step;
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  double size = 0, step = infinity, smallest = infinity;
   for (size_t i = 0; i < ticks.size(); ++i) {
     size = std::max(size, std::abs(ticks[i]));
     if (ticks[i] != 0) smallest = std::min(smallest, std::abs(ticks[i]));
     if (i > 0) step = std::min(step, ticks[i] - ticks[i - 1]);
   }
+  // Ticks at equal distances share unit and decimals; on a logarithmic axis each number has its own.
   const bool even = ticks.size() < 3 || ticks[ticks.size() - 1] - ticks[ticks.size() - 2] < 1.5 * (ticks[1] - ticks[0]);
+  const int digits = step < infinity && step > 0 ? std::clamp(static_cast<int>(std::log10(size / step)) + 2, 6, 17) : 6;
   std::vector<std::string> labels;
   for (const double v : ticks) {
-    const double unit = !even ? std::abs(v) : size;  // on a logarithmic axis each number has its own size
+    const double unit = even ? size : std::abs(v);
     if (v == 0) {
       labels.push_back("0");
     } else if (unit >= 1e13 || unit < 1e-4 || (even && step < 1e-6)) {
-      labels.push_back(fmt::format("{:.6g}", v));
+      labels.push_back(fmt::format("{:.{}g}", v, digits));
     } else if (unit >= 1e4) {
       const auto [divisor, suffix] = unit >= 1e9 ? std::pair(1e9, "G") : unit >= 1e6 ? std::pair(1e6, "M") : std::pair(1e3, "k");
-      labels.push_back(fmt::format("{:.6g}{}", v / divisor, suffix));
+      labels.push_back(fmt::format("{:.{}g}{}", v / divisor, digits, suffix));
     } else {
-      // The small number is the last digit of the step, which binary fractions would otherwise miss.
-      const double digit = even && ticks.size() > 1 ? step : even ? smallest : std::abs(v);
-      const int decimals = std::max(0, -static_cast<int>(std::floor(std::log10(digit) + 1e-6)));
-      labels.push_back(fmt::format("{:.{}f}", v, decimals));
+      const double last_digit = even ? std::min(step, smallest) : std::abs(v);
+      labels.push_back(fmt::format("{:.{}f}", v, std::max(0, -static_cast<int>(std::floor(std::log10(last_digit) + 1e-6)))));
     }
   }
   return labels;
@@ -295,11 +293,14 @@ std::string to_svg(const Chart& chart) {
     svg += text(18, middle, fmt::format("text-anchor=\"middle\" font-size=\"13\" transform=\"rotate(-90 18 {:.1f})\"", middle), chart.y_label);
   }
 
-  for (size_t i = 0; i < chart.curves.size(); ++i) svg += draw_curve(pieces(chart.curves[i], x, y), i);
-  for (size_t i = 0; i < legend.size(); ++i) {
-    const double at = x.from + legend[i].x;
-    svg += draw_curve({{{at, legend[i].y}, {at + 22, legend[i].y}}}, i);
-    svg += text(at + 29, legend[i].y + 4, "", chart.curves[i].name);
+  for (size_t i = 0; i < chart.curves.size(); ++i) {
+    const auto& curve = chart.curves[i];
+    const bool dotted = curve.x.size() <= few_points;
+    svg += draw_curve(pieces(curve, x, y), i, dotted);
+    const double at = x.from + legend[i].x, middle = legend[i].y;
+    svg += draw_curve({{{at, middle}, {at + 22, middle}}}, i, false);
+    if (dotted) svg += draw_curve({{{at + 11, middle}}}, i, true);
+    svg += text(at + 29, middle + 4, "", curve.name);
   }
   return svg + "</svg>\n";
 }

@@ -8,13 +8,13 @@ namespace retape::examples {
 
 /// y over x. A point that is not finite, or not positive on a logarithmic axis, leaves a gap.
 struct Curve {
-  std::string name;
-  std::vector<double> x, y;
+  std::string name = {};
+  std::vector<double> x = {}, y = {};
 };
 
 struct Chart {
-  std::string title, x_label, y_label;
-  std::vector<Curve> curves;
+  std::string title = {}, x_label = {}, y_label = {};
+  std::vector<Curve> curves = {};
   bool log_x = false, log_y = false;
   int width = 800, height = 480;  // pixels
 };

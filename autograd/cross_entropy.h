@@ -1,0 +1,21 @@
+// Cross-entropy of logits and class numbers.
+#pragma once
+#include <retape/core/tensor.h>
+
+namespace retape {
+
+/// What becomes of the losses of single elements.
+enum class Reduction : uint8_t { none, mean, sum };
+
+struct CrossEntropyOptions {
+  int64_t ignore_index = -100;   ///< a target with this value has loss 0 and no gradient, and does not count in the mean
+  double label_smoothing = 0;    ///< the share of the target distribution that is spread evenly over all classes
+  Reduction reduction = Reduction::mean;
+};
+/// -log softmax(logits)[target], from the logits: probabilities are never stored. logits (C), (N, C) or (N, C, d1, ...), floating;
+/// target i64 of the same shape without C, values in [0, C) or ignore_index. `none` gives the target's shape, otherwise a scalar; the
+/// mean is over targets that are not ignored, nan if there are none. Half types are computed in f32. Throws Error if shapes disagree
+/// or a target is out of range. torch: cross_entropy.
+Tensor cross_entropy(const Tensor& logits, const Tensor& target, CrossEntropyOptions options = {});
+
+}  // namespace retape

@@ -1,0 +1,174 @@
+// Optimizer steps over all parameters at once: the tensors are cut into chunks, and one parallel loop runs over the chunks of all
+// of them, so that many small parameters cost no more than a large one.
+#include <retape/core/kernel.h>
+#include <retape/core/optimizer_ops.h>
+
+namespace retape::RETAPE_LEVEL {
+namespace {
+
+constexpr int64_t chunk = 16384;  // elements
+
+RETAPE_INLINE int64_t chunks_of(const Tensor& x) { return (x.numel() + chunk - 1) / chunk; }
+
+// Calls f(i, begin, end, c) for every chunk c, which holds elements [begin, end) of tensor i.
+template <class TensorAt, class F> RETAPE_INLINE void for_chunks(int64_t count, const TensorAt& tensor_at, const F& f) {
+  Scratch<int64_t> first(count + 1);  // the number of each tensor's first chunk
+  first[0] = 0;
+  for (int64_t i = 0; i < count; ++i) first[i + 1] = first[i] + chunks_of(tensor_at(i));
+  const int64_t* starts = first;
+  parallel_for(starts[count], 1, [&](int64_t c, int64_t) {
+    int64_t low = 0, high = count;  // the last tensor whose first chunk is at most c
+    while (high - low > 1) {
+      const int64_t middle = (low + high) / 2;
+      (starts[middle] <= c ? low : high) = middle;
+    }
+    const int64_t begin = (c - starts[low]) * chunk;
+    f(low, begin, min_of(begin + chunk, tensor_at(low).numel()), c);
+  });
+}
+
+// Kernels write through this, since mutable_data() may throw, which must not happen inside a parallel loop.
+template <class T> RETAPE_INLINE T* elements(const Tensor& x) { return reinterpret_cast<T*>(x->storage->data) + x->layout.offset; }
+RETAPE_INLINE void count_write(const Tensor& x) { ++x->storage->version; }
+
+RETAPE_INLINE DType state_dtype(DType d) { return d == DType::f64 ? d : DType::f32; }
+
+void check_slots(const char* kernel, const std::vector<OptimizerSlot>& slots, int states) {
+  const OptimizerSlot* slot = slots.data();
+  for (size_t i = 0; i < slots.size(); ++i) {
+    const OptimizerSlot& s = slot[i];
+    const DType d = s.value.dtype();
+    if (!is_floating(d)) detail::unsupported_dtype(kernel, d);
+    if (s.grad.dtype() != d) detail::kernel_error("optimizer: a gradient's dtype differs from its parameter's");
+    for (int k = 0; k < states; ++k)
+      if (s.state[k].dtype() != state_dtype(d)) detail::kernel_error("optimizer: a state's dtype does not fit its parameter's; it must be f64 for f64, else f32");
+  }
+  for (size_t i = 0; i < slots.size(); ++i) {
+    count_write(slot[i].value);
+    for (int k = 0; k < states; ++k) count_write(slot[i].state[k]);
+  }
+}
+
+}  // namespace
+
+void adamw(const AdamWArgs& args, const std::vector<OptimizerSlot>& slots) {
+  check_slots("adamw", slots, 2);
+  const OptimizerSlot* all = slots.data();
+  for_chunks(
+      int64_t(slots.size()), [&](int64_t i) -> const Tensor& { return all[i].value; },
+      [&](int64_t i, int64_t begin, int64_t end, int64_t) {
+        const OptimizerSlot& slot = all[i];
+        with_floating("adamw", slot.value.dtype(), [&](auto zero) {
+          using T = decltype(zero);
+          using C = compute_t<T>;
+          const functor::AdamW<C> update(args, slot.step);
+          T* __restrict value = elements<T>(slot.value);
+          const T* __restrict grad = elements<T>(slot.grad);
+          C* __restrict m = elements<C>(slot.state[0]);
+          C* __restrict v = elements<C>(slot.state[1]);
+#pragma omp simd
+          for (int64_t k = begin; k < end; ++k) {
+            C x = C(value[k]);
+            update(x, C(grad[k]), m[k], v[k]);
+            value[k] = T(x);
+          }
+        });
+      });
+}
+
+void sgd(const SgdArgs& args, const std::vector<OptimizerSlot>& slots) {
+  const bool has_buffer = args.momentum != 0;
+  check_slots("sgd", slots, has_buffer ? 1 : 0);
+  const OptimizerSlot* all = slots.data();
+  for_chunks(
+      int64_t(slots.size()), [&](int64_t i) -> const Tensor& { return all[i].value; },
+      [&](int64_t i, int64_t begin, int64_t end, int64_t) {
+        const OptimizerSlot& slot = all[i];
+        with_floating("sgd", slot.value.dtype(), [&](auto zero) {
+          using T = decltype(zero);
+          using C = compute_t<T>;
+          const functor::Sgd<C> update(args, slot.step);
+          T* __restrict value = elements<T>(slot.value);
+          const T* __restrict grad = elements<T>(slot.grad);
+          if (!has_buffer) {
+#pragma omp simd
+            for (int64_t k = begin; k < end; ++k) {
+              C x = C(value[k]);
+              update(x, C(grad[k]));
+              value[k] = T(x);
+            }
+            return;
+          }
+          C* __restrict buffer = elements<C>(slot.state[0]);
+#pragma omp simd
+          for (int64_t k = begin; k < end; ++k) {
+            C x = C(value[k]);
+            update(x, C(grad[k]), buffer[k]);
+            value[k] = T(x);
+          }
+        });
+      });
+}
+
+// The sum of a chunk is made in 32 lanes, and the chunks of a tensor are added in order: the number of threads does not matter.
+void square_norms(const std::vector<Tensor>& xs, Tensor& y) {
+  const Tensor* all = xs.data();
+  const int64_t count = int64_t(xs.size());
+  int64_t chunks = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if (!is_floating(all[i].dtype())) detail::unsupported_dtype("square_norms", all[i].dtype());
+    chunks += chunks_of(all[i]);
+  }
+  Scratch<double> partial(chunks);
+  for_chunks(
+      count, [&](int64_t i) -> const Tensor& { return all[i]; },
+      [&](int64_t i, int64_t begin, int64_t end, int64_t c) {
+        with_floating("square_norms", all[i].dtype(), [&](auto zero) {
+          using T = decltype(zero);
+          const T* x = elements<T>(all[i]);
+          double lanes[32] = {};
+          int64_t k = begin;
+          for (; k + 32 <= end; k += 32) {
+#pragma omp simd
+            for (int lane = 0; lane < 32; ++lane) {
+              const double v = double(compute_t<T>(x[k + lane]));
+              lanes[lane] += v * v;
+            }
+          }
+          for (; k < end; ++k) {
+            const double v = double(compute_t<T>(x[k]));
+            lanes[(k - begin) % 32] += v * v;
+          }
+          for (int width = 16; width; width /= 2)
+            for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
+          partial[c] = lanes[0];
+        });
+      });
+  double* out = y.mutable_data<double>();
+  for (int64_t i = 0, c = 0; i < count; ++i) {
+    out[i] = 0;
+    for (const int64_t end = c + chunks_of(all[i]); c < end; ++c) out[i] += partial[c];
+  }
+}
+
+void scale(double factor, const std::vector<Tensor>& xs) {
+  const Tensor* all = xs.data();
+  const int64_t count = int64_t(xs.size());
+  for (int64_t i = 0; i < count; ++i)
+    if (!is_floating(all[i].dtype())) detail::unsupported_dtype("scale", all[i].dtype());
+  for (int64_t i = 0; i < count; ++i) count_write(all[i]);
+  for_chunks(
+      count, [&](int64_t i) -> const Tensor& { return all[i]; },
+      [&](int64_t i, int64_t begin, int64_t end, int64_t) {
+        with_floating("scale", all[i].dtype(), [&](auto zero) {
+          using T = decltype(zero);
+          using C = compute_t<T>;
+          T* x = elements<T>(all[i]);
+          const C by = C(factor);
+#pragma omp simd
+          for (int64_t k = begin; k < end; ++k) x[k] = T(C(x[k]) * by);
+        });
+      });
+}
+
+}  // namespace retape::RETAPE_LEVEL

@@ -1,0 +1,53 @@
+// A long sequence of tokens, for language models: random blocks of one part to train on, the other part in order to validate.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include <retape/core/philox.h>
+#include <retape/core/tensor.h>
+
+namespace retape {
+
+/// Inputs and targets, both i64 (batch, block): y[b][t] is the token after x[b][t].
+struct TokenBatch {
+  Tensor x, y;
+};
+enum class Split : uint8_t { train, val };
+
+struct TokenDatasetOptions {
+  int64_t block = 64;         ///< tokens that a model sees at once
+  double val_fraction = 0.1;  ///< of the tokens, at the end; 0 for no validation part
+  uint64_t seed = 0;          ///< of sample()
+};
+
+class TokenDataset {
+ public:
+  using Options = TokenDatasetOptions;
+  /// Throws Error for a negative token, for one of 2^31 or more, and if a part has no block with the token after it.
+  explicit TokenDataset(const std::vector<int64_t>& tokens, const Options& options = {});
+
+  int64_t block() const { return options_.block; }
+  /// The number of tokens of a part.
+  int64_t size(Split split) const { return split == Split::train ? train_ : int64_t(tokens_.size()) - train_; }
+
+  /// `batch` blocks that begin at random places of a part, each place equally likely. Throws Error if the part is empty.
+  TokenBatch sample(int64_t batch, Split split = Split::train);
+  /// Where sample() is in its random numbers. A dataset that is set to it goes on with the same blocks.
+  RandomState state() const { return state_; }
+  void set_state(RandomState state) { state_ = state; }
+
+  /// A part in order, without overlap: batch number i of batches(split, batch), each of up to `batch` blocks. What does not fill a
+  /// block is the last batch, one row (1, rest), so that every token but the part's first is a target once. Weigh a batch's mean
+  /// loss by its y.numel() for the mean over the whole part.
+  TokenBatch batch(int64_t i, int64_t batch, Split split = Split::val) const;
+  int64_t batches(int64_t batch, Split split = Split::val) const;
+
+ private:
+  int64_t begin_of(Split split) const { return split == Split::train ? 0 : train_; }
+  Options options_;
+  std::vector<int32_t> tokens_;
+  int64_t train_ = 0;
+  RandomState state_;
+};
+
+}  // namespace retape

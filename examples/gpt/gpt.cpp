@@ -1,0 +1,65 @@
+// gpt: trains a character GPT on any text, and samples from it.
+//
+//     gpt train --data text.txt --out runs/mine
+//     gpt sample --from runs/mine --prompt "In the beginning"
+#include <CLI/CLI.hpp>
+
+#include <examples/common/cli.h>
+
+#include "sample.h"
+#include "train.h"
+
+using namespace retape;
+
+namespace {
+
+std::function<void()> train_verb(CLI::App& app) {
+  auto o = std::make_shared<gpt::TrainOptions>();
+  app.add_option("--data", o->data, "text file (UTF-8) to train on; the last 10% of it validates");
+  app.add_option("--layers", o->model.layers, "transformer blocks");
+  app.add_option("--heads", o->model.heads, "attention heads; divides the width");
+  app.add_option("--width", o->model.width, "size of a token's vector");
+  app.add_option("--block", o->model.block, "tokens that the model sees at once");
+  app.add_option("--batch", o->batch, "sequences in a step");
+  app.add_option("--accumulate", o->accumulate, "batches whose gradients are added up for a step");
+  app.add_option("--steps", o->steps, "optimizer steps, also the length of the learning rate's cosine");
+  app.add_option("--lr", o->lr, "highest learning rate");
+  app.add_option("--min-lr", o->min_lr, "learning rate at the end");
+  app.add_option("--warmup", o->warmup, "steps in which the learning rate rises");
+  app.add_option("--beta1", o->beta1, "AdamW: decay of the first moment");
+  app.add_option("--beta2", o->beta2, "AdamW: decay of the second moment");
+  app.add_option("--weight-decay", o->weight_decay, "AdamW: decay of matrices (vectors have none)");
+  app.add_option("--clip", o->clip, "largest norm of the gradient; 0 does not clip");
+  app.add_option("--dropout", o->model.dropout, "probability of dropping a value");
+  app.add_option("--seed", o->seed, "start of all random numbers");
+  app.add_option("--threads", o->threads, "threads; 0 takes all cores");
+  app.add_option("--eval-every", o->eval_every, "steps between validations, each with a checkpoint");
+  app.add_option("--out", o->out, "run folder to create (runs/gpt-<time> if not given)");
+  app.add_option("--resume", o->resume, "continue this run (or checkpoint) with its own settings; --data, --steps, --eval-every, --threads may be given anew");
+  app.add_option("--weights", o->weights, "start from the weights of this .safetensors file");
+  app.add_flag("--quiet", o->quiet, "print nothing but errors");
+  return [o, &app] {
+    for (auto* option : app.get_options())
+      if (option->count()) o->given.insert(option->get_name());
+    gpt::train(*o);
+  };
+}
+
+std::function<void()> sample_verb(CLI::App& app) {
+  auto o = std::make_shared<gpt::SampleOptions>();
+  app.add_option("--from", o->from, "run folder or checkpoint")->required();
+  app.add_option("--prompt", o->prompt, "text to continue; a line break if not given");
+  app.add_option("--tokens", o->tokens, "tokens to add");
+  app.add_option("--temperature", o->temperature, "above 1 is bolder, below 1 safer; 0 always takes the likeliest");
+  app.add_option("--top-k", o->top_k, "choose among the k likeliest tokens; 0: among all");
+  app.add_option("--seed", o->seed, "start of all random numbers");
+  app.add_option("--threads", o->threads, "threads; 0 takes all cores");
+  return [o] { gpt::sample(*o); };
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return examples::run_program(argc, argv, "gpt", "trains a character GPT on any text, and samples from it",
+                               {{"train", "trains on a text file", train_verb}, {"sample", "writes text with a trained model", sample_verb}});
+}

@@ -1,0 +1,86 @@
+#include "run_files.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include <examples/common/run_folder.h>
+
+namespace retape::gpt {
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace {
+
+json parse(const fs::path& file) {
+  try {
+    return json::parse(examples::read_file(file));
+  } catch (const json::exception&) {
+    throw Error(fmt::format("{} is no JSON; the run folder is damaged", file.string()));
+  }
+}
+template <class T> T get(const json& j, const char* key, const fs::path& file) {
+  try {
+    return j.at(key).get<T>();
+  } catch (const json::exception&) {
+    throw Error(fmt::format("{}: \"{}\" is missing or of the wrong type", file.string(), key));
+  }
+}
+
+}  // namespace
+
+std::string to_json(const TrainOptions& o, const CharTokenizer& tokenizer) {
+  const json j = {
+      {"data", o.data.empty() ? o.data : fs::absolute(o.data).string()},
+      {"vocab", o.model.vocab}, {"block", o.model.block}, {"layers", o.model.layers}, {"heads", o.model.heads}, {"width", o.model.width}, {"dropout", o.model.dropout},
+      {"batch", o.batch}, {"accumulate", o.accumulate}, {"steps", o.steps}, {"lr", o.lr}, {"min_lr", o.min_lr}, {"warmup", o.warmup},
+      {"beta1", o.beta1}, {"beta2", o.beta2}, {"weight_decay", o.weight_decay}, {"clip", o.clip}, {"seed", o.seed}, {"eval_every", o.eval_every},
+      {"weights", o.weights}, {"tokenizer", json::parse(tokenizer.to_json())},
+  };
+  return j.dump(2) + "\n";
+}
+
+std::pair<TrainOptions, CharTokenizer> read_config(const fs::path& file) {
+  const json j = parse(file);
+  TrainOptions o;
+  o.data = get<std::string>(j, "data", file), o.weights = get<std::string>(j, "weights", file);
+  o.model = {.vocab = get<int64_t>(j, "vocab", file), .block = get<int64_t>(j, "block", file), .layers = get<int64_t>(j, "layers", file),
+             .heads = get<int64_t>(j, "heads", file), .width = get<int64_t>(j, "width", file), .dropout = get<double>(j, "dropout", file)};
+  check(o.model);
+  o.batch = get<int64_t>(j, "batch", file), o.accumulate = get<int64_t>(j, "accumulate", file), o.steps = get<int64_t>(j, "steps", file);
+  o.lr = get<double>(j, "lr", file), o.min_lr = get<double>(j, "min_lr", file), o.warmup = get<int64_t>(j, "warmup", file);
+  o.beta1 = get<double>(j, "beta1", file), o.beta2 = get<double>(j, "beta2", file), o.weight_decay = get<double>(j, "weight_decay", file);
+  o.clip = get<double>(j, "clip", file), o.seed = get<uint64_t>(j, "seed", file), o.eval_every = get<int64_t>(j, "eval_every", file);
+  CharTokenizer tokenizer = CharTokenizer::from_json(get<json>(j, "tokenizer", file).dump());
+  if (tokenizer.size() != o.model.vocab) throw Error(fmt::format("{}: the tokenizer has {} characters, but vocab is {}", file.string(), tokenizer.size(), o.model.vocab));
+  return {std::move(o), std::move(tokenizer)};
+}
+
+Trained load_model(const fs::path& checkpoint) {
+  auto [options, tokenizer] = read_config(checkpoint.parent_path() / "config.json");
+  Gpt model(options.model);
+  model.load_state_dict(load_safetensors((checkpoint / "model.safetensors").string()));
+  return {std::move(options), std::move(tokenizer), std::move(model)};
+}
+
+void write_checkpoint(const fs::path& folder, const Progression& at, const Gpt& model, const AdamW& optimizer, const TokenDataset& data) {
+  save_safetensors((folder / "model.safetensors").string(), model.state_dict());
+  save_safetensors((folder / "optimizer.safetensors").string(), optimizer.state_dict());
+  const RandomState generator = default_generator().state(), loader = data.state();
+  const json j = {{"step", at.step}, {"seconds", at.seconds}, {"generator", {generator.seed, generator.offset}}, {"loader", {loader.seed, loader.offset}}};
+  examples::write_file(folder / "state.json", j.dump(2) + "\n");
+}
+
+Progression read_checkpoint(const fs::path& folder, Gpt& model, AdamW& optimizer, TokenDataset& data) {
+  const fs::path file = folder / "state.json";
+  const json j = parse(file);
+  const Progression at{get<int64_t>(j, "step", file), get<double>(j, "seconds", file)};
+  const auto generator = get<std::array<uint64_t, 2>>(j, "generator", file), loader = get<std::array<uint64_t, 2>>(j, "loader", file);
+  model.load_state_dict(load_safetensors((folder / "model.safetensors").string()));
+  optimizer.load_state_dict(load_safetensors((folder / "optimizer.safetensors").string()));
+  default_generator().set_state({generator[0], generator[1]});
+  data.set_state({loader[0], loader[1]});
+  return at;
+}
+
+}  // namespace retape::gpt

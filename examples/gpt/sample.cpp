@@ -1,0 +1,26 @@
+#include "sample.h"
+
+#include <fmt/format.h>
+#include <omp.h>
+
+#include <examples/common/run_folder.h>
+
+#include "run_files.h"
+
+namespace retape::gpt {
+
+void sample(const SampleOptions& o) {
+  if (o.tokens < 0) throw Error(fmt::format("--tokens {} is not valid; it must be at least 0", o.tokens));
+  if (!(o.temperature >= 0)) throw Error(fmt::format("--temperature {} is not valid; it must be at least 0", o.temperature));
+  if (o.top_k < 0) throw Error(fmt::format("--top-k {} is not valid; it must be at least 0 (0: all)", o.top_k));
+  if (o.threads < 0) throw Error(fmt::format("--threads {} is not valid; it must be at least 0", o.threads));
+  if (o.threads > 0) omp_set_num_threads(o.threads);
+  Trained trained = load_model(examples::find_checkpoint(o.from).path);
+  trained.model.eval();
+  auto prompt = trained.tokenizer.encode(o.prompt);
+  if (prompt.empty()) prompt = trained.tokenizer.contains("\n") ? trained.tokenizer.encode("\n") : std::vector<int64_t>{0};
+  Generator generator(o.seed);
+  fmt::print("{}{}\n", o.prompt, trained.tokenizer.decode(trained.model.generate(prompt, o.tokens, o.temperature, o.top_k, generator)));
+}
+
+}  // namespace retape::gpt

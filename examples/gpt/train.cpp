@@ -1,0 +1,181 @@
+#include "train.h"
+
+#include <fmt/format.h>
+#include <omp.h>
+
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+
+#include <examples/common/interrupt.h>
+#include <examples/common/metrics.h>
+#include <examples/common/plot.h>
+#include <examples/common/progress.h>
+#include <examples/common/run_folder.h>
+
+#include "run_files.h"
+
+namespace retape::gpt {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr double validation_part = 0.1;
+constexpr int64_t report_every = 10;      // steps between rows of metrics.csv
+constexpr int64_t checkpoints_kept = 2;
+
+void check(const TrainOptions& o) {
+  auto at_least = [](const char* flag, double value, double low) {
+    if (!(value >= low)) throw Error(fmt::format("{} {} is not valid; it must be at least {}", flag, value, low));
+  };
+  at_least("--batch", double(o.batch), 1), at_least("--accumulate", double(o.accumulate), 1), at_least("--steps", double(o.steps), 1);
+  at_least("--warmup", double(o.warmup), 0), at_least("--eval-every", double(o.eval_every), 1), at_least("--lr", o.lr, 0), at_least("--min-lr", o.min_lr, 0);
+  at_least("--weight-decay", o.weight_decay, 0), at_least("--clip", o.clip, 0), at_least("--threads", o.threads, 0);
+  if (o.min_lr > o.lr) throw Error(fmt::format("--min-lr {} is above --lr {}", o.min_lr, o.lr));
+}
+
+// A resumed run keeps its settings; a flag that says otherwise is an error, unless it may change.
+void take_settings_of(const fs::path& config_file, TrainOptions& o) {
+  TrainOptions before = read_config(config_file).first;
+  auto must_equal = [&](const char* flag, auto given, auto stored) {
+    if (o.given.contains(flag) && given != stored)
+      throw Error(fmt::format("{} {} does not fit the run to resume, which has {}; leave the flag out, or start a new run", flag, given, stored));
+  };
+  must_equal("--layers", o.model.layers, before.model.layers), must_equal("--heads", o.model.heads, before.model.heads);
+  must_equal("--width", o.model.width, before.model.width), must_equal("--block", o.model.block, before.model.block);
+  must_equal("--dropout", o.model.dropout, before.model.dropout), must_equal("--batch", o.batch, before.batch);
+  must_equal("--accumulate", o.accumulate, before.accumulate), must_equal("--lr", o.lr, before.lr), must_equal("--min-lr", o.min_lr, before.min_lr);
+  must_equal("--warmup", o.warmup, before.warmup), must_equal("--beta1", o.beta1, before.beta1), must_equal("--beta2", o.beta2, before.beta2);
+  must_equal("--weight-decay", o.weight_decay, before.weight_decay), must_equal("--clip", o.clip, before.clip), must_equal("--seed", o.seed, before.seed);
+  for (const char* flag : {"--out", "--weights"})
+    if (o.given.contains(flag)) throw Error(fmt::format("{} and --resume exclude each other: a resumed run goes on in its own folder with its own weights", flag));
+  if (o.given.contains("--data")) before.data = o.data;
+  if (o.given.contains("--steps")) before.steps = o.steps;
+  if (o.given.contains("--eval-every")) before.eval_every = o.eval_every;
+  before.threads = o.threads, before.quiet = o.quiet, before.resume = o.resume, before.given = o.given;
+  o = before;
+}
+
+std::vector<ParamGroup<AdamWOptions>> groups(const Gpt& model, const TrainOptions& o) {
+  ParamGroup<AdamWOptions> matrices{{}, {.lr = o.lr, .betas = {o.beta1, o.beta2}, .weight_decay = o.weight_decay}}, vectors = matrices;
+  vectors.options.weight_decay = 0;
+  for (auto& p : model.parameters()) (p.dim() >= 2 ? matrices : vectors).params.push_back(p);
+  return {matrices, vectors};
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); }
+
+// The mean loss over the whole validation part, in blocks that follow each other.
+double validate(Gpt& model, const TokenDataset& data, const TrainOptions& o) {
+  const NoGrad off;
+  model.eval();
+  double total = 0, tokens = 0;
+  for (const TokenBatch& batch : data.validation_batches(o.batch * 8, o.model.block)) {
+    const double n = double(batch.x.numel());
+    total += model.loss(batch.x, batch.y).item() * n;
+    tokens += n;
+  }
+  model.train();
+  return total / tokens;
+}
+
+void plot(const fs::path& run, const std::vector<examples::MetricsRow>& rows) {
+  examples::Curve train{"training", {}, {}}, validation{"validation", {}, {}};
+  for (auto& row : rows) {
+    train.x.push_back(double(row.step)), train.y.push_back(row.train_loss);
+    if (row.val_loss) validation.x.push_back(double(row.step)), validation.y.push_back(*row.val_loss);
+  }
+  examples::write_file(run / "loss.svg", examples::to_svg({.title = run.filename().string(), .x_label = "step", .y_label = "loss (nats a character)", .curves = {train, validation}}));
+}
+
+}  // namespace
+
+void train(TrainOptions o) {
+  std::optional<examples::Checkpoint> from;
+  if (!o.resume.empty()) {
+    from = examples::find_checkpoint(o.resume);
+    take_settings_of(from->path.parent_path() / "config.json", o);
+  }
+  check(o);
+  if (o.threads > 0) omp_set_num_threads(o.threads);
+  if (o.data.empty()) throw Error("--data is missing: name a text file to train on");
+
+  // The text and its vocabulary; a resumed run keeps the one it was started with.
+  const std::string text = examples::read_file(o.data);
+  if (text.empty()) throw Error(fmt::format("{} is empty; there is nothing to train on", o.data));
+  const CharTokenizer tokenizer = from ? read_config(from->path.parent_path() / "config.json").second : CharTokenizer::from_text(text);
+  TokenDataset data(tokenizer.encode(text), {.validation_part = validation_part, .seed = o.seed});
+  data.check_block(o.model.block);
+  o.model.vocab = tokenizer.size();
+
+  manual_seed(o.seed);
+  Gpt model(o.model);
+  if (!o.weights.empty()) model.load_state_dict(load_safetensors(o.weights));
+  AdamW optimizer(groups(model, o));
+  Progression at;
+  if (from) at = read_checkpoint(from->path, model, optimizer, data);
+  if (at.step > o.steps) throw Error(fmt::format("the checkpoint is at step {}, after --steps {}; give more steps", at.step, o.steps));
+
+  const fs::path run = from ? from->path.parent_path() : examples::create_run_folder("gpt", o.out);
+  examples::write_file(run / "config.json", to_json(o, tokenizer));
+  auto metrics = from ? examples::MetricsFile(run / "metrics.csv", at.step) : examples::MetricsFile(run / "metrics.csv");
+  if (!o.quiet)
+    fmt::print(stderr, "{} characters ({} different), {} parameters, {} threads; writing to {}\n", data.size(), tokenizer.size(), model.num_parameters(), omp_get_max_threads(), run.string());
+
+  const WarmupCosine schedule{.lr = o.lr, .min_lr = o.min_lr, .warmup = o.warmup, .steps = o.steps};
+  const int64_t tokens_per_step = o.batch * o.model.block * o.accumulate;
+  const examples::InterruptGuard interrupt;
+  examples::Progress progress(o.steps, {.first_step = at.step, .quiet = o.quiet});
+  const auto params = model.parameters();
+  double seconds_before = at.seconds, loss_sum = 0;
+  int64_t loss_count = 0;
+  auto start = std::chrono::steady_clock::now();
+
+  while (at.step < o.steps && !interrupt.requested()) {
+    const double lr = schedule(at.step);
+    optimizer.set_lr(lr);
+    optimizer.zero_grad();
+    double loss_value = 0;
+    for (int64_t i = 0; i < o.accumulate; ++i) {
+      const TokenBatch batch = data.sample(o.batch, o.model.block);
+      Tensor loss = model.loss(batch.x, batch.y);
+      if (o.accumulate > 1) loss = loss / double(o.accumulate);
+      backward(loss);
+      loss_value += loss.item();
+    }
+    if (o.clip > 0) clip_grad_norm(params, o.clip);
+    optimizer.step();
+    ++at.step;
+    if (!std::isfinite(loss_value)) throw Error(fmt::format("the loss is {} at step {}; a smaller --lr or a --clip may help. Earlier checkpoints in {} are intact", loss_value, at.step, run.string()));
+    loss_sum += loss_value, ++loss_count;
+    progress.update(at.step, loss_value, tokens_per_step);
+
+    const bool last = at.step == o.steps, stop = interrupt.requested(), evaluate = last || at.step % o.eval_every == 0;
+    if (at.step % report_every && !evaluate && !stop) continue;
+    at.seconds = seconds_before + seconds_since(start);
+    examples::MetricsRow row{.step = at.step, .train_loss = loss_sum / double(loss_count), .val_loss = {}, .lr = lr, .tokens_per_s = progress.tokens_per_second(), .seconds = at.seconds};
+    loss_sum = 0, loss_count = 0;
+    if (evaluate) {
+      row.val_loss = validate(model, data, o);
+      progress.note(fmt::format("step {}: training loss {:.4f}, validation loss {:.4f}", at.step, row.train_loss, *row.val_loss));
+    }
+    metrics.append(row);
+    if (!evaluate && !stop) continue;
+    examples::save_checkpoint(run, at.step, [&](const fs::path& folder) { write_checkpoint(folder, at, model, optimizer, data); });
+    examples::prune_checkpoints(run, checkpoints_kept);
+    plot(run, metrics.rows());
+  }
+  progress.finish();
+
+  if (at.step < o.steps) {
+    if (!o.quiet) fmt::print("stopped at step {}; go on with: ./run train gpt --resume {}\n", at.step, run.string());
+    return;
+  }
+  model.eval();
+  Generator generator(o.seed);
+  const auto prompt = tokenizer.contains("\n") ? tokenizer.encode("\n") : std::vector<int64_t>{0};
+  const std::string sample = tokenizer.decode(model.generate(prompt, 500, 0.8, 200, generator));
+  examples::write_file(run / "samples.txt", fmt::format("step {}, temperature 0.8, top-k 200:\n{}\n", at.step, sample));
+  if (!o.quiet) fmt::print("\n{}\n\nrun folder: {}\n", sample, run.string());
+}
+
+}  // namespace retape::gpt

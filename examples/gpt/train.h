@@ -1,0 +1,29 @@
+// Training: the loop, its run folder and its checkpoints.
+#pragma once
+#include <set>
+#include <string>
+
+#include "model.h"
+
+namespace retape::gpt {
+
+/// nanoGPT's settings for a CPU.
+struct TrainOptions {
+  std::string data;
+  Config model;
+  int64_t batch = 12, accumulate = 1, steps = 2000;
+  double lr = 1e-3, min_lr = 1e-4;
+  int64_t warmup = 100;
+  double beta1 = 0.9, beta2 = 0.99, weight_decay = 0.1, clip = 1;
+  uint64_t seed = 1337;
+  int threads = 0;
+  int64_t eval_every = 250;
+  std::string out, resume, weights;
+  bool quiet = false;
+  std::set<std::string> given;  // flags that stood on the command line: only those may differ from a resumed run
+};
+
+/// Trains and writes config.json, metrics.csv, loss.svg, samples.txt and checkpoints into the run folder. Throws Error.
+void train(TrainOptions options);
+
+}  // namespace retape::gpt

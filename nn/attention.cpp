@@ -1,0 +1,140 @@
+#include <retape/nn/attention.h>
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <limits>
+
+#include <retape/autograd/attention.h>
+#include <retape/autograd/dropout.h>
+#include <retape/autograd/matmul.h>
+#include <retape/autograd/reduce.h>
+#include <retape/autograd/softmax.h>
+#include <retape/autograd/views.h>
+#include <retape/nn/init.h>
+
+namespace retape::nn {
+namespace {
+
+// (N, T, H * D) as (N, H, T, D)
+Tensor split_heads(const Tensor& x, int64_t heads) {
+  const Shape& s = x.shape();
+  return transpose(reshape(x, {s[0], s[1], heads, s[2] / heads}), 1, 2);
+}
+void check_mask(const char* name, const Tensor& mask, const Shape& expected, const Shape& other) {
+  if (mask.shape() == expected || mask.shape() == other) {
+    if (mask.dtype() == DType::boolean || is_floating(mask.dtype())) return;
+    throw Error(fmt::format("MultiheadAttention: {} has dtype {}; it must be bool or floating", name, name_of(mask.dtype())));
+  }
+  const std::string either = expected == other ? "" : fmt::format(" or {}", other.str());
+  throw Error(fmt::format("MultiheadAttention: {} has shape {}, expected {}{}", name, mask.shape().str(), expected.str(), either));
+}
+Tensor as_bias(const Tensor& mask, DType dtype) {
+  if (mask.dtype() != DType::boolean) return cast(mask, dtype);
+  const Tensor zero = zeros({}, {.dtype = dtype, .device = mask.device()});
+  return where(mask, -std::numeric_limits<double>::infinity(), zero);
+}
+// Both masks as one: bool with true for left out if both are bool, else what is added to the scores.
+Tensor join_masks(const Tensor& a, const Tensor& b, DType dtype) {
+  if (!a || !b) return a ? a : b;
+  if (a.dtype() == DType::boolean && b.dtype() == DType::boolean) return logical_or(a, b);
+  return as_bias(a, dtype) + as_bias(b, dtype);
+}
+Tensor later_keys(int64_t queries, int64_t keys, Device device) {
+  const Options options{.dtype = DType::i64, .device = device};
+  return gt(arange(keys, options), unsqueeze(arange(queries, options), 1));
+}
+
+}  // namespace
+
+MultiheadAttention::MultiheadAttention(int64_t embed, int64_t heads, MultiheadAttentionOptions options)
+    : embed_dim(embed), num_heads(heads), dropout(options.dropout), batch_first(options.batch_first), out_proj(embed, embed, {.bias = options.bias}) {
+  if (heads <= 0 || embed <= 0 || embed % heads) throw Error(fmt::format("MultiheadAttention: embed_dim {} does not divide into {} heads", embed, heads));
+  if (!(dropout >= 0 && dropout <= 1)) throw Error(fmt::format("MultiheadAttention: dropout {} is not valid; it must lie in [0, 1]", dropout));
+  const int64_t kdim = options.kdim.value_or(embed), vdim = options.vdim.value_or(embed);
+  if (kdim == embed && vdim == embed) {
+    in_proj_weight = empty_parameter({3 * embed, embed});
+    init::xavier_uniform(in_proj_weight);
+  } else {
+    q_proj_weight = empty_parameter({embed, embed});
+    k_proj_weight = empty_parameter({embed, kdim});
+    v_proj_weight = empty_parameter({embed, vdim});
+    for (const Parameter* p : {&q_proj_weight, &k_proj_weight, &v_proj_weight}) init::xavier_uniform(*p);
+  }
+  if (!options.bias) return;
+  in_proj_bias = empty_parameter({3 * embed});
+  init::zeros(in_proj_bias);
+  init::zeros(out_proj.bias);
+}
+
+MultiheadAttentionOutput MultiheadAttention::operator()(const Tensor& query, const Tensor& key, const Tensor& value, const MultiheadAttentionInputs& inputs) const {
+  const ModuleScope scope(*this);
+  return forward(query, key, value, inputs);
+}
+
+// query (N, L, embed_dim), key (N, S, kdim), value (N, S, vdim)
+MultiheadAttention::Heads MultiheadAttention::project(const Tensor& query, const Tensor& key, const Tensor& value) const {
+  const auto bias = [&](int64_t i) { return in_proj_bias ? narrow(in_proj_bias, 0, i * embed_dim, embed_dim) : Tensor(); };
+  const auto weight = [&](int64_t i) -> Tensor {
+    if (in_proj_weight) return narrow(in_proj_weight, 0, i * embed_dim, embed_dim);
+    return i == 0 ? q_proj_weight : i == 1 ? k_proj_weight : v_proj_weight;
+  };
+  Heads h;
+  if (in_proj_weight && query.impl() == key.impl() && query.impl() == value.impl()) {  // self-attention: one product
+    const auto parts = chunk(linear(query, in_proj_weight, in_proj_bias), 3, -1);
+    h = {parts[0], parts[1], parts[2]};
+  } else {
+    h = {linear(query, weight(0), bias(0)), linear(key, weight(1), bias(1)), linear(value, weight(2), bias(2))};
+  }
+  return {split_heads(h.q, num_heads), split_heads(h.k, num_heads), split_heads(h.v, num_heads)};
+}
+
+MultiheadAttentionOutput MultiheadAttention::forward(const Tensor& query, const Tensor& key, const Tensor& value, const MultiheadAttentionInputs& inputs) const {
+  const int rank = query.dim();
+  if ((rank != 2 && rank != 3) || key.dim() != rank || value.dim() != rank)
+    throw Error(fmt::format("MultiheadAttention: query {}, key {} and value {} must all have 3 dims, or 2 without a batch", query.shape().str(), key.shape().str(), value.shape().str()));
+  const bool same = query.impl() == key.impl() && query.impl() == value.impl();
+  const auto batched = [&](const Tensor& x) { return rank == 2 ? unsqueeze(x, 0) : batch_first ? x : transpose(x, 0, 1); };
+  const Tensor q = batched(query), k = same ? q : batched(key), v = same ? q : batched(value);
+  const int64_t n = q.shape()[0], queries = q.shape()[1], keys = k.shape()[1];
+  if (q.shape()[2] != embed_dim || k.shape()[0] != n || v.shape()[0] != n || v.shape()[1] != keys)
+    throw Error(fmt::format("MultiheadAttention: query {}, key {} and value {} do not fit: query's last size must be {}, batch sizes must agree, and key and value must be equally long",
+                            query.shape().str(), key.shape().str(), value.shape().str(), embed_dim));
+  const Heads heads = project(q, k, v);
+
+  Tensor attn_mask = inputs.attn_mask, padding = inputs.key_padding_mask;
+  if (attn_mask) {
+    check_mask("attn_mask", attn_mask, {queries, keys}, {n * num_heads, queries, keys});
+    if (attn_mask.dim() == 3) attn_mask = reshape(attn_mask, {n, num_heads, queries, keys});
+  }
+  if (padding) {
+    const Shape expected = rank == 2 ? Shape{keys} : Shape{n, keys};
+    check_mask("key_padding_mask", padding, expected, expected);
+    padding = reshape(padding, {n, 1, 1, keys});
+  }
+  const DType dtype = heads.q.dtype();
+  Tensor mask = join_masks(attn_mask, padding, dtype);
+  const double drop = is_training() ? dropout : 0, scale = 1 / std::sqrt(double(embed_dim / num_heads));
+
+  MultiheadAttentionOutput out;
+  if (inputs.need_weights) {
+    if (inputs.is_causal) mask = join_masks(mask, later_keys(queries, keys, heads.q.device()), dtype);
+    Tensor scores = matmul(heads.q * scale, transpose(heads.k));
+    if (mask && mask.dtype() == DType::boolean) scores = masked_fill(scores, mask, -std::numeric_limits<double>::infinity());
+    else if (mask) scores = scores + cast(mask, dtype);
+    const Tensor weights = retape::dropout(softmax(scores, -1), drop, drop > 0, default_generator());
+    out.output = matmul(weights, heads.v);
+    out.weights = inputs.average_attn_weights ? mean(weights, {1}) : weights;
+    if (rank == 2) out.weights = squeeze(out.weights, 0);
+  } else {
+    if (mask && inputs.is_causal) mask = join_masks(mask, later_keys(queries, keys, heads.q.device()), dtype);
+    if (mask && mask.dtype() == DType::boolean) mask = logical_not(mask);  // there, true means: attend
+    out.output = scaled_dot_product_attention(heads.q, heads.k, heads.v, {.mask = mask, .is_causal = inputs.is_causal && !mask, .dropout_p = drop, .scale = scale});
+  }
+  out.output = out_proj(reshape(transpose(out.output, 1, 2), {n, queries, embed_dim}));
+  if (rank == 2) out.output = squeeze(out.output, 0);
+  else if (!batch_first) out.output = transpose(out.output, 0, 1);
+  return out;
+}
+
+}  // namespace retape::nn

@@ -1,0 +1,22 @@
+// A table of vectors.
+#pragma once
+#include <optional>
+
+#include <retape/nn/module.h>
+
+namespace retape::nn {
+
+struct EmbeddingOptions {
+  std::optional<int64_t> padding_idx;  ///< this row starts at 0 and gets no gradient; negative counts from the end
+};
+/// Row ids[...] of weight (num_embeddings, embedding_dim) for integer ids (...): (..., embedding_dim). Throws Error for an id that is
+/// out of range. weight starts normal with standard deviation 1. torch: nn.Embedding.
+struct Embedding : Module {
+  Parameter weight;
+  std::optional<int64_t> padding_idx;
+  Embedding(int64_t num_embeddings, int64_t embedding_dim, EmbeddingOptions options = {});
+  Tensor forward(const Tensor& ids) const;
+  RETAPE_FIELDS(weight)
+};
+
+}  // namespace retape::nn

@@ -1,0 +1,25 @@
+#include <retape/nn/loss.h>
+
+#include <fmt/format.h>
+
+#include <retape/autograd/reduce.h>
+#include <retape/autograd/unary.h>
+
+namespace retape {
+
+Tensor mse_loss(const Tensor& input, const Tensor& target, Reduction reduction) {
+  if (!(input.shape() == target.shape())) throw Error(fmt::format("mse_loss: input of shape {} and target of shape {} differ; they must be equal", input.shape().str(), target.shape().str()));
+  const Tensor losses = square(input - target);
+  switch (reduction) {
+    case Reduction::none: return losses;
+    case Reduction::sum: return sum(losses);
+    case Reduction::mean: return mean(losses);
+  }
+  return losses;
+}
+
+Tensor nn::CrossEntropyLoss::forward(const Tensor& logits, const Tensor& target) const {
+  return cross_entropy(logits, target, {.ignore_index = options.ignore_index, .label_smoothing = options.label_smoothing, .reduction = options.reduction});
+}
+
+}  // namespace retape

@@ -1,0 +1,35 @@
+#include <retape/optim/adamw.h>
+
+#include <fmt/format.h>
+
+#include <retape/core/dispatch.h>
+
+namespace retape {
+namespace {
+
+template <class O> void check_adam(const O& o) {
+  detail::check_not_negative(O::optimizer, "lr", o.lr);
+  detail::check_not_negative(O::optimizer, "eps", o.eps);
+  detail::check_not_negative(O::optimizer, "weight_decay", o.weight_decay);
+  for (const double beta : {o.betas.first, o.betas.second})
+    if (!(beta >= 0 && beta < 1)) throw Error(fmt::format("{}: beta {} is not valid; it must be at least 0 and below 1", O::optimizer, beta));
+}
+template <class O> AdamWArgs args_of(const O& o, bool decoupled) {
+  return {.lr = o.lr, .beta1 = o.betas.first, .beta2 = o.betas.second, .eps = o.eps, .weight_decay = o.weight_decay, .decoupled = decoupled, .maximize = o.maximize};
+}
+
+}  // namespace
+
+void AdamOptions::check() const { check_adam(*this); }
+void AdamWOptions::check() const { check_adam(*this); }
+std::vector<const char*> Adam::state_names() const { return {"exp_avg", "exp_avg_sq"}; }
+std::vector<const char*> AdamW::state_names() const { return {"exp_avg", "exp_avg_sq"}; }
+
+void Adam::update(int group, Device device, const std::vector<OptimizerSlot>& slots) {
+  RETAPE_DISPATCH(device, adamw(args_of(options(group), false), slots));
+}
+void AdamW::update(int group, Device device, const std::vector<OptimizerSlot>& slots) {
+  RETAPE_DISPATCH(device, adamw(args_of(options(group), true), slots));
+}
+
+}  // namespace retape

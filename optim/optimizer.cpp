@@ -1,0 +1,234 @@
+#include <retape/optim/optimizer.h>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <memory>
+
+#include <retape/autograd/tape.h>
+#include <retape/autograd/views.h>
+#include <retape/optim/device.h>
+
+namespace retape {
+namespace {
+
+// Half types keep their running means in f32: a bf16 mean would not move any more once it is 256 times its increments.
+DType state_dtype(const Tensor& param) { return param.dtype() == DType::f64 ? DType::f64 : DType::f32; }
+
+std::string describe(const Tensor& t) { return fmt::format("{} {}", name_of(t.dtype()), t.shape().str()); }
+
+}  // namespace
+
+void detail::check_not_negative(const char* optimizer, const char* option, double value) {
+  if (!(value >= 0)) throw Error(fmt::format("{}: {} {} is not valid; it must be at least 0", optimizer, option, value));
+}
+
+// ---- parameters and groups ------------------------------------------------------------------------------------------
+
+void Optimizer::add_group(const char* optimizer, const std::vector<Tensor>& params) {
+  if (params.empty()) throw Error(fmt::format("{}: the list of parameters is empty", optimizer));
+  std::vector<int64_t> numbers;
+  for (const Tensor& p : params) {
+    const size_t i = states_.size();
+    if (!p) throw Error(fmt::format("{}: parameter {} is undefined", optimizer, i));
+    if (!is_floating(p.dtype()))
+      throw Error(fmt::format("{}: parameter {} is {}; only floating tensors can be optimized", optimizer, i, describe(p)));
+    if (!p.is_leaf())
+      throw Error(fmt::format("{}: can't optimize a non-leaf: parameter {} {} was made by an op; give the leaf that it was made from, or its detach()",
+                              optimizer, i, describe(p)));
+    for (size_t j = 0; j < i; ++j)
+      if (states_[j].param.impl() == p.impl())
+        throw Error(fmt::format("{}: parameters {} and {} are the same tensor {}; each may be listed once", optimizer, j, i, describe(p)));
+    numbers.push_back(int64_t(i));
+    states_.push_back({p, {}, 0});
+  }
+  groups_.push_back(std::move(numbers));
+}
+
+void Optimizer::check_group(int group) const {
+  if (group < 0 || group >= group_count())
+    throw Error(fmt::format("{}: there is no parameter group {}; there are {}", name(), group, group_count()));
+}
+int Optimizer::group_of(int64_t index) const {
+  int g = 0;
+  while (index > groups_[size_t(g)].back()) ++g;
+  return g;
+}
+double Optimizer::lr(int group) const {
+  check_group(group);
+  return const_cast<Optimizer*>(this)->lr_of(group);
+}
+void Optimizer::set_lr(int group, double lr) {
+  check_group(group);
+  detail::check_not_negative(name(), "lr", lr);
+  lr_of(group) = lr;
+}
+void Optimizer::set_lr(double lr) {
+  for (int g = 0; g < group_count(); ++g) set_lr(g, lr);
+}
+
+void Optimizer::zero_grad() {
+  for (auto& state : states_) state.param.set_grad({});
+}
+
+// ---- the step -------------------------------------------------------------------------------------------------------
+
+OptimizerSlot Optimizer::make_slot(int group, int64_t index) const {
+  const State& state = states_[size_t(index)];
+  const Tensor& param = state.param;
+  const Tensor grad = param.grad();
+  if (!(grad.shape() == param.shape()) || grad.dtype() != param.dtype() || !(grad.device() == param.device()))
+    throw Error(fmt::format("{}: the gradient of parameter {} is {}, the parameter {}; both must have one shape, dtype and device", name(), index, describe(grad), describe(param)));
+  OptimizerSlot slot{.value = contiguous(param), .grad = contiguous(grad), .state = {}, .step = state.step + 1};
+  for (int k = 0; k < states(group); ++k) {
+    slot.state[k] = state.tensors[k];
+    if (!slot.state[k]) {
+      slot.state[k] = zeros(param.shape(), {state_dtype(param), param.device()});
+      slot.step = 1;
+    } else if (slot.state[k].dtype() != state_dtype(param) || !(slot.state[k].device() == param.device()) || !(slot.state[k].shape() == param.shape())) {
+      throw Error(fmt::format("{}: parameter {} is {}, but its {} was made as {}; make the optimizer after moving or converting the model",
+                              name(), index, describe(param), state_names()[size_t(k)], describe(slot.state[k])));
+    }
+  }
+  return slot;
+}
+
+void Optimizer::step() {
+  const NoGrad no_grad;
+  struct Work {
+    int group;
+    std::vector<int64_t> indices;
+    std::vector<OptimizerSlot> slots;
+  };
+  std::vector<Work> all;
+  for (int g = 0; g < group_count(); ++g) {
+    check_options(g);
+    Work work{g, {}, {}};
+    for (const int64_t i : groups_[size_t(g)]) {
+      if (!states_[size_t(i)].param.grad()) continue;
+      work.slots.push_back(make_slot(g, i));
+      work.indices.push_back(i);
+    }
+    if (!work.slots.empty()) all.push_back(std::move(work));
+  }
+  for (auto& [group, indices, slots] : all) {
+    for (auto& part : detail::split_by_device(slots, [](const OptimizerSlot& s) { return s.value.device(); }))
+      update(group, part.front().value.device(), part);
+    for (size_t j = 0; j < slots.size(); ++j) {
+      State& state = states_[size_t(indices[j])];
+      state.step = slots[j].step;
+      for (int k = 0; k < states(group); ++k) state.tensors[k] = slots[j].state[k];
+      if (slots[j].value.impl() != state.param.impl()) copy_into(slots[j].value, state.param);
+    }
+  }
+}
+
+// ---- checkpoints ----------------------------------------------------------------------------------------------------
+
+NamedTensors Optimizer::state_dict() const {
+  NamedTensors out;
+  for (int g = 0; g < group_count(); ++g) {
+    out.emplace_back(fmt::format("param_groups.{}.lr", g), full({}, lr(g), {DType::f64}));
+    out.emplace_back(fmt::format("param_groups.{}.params", g), tensor(groups_[size_t(g)]));
+  }
+  const auto names = state_names();
+  for (size_t i = 0; i < states_.size(); ++i) {
+    const State& state = states_[i];
+    if (state.step == 0) continue;
+    out.emplace_back(fmt::format("{}.step", i), tensor(std::vector<int64_t>{state.step}, {}));
+    for (size_t k = 0; k < names.size(); ++k)
+      if (state.tensors[k]) out.emplace_back(fmt::format("{}.{}", i, names[k]), state.tensors[k]);
+  }
+  return out;
+}
+
+namespace {
+
+// The entries of a state_dict, each to be taken once.
+class Entries {
+ public:
+  Entries(const char* optimizer, const NamedTensors& state) : optimizer_(optimizer) {
+    for (auto& [name, value] : state) {
+      if (!value) fail(fmt::format("entry {} is undefined", name));
+      if (!entries_.emplace(name, value).second) fail(fmt::format("entry {} is there twice", name));
+    }
+  }
+  [[noreturn]] void fail(const std::string& what) const { throw Error(fmt::format("{}: load_state_dict: {}", optimizer_, what)); }
+  Tensor take(const std::string& name) {
+    const auto found = entries_.find(name);
+    if (found == entries_.end()) return {};
+    Tensor value = found->second;
+    entries_.erase(found);
+    return value;
+  }
+  Tensor require(const std::string& name) {
+    Tensor value = take(name);
+    if (!value) fail(fmt::format("entry {} is missing", name));
+    return value;
+  }
+  double number(const std::string& name, const Tensor& value) const {
+    if (value.numel() != 1) fail(fmt::format("{} is {}; it must be one number", name, describe(value)));
+    const double x = value.item();
+    if (!(x >= 0)) fail(fmt::format("{} is {}; it must be at least 0", name, x));
+    return x;
+  }
+  void check_empty() const {
+    if (!entries_.empty()) fail(fmt::format("unknown entry {}; is this the state of another optimizer or model?", entries_.begin()->first));
+  }
+
+ private:
+  const char* optimizer_;
+  std::map<std::string, Tensor> entries_;
+};
+
+}  // namespace
+
+void Optimizer::load_state_dict(const NamedTensors& state) {
+  const NoGrad no_grad;
+  Entries entries(name(), state);
+  std::vector<double> lrs;
+  for (int g = 0; g < group_count(); ++g) {
+    const std::string lr_name = fmt::format("param_groups.{}.lr", g), params_name = fmt::format("param_groups.{}.params", g);
+    const Tensor lr = entries.take(lr_name);
+    if (!lr) entries.fail(fmt::format("entry {} is missing; this optimizer has {} parameter groups", lr_name, group_count()));
+    lrs.push_back(entries.number(lr_name, lr));
+    const auto numbers = entries.require(params_name).to_vector<int64_t>(), &mine = groups_[size_t(g)];
+    if (numbers.size() != mine.size())
+      entries.fail(fmt::format("parameter group {} has {} parameters in the state and {} here", g, numbers.size(), mine.size()));
+    if (numbers != mine) entries.fail(fmt::format("{} does not list the parameters {} to {}", params_name, mine.front(), mine.back()));
+  }
+  if (entries.take(fmt::format("param_groups.{}.lr", group_count())))
+    entries.fail(fmt::format("the state has more parameter groups than this optimizer, which has {}", group_count()));
+
+  std::vector<State> loaded;
+  const auto names = state_names();
+  for (size_t i = 0; i < states_.size(); ++i) {
+    State& fresh = loaded.emplace_back();
+    fresh.param = states_[i].param;
+    const std::string step_name = fmt::format("{}.step", i);
+    const Tensor step = entries.take(step_name);
+    if (!step) continue;
+    const double count = entries.number(step_name, step);
+    if (count < 1 || count != std::floor(count) || count > 0x1p53) entries.fail(fmt::format("{} is {}; it must be a whole number, at least 1", step_name, count));
+    fresh.step = int64_t(count);
+    for (size_t k = 0; k < names.size(); ++k) {
+      const std::string entry = fmt::format("{}.{}", i, names[k]);
+      const Tensor value = entries.take(entry);
+      if (!value) {
+        if (int(k) < states(group_of(int64_t(i)))) entries.fail(fmt::format("entry {} is missing", entry));
+        continue;
+      }
+      if (!(value.shape() == fresh.param.shape()) || value.dtype() != state_dtype(fresh.param))
+        entries.fail(fmt::format("{} is {}; parameter {} needs {} {}", entry, describe(value), i, name_of(state_dtype(fresh.param)), fresh.param.shape().str()));
+      fresh.tensors[k] = clone(to(value.detach(), fresh.param.device()));
+    }
+  }
+  entries.check_empty();
+
+  states_ = std::move(loaded);
+  for (int g = 0; g < group_count(); ++g) lr_of(g) = lrs[size_t(g)];
+}
+
+}  // namespace retape

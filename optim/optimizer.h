@@ -1,0 +1,112 @@
+// What all optimizers share: parameter groups, the step over all parameters, and the state that a checkpoint holds.
+//
+//     AdamW optimizer(model.parameters(), {.lr = 3e-4});
+//     AdamW optimizer({{matrices, {.weight_decay = 0.1}}, {vectors, {.weight_decay = 0}}});  // two groups
+//     ...
+//     optimizer.zero_grad();
+//     backward(loss);
+//     optimizer.step();
+#pragma once
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <retape/core/kernel_args.h>
+#include <retape/core/tensor.h>
+
+namespace retape {
+
+using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
+
+/// Parameters that are trained with the same options.
+template <class Options> struct ParamGroup {
+  std::vector<Tensor> params;
+  Options options = {};
+};
+
+class Optimizer {
+ public:
+  virtual ~Optimizer() = default;
+
+  /// Updates every parameter that has a gradient, in place; the tape records nothing. Parameters without one (frozen, or unused)
+  /// and their state stay as they are. Throws Error, before anything has changed, if an option is out of range or if a parameter
+  /// has changed its dtype or device since its state was made.
+  void step();
+  /// Drops all gradients. torch: zero_grad(set_to_none=True).
+  void zero_grad();
+
+  int group_count() const { return int(groups_.size()); }
+  double lr(int group = 0) const;
+  void set_lr(double lr);             ///< of every group
+  void set_lr(int group, double lr);  ///< of one group
+
+  /// What a checkpoint needs: for parameter i (counted through all groups) "i.step" and the optimizer's own tensors, such as
+  /// "i.exp_avg", if it has been updated before; for group g "param_groups.g.lr" and "param_groups.g.params". The tensors are
+  /// those that the next step changes, not copies.
+  NamedTensors state_dict() const;
+  /// Continues from a state_dict() of the same kind of optimizer with the same parameters; values are copied. Throws Error if
+  /// anything is missing, unknown, or of another shape or dtype, and has changed nothing then.
+  void load_state_dict(const NamedTensors& state);
+
+ protected:
+  Optimizer() = default;
+  Optimizer(const Optimizer&) = delete;
+  Optimizer& operator=(const Optimizer&) = delete;
+
+  /// Throws Error if a tensor is no leaf, is not floating, or is there already.
+  void add_group(const char* optimizer, const std::vector<Tensor>& params);
+
+  virtual const char* name() const = 0;
+  virtual std::vector<const char*> state_names() const = 0;  // of all tensors that a slot may have
+  virtual int states(int group) const = 0;                   // how many of them this group uses
+  virtual double& lr_of(int group) = 0;
+  virtual void check_options(int group) const = 0;
+  virtual void update(int group, Device device, const std::vector<OptimizerSlot>& slots) = 0;
+
+ private:
+  struct State {
+    Tensor param;
+    Tensor tensors[2];
+    int64_t step = 0;
+  };
+  void check_group(int group) const;
+  OptimizerSlot make_slot(int group, int64_t index) const;
+  int group_of(int64_t index) const;
+  std::vector<std::vector<int64_t>> groups_;  // numbers of parameters
+  std::vector<State> states_;                 // one a parameter
+};
+
+/// Adds the options, a struct with `lr` and check(), which throws Error.
+template <class Options> class OptimizerWith : public Optimizer {
+ public:
+  /// Throws Error for an empty list, for a tensor that is no floating leaf or is listed twice, and for options out of range.
+  explicit OptimizerWith(const std::vector<Tensor>& params, const Options& options = {}) { add({params, options}); }
+  explicit OptimizerWith(const std::vector<ParamGroup<Options>>& groups) {
+    for (auto& group : groups) add(group);
+    if (groups.empty()) add_group(Options::optimizer, {});  // throws
+  }
+
+  /// May be changed at any time; the next step uses it.
+  Options& options(int group = 0) { return options_.at(size_t(group)); }
+  const Options& options(int group = 0) const { return options_.at(size_t(group)); }
+
+ protected:
+  const char* name() const override { return Options::optimizer; }
+  double& lr_of(int group) override { return options(group).lr; }
+  void check_options(int group) const override { options(group).check(); }
+
+ private:
+  void add(const ParamGroup<Options>& group) {
+    group.options.check();
+    add_group(Options::optimizer, group.params);
+    options_.push_back(group.options);
+  }
+  std::vector<Options> options_;
+};
+
+namespace detail {
+/// Throws Error naming the optimizer and the option unless value is at least 0.
+void check_not_negative(const char* optimizer, const char* option, double value);
+}
+
+}  // namespace retape

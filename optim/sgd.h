@@ -1,0 +1,29 @@
+// Stochastic gradient descent.
+#pragma once
+#include <retape/optim/optimizer.h>
+
+namespace retape {
+
+struct SgdOptions {
+  double lr = 1e-3;
+  double momentum = 0;
+  double dampening = 0;     ///< the buffer takes 1 - dampening of a gradient; the first one whole
+  double weight_decay = 0;  ///< added to the gradient, times the weight
+  bool nesterov = false;    ///< needs a momentum, and no dampening
+  bool maximize = false;
+
+  static constexpr auto optimizer = "sgd";
+  void check() const;
+};
+/// With momentum as Sutskever et al. 2013, in PyTorch's form. torch: optim.SGD. A parameter's step count starts with its buffer.
+class Sgd : public OptimizerWith<SgdOptions> {
+ public:
+  using OptimizerWith::OptimizerWith;
+
+ protected:
+  std::vector<const char*> state_names() const override;
+  int states(int group) const override { return options(group).momentum != 0 ? 1 : 0; }
+  void update(int group, Device device, const std::vector<OptimizerSlot>& slots) override;
+};
+
+}  // namespace retape

@@ -1,0 +1,434 @@
+// What the tape promises: what is kept, what is replayed, what is an error.
+#include <thread>
+
+#include "../catch.h"
+
+using namespace retape;
+using namespace retape::testing;
+
+namespace {
+constexpr int64_t width = 1000;
+int64_t live() { return memory_stats().live; }
+int64_t one_value() {  // bytes of a tensor of `width` doubles, as the allocator rounds them
+  const int64_t before = live();
+  const Tensor t = empty({width}, {DType::f64});
+  return live() - before;
+}
+int forwards = 0;
+
+struct CountedSin {
+  static constexpr auto name = "counted_sin";
+  Saved x = {};
+  Tensor forward(const Tensor& in) {
+    ++forwards;
+    x = save(in);
+    return sin(in);
+  }
+  void backward(const Tensor& dy, Grads& dx) { dx.set(0, dy * cos(*x)); }
+};
+Tensor counted_sin(const Tensor& x) { return record(CountedSin{}, x); }
+}  // namespace
+
+TEST_CASE("values on the tape are freed with the graph", "[tape]") {
+  const Tensor w = leaf({width});
+  const int64_t before = live(), unit = one_value();
+  {
+    Tensor h = w;
+    for (int i = 0; i < 10; ++i) h = tanh(h);
+    CHECK(live() - before == 10 * unit);
+  }
+  CHECK(live() == before);
+}
+
+TEST_CASE("a chain of a million ops builds, runs backward and frees", "[tape]") {
+  const Tensor w = leaf({4});
+  Tensor h = w;
+  for (int i = 0; i < 1'000'000; ++i) h = tanh(h);
+  h = w;
+  for (int i = 0; i < 1'000'000; ++i) h = h + w;
+  backward(sum(h));
+  CHECK(w.grad().to_vector<double>() == std::vector<double>(4, 1'000'001));
+}
+
+TEST_CASE("backward adds to gradients, and two leaves never share one", "[tape]") {
+  const Tensor a = leaf({3}), b = leaf({3});
+  backward(sum(a + b));
+  CHECK_FALSE(a.grad().shares_storage(b.grad()));
+  CHECK(a.grad().is_contiguous());
+  backward(sum(a + b));
+  CHECK(a.grad().to_vector<double>() == std::vector<double>(3, 2));
+}
+
+TEST_CASE("backward twice needs retain_graph and then doubles, also through a checkpoint", "[tape]") {
+  for (bool replay : {false, true}) {
+    const Tensor w = leaf({width});
+    auto f = [&] { return sum(tanh(w * w)); };
+    const Tensor y = replay ? checkpoint(f) : f();
+    backward(y, {.retain_graph = true});
+    const Tensor once = clone(w.grad());
+    backward(y, {.retain_graph = true});
+    CHECK(same_bits(w.grad(), once + once));
+    backward(y);
+    CHECK_THROWS_WITH(backward(y), ContainsSubstring("backward has passed here and freed it; keep it with retain_graph"));
+  }
+}
+
+TEST_CASE("backward of a value without history is an error", "[tape]") {
+  CHECK_THROWS_WITH(backward(ones({2})), ContainsSubstring("has no history"));
+  const Tensor w = leaf({2});
+  const NoGrad off;
+  CHECK_THROWS_WITH(backward(w * 2), ContainsSubstring("has no history"));
+}
+
+TEST_CASE("dy of another shape is an error", "[tape]") {
+  CHECK_THROWS_WITH(backward(leaf({2, 3}) * 2, {}, ones({3})), ContainsSubstring("dy has shape [3], but y has shape [2, 3]"));
+}
+
+TEST_CASE("a saved value that is edited in place is an error, also when only a replay reads it", "[tape]") {
+  for (bool replay : {false, true}) {
+    const Tensor w = leaf({width}), x = leaf({width}, -1, 1, 2);
+    auto f = [&] { return tanh(sin(x) * w); };
+    const Tensor y = replay ? checkpoint(f) : f();
+    w.detach().mutable_data<double>()[0] = 5;  // through a detached view: the counter is in the storage
+    CHECK_THROWS_WITH(backward(sum(y)), ContainsSubstring("mul: a value that it saved for backward was changed in place"));
+  }
+}
+
+TEST_CASE("editing a value that nothing saved is fine", "[tape]") {
+  const Tensor w = leaf({4});
+  const Tensor y = sum(w + w);
+  w.detach().mutable_data<double>()[0] = 5;
+  backward(y);
+  CHECK(w.grad().to_vector<double>() == std::vector<double>(4, 2));
+}
+
+TEST_CASE("a frozen weight keeps no activation alive", "[tape]") {
+  const Tensor frozen = values({30, 30}), x = leaf({30, 30});
+  Tensor h = tanh(x);
+  const int64_t before = live();
+  Tensor y = matmul(h, frozen);
+  const int64_t unit = live() - before;
+  h = {};
+  y = y + y;
+  CHECK(live() - before == unit);  // tanh keeps its output for itself; matmul added nothing but its result
+}
+
+TEST_CASE("+= rebinds the handle and leaves the old value to others", "[tape]") {
+  Tensor x = ones({2});
+  const Tensor old = x;
+  x += 1;
+  CHECK(old.to_vector<float>() == std::vector<float>{1, 1});
+  CHECK(x.to_vector<float>() == std::vector<float>{2, 2});
+}
+
+TEST_CASE("grad gives undefined for an input that does not matter", "[tape]") {
+  const Tensor a = leaf({2}), b = leaf({2});
+  const auto g = grad({sum(a * a)}, {a, b});
+  CHECK(g[0]);
+  CHECK_FALSE(g[1]);
+  CHECK_FALSE(a.grad());
+}
+
+TEST_CASE("grad with respect to a value inside the graph", "[tape]") {
+  const Tensor a = leaf({2});
+  const Tensor h = a * a, y = sum(h * h);
+  CHECK(difference(grad({y}, {h})[0], h * 2, DType::f64) <= 1);
+}
+
+// ---- ops ------------------------------------------------------------------------------------------------------------
+
+namespace {
+struct Halves {  // two outputs, one optional input, a list
+  static constexpr auto name = "halves";
+  std::vector<Tensor> forward(const std::vector<Tensor>& xs, const Tensor& extra) {
+    Tensor total = xs[0];
+    for (size_t i = 1; i < xs.size(); ++i) total = total + xs[i];
+    if (extra) total = total + extra;
+    return split(clone(total), total.size(0) / 2);
+  }
+  std::vector<Tensor> composite(const std::vector<Tensor>& xs, const Tensor& extra) {
+    Tensor total = xs[0];
+    for (size_t i = 1; i < xs.size(); ++i) total = total + xs[i];
+    if (extra) total = total + extra;
+    return split(total, total.size(0) / 2);
+  }
+};
+struct MeanAndSquare {  // the second output has no gradient
+  static constexpr auto name = "mean_and_square";
+  static constexpr int differentiable = 1;
+  Shape shape = {};
+  std::array<Tensor, 2> forward(const Tensor& x) {
+    shape = x.shape();
+    return {mean(x), square(x)};
+  }
+  void backward(const std::vector<Tensor>& dy, Grads& dx) { dx.set(0, expand(dy[0] / double(shape.numel()), shape)); }
+};
+struct Naked {  // its backward calls a kernel directly
+  static constexpr auto name = "naked";
+  Saved x = {};
+  Tensor forward(const Tensor& in) {
+    x = save(in);
+    return exp(in);
+  }
+  void backward(const Tensor& dy, Grads& dx) {
+    Tensor d = empty_like(dy);
+    RETAPE_DISPATCH(dy.device(), unary_backward(UnaryKind::sin, dy, *x, d));
+    dx.set(0, d);
+  }
+};
+struct Private {  // its backward hands a private value to another op
+  static constexpr auto name = "private";
+  Saved e = {};
+  Tensor forward(const Tensor& x) {
+    e = save(exp(x));
+    return clone(x);
+  }
+  void backward(const Tensor& dy, Grads& dx) { dx.set(0, dy * *e); }
+};
+struct Forgetful {
+  static constexpr auto name = "forgetful";
+  Tensor forward(const Tensor& x) { return clone(x); }
+  void backward(const Tensor&, Grads&) {}
+};
+struct WrongShape {
+  static constexpr auto name = "wrong_shape";
+  Tensor forward(const Tensor& x) { return clone(x); }
+  void backward(const Tensor&, Grads& dx) { dx.set(0, ones({7})); }
+};
+struct Drawing {
+  static constexpr auto name = "drawing";
+  Tensor forward(const Tensor& x) { return x * rand(x.shape()); }
+  void backward(const Tensor& dy, Grads& dx) { dx.set(0, dy); }
+};
+}  // namespace
+
+TEST_CASE("an op may take a list and an optional input and give several outputs", "[tape]") {
+  const std::vector<Tensor> x{leaf({4}), leaf({4}, -1, 1, 2), leaf({4}, -1, 1, 3)};
+  auto f = [](const std::vector<Tensor>& v) {
+    auto with = record(Halves{}, std::vector<Tensor>{v[0], v[1], v[0]}, v[2]), without = record(Halves{}, std::vector<Tensor>{v[1]}, Tensor{});
+    return tanh(with[0]) * with[1] + without[1];  // without[0] is not used
+  };
+  CHECK(gradcheck(f, x));
+  CHECK(gradgradcheck(f, x));
+}
+
+TEST_CASE("an output without gradient wants none", "[tape]") {
+  const Tensor x = leaf({4});
+  const auto [m, s] = record(MeanAndSquare{}, x);
+  CHECK(m.requires_grad());
+  CHECK_FALSE(s.requires_grad());
+  backward(m);
+  CHECK(x.grad().to_vector<double>() == std::vector<double>(4, 0.25));
+}
+
+TEST_CASE("integer inputs never want a gradient", "[tape]") {
+  CHECK_THROWS_WITH(arange(3).set_requires_grad(), ContainsSubstring("only floating tensors"));
+  const Tensor w = leaf({3});
+  CHECK_FALSE(cast(w, DType::i64).requires_grad());
+}
+
+TEST_CASE("a second derivative is never cut silently", "[tape]") {
+  const Tensor x = leaf({1, 3});
+  CHECK_THROWS_WITH(grad({sum(record(Naked{}, x))}, {x}, {.create_graph = true}), ContainsSubstring("unary_backward: a backward calls this kernel directly"));
+  CHECK_NOTHROW(grad({sum(record(Naked{}, x))}, {x}));
+  CHECK_THROWS_WITH(grad({sum(record(Private{}, x))}, {x}, {.create_graph = true}), ContainsSubstring("private: its backward gives a private saved value to mul"));
+}
+
+TEST_CASE("mistakes of an op's author are named", "[tape]") {
+  const Tensor x = leaf({2});
+  CHECK_THROWS_WITH(backward(sum(record(Forgetful{}, x))), ContainsSubstring("forgetful: backward set no gradient for input 0"));
+  CHECK_THROWS_WITH(backward(sum(record(WrongShape{}, x))), ContainsSubstring("wrong_shape: backward gave a gradient of shape [7] for input 0 of shape [2]"));
+  CHECK_THROWS_WITH(record(Drawing{}, x), ContainsSubstring("drawn inside an op's forward"));
+  CHECK_THROWS_WITH(*Saved{}, ContainsSubstring("can be read in backward only"));
+}
+
+TEST_CASE("a third derivative goes through composites or is an error", "[tape]") {
+  const Tensor x = leaf({3});
+  auto third = [&](auto f) {
+    Tensor y = sum(f(x));
+    for (int i = 0; i < 3; ++i) y = sum(grad({y}, {x}, {.create_graph = i < 2})[0]);
+    return y;
+  };
+  CHECK(difference(third([](const Tensor& t) { return t * t * t; }), full({}, 18, {DType::f64}), DType::f64) <= 1);
+  CHECK_THROWS_WITH(third([](const Tensor& t) { return gelu(t); }), ContainsSubstring("gelu: third derivatives are not provided"));
+}
+
+// ---- replay ---------------------------------------------------------------------------------------------------------
+
+TEST_CASE("a checkpoint stores nothing inside and replays each op once", "[replay]") {
+  const Tensor w = leaf({width});
+  const int64_t unit = one_value(), before = live();
+  auto f = [&] {
+    Tensor h = w;
+    for (int i = 0; i < 8; ++i) h = counted_sin(h);
+    return h;
+  };
+  forwards = 0;
+  const Tensor y = checkpoint(f);
+  CHECK(live() - before == unit);
+  CHECK(forwards == 8);
+  backward(sum(y));
+  CHECK(forwards == 15);  // the last one's output is there already
+  const Tensor g = w.grad();
+  w.set_grad({});
+  backward(sum(f()));
+  CHECK(same_bits(g, w.grad()));
+}
+
+TEST_CASE("checkpoints nest", "[replay]") {
+  const Tensor w = leaf({width}, 0.9, 1.1), x = values({width}, -1, 1, 2);
+  auto run = [&](int depth) {
+    auto layers = [&](const Tensor& start, int n) {
+      Tensor h = start;
+      for (int i = 0; i < n; ++i) h = sin(h * w);
+      return h;
+    };
+    Tensor y;
+    if (depth == 0) y = layers(x, 8);
+    else
+      y = checkpoint([&](const Tensor& a) {
+        Tensor h = a;
+        for (int k = 0; k < 4; ++k) h = depth == 1 ? layers(h, 2) : checkpoint([&](const Tensor& b) { return layers(b, 2); }, h);
+        return h;
+      }, x);
+    w.set_grad({});
+    backward(sum(y));
+    return w.grad();
+  };
+  const Tensor plain = run(0);
+  CHECK(same_bits(run(1), plain));
+  CHECK(same_bits(run(2), plain));
+}
+
+TEST_CASE("a region pins what is captured and records plain data too", "[replay]") {
+  const Tensor w = leaf({width}), data = values({width}, -1, 1, 2);
+  const Tensor outside = tanh(w);
+  const int64_t unit = one_value(), before = live();
+  auto f = [&] {
+    const Tensor mask = exp(exp(data));
+    return sin(tanh(outside * mask) * mask);
+  };
+  const Tensor y = checkpoint(f);
+  CHECK(live() - before == unit);  // y only; mask came from plain data and is not kept either
+  backward(sum(y));
+  const Tensor g = w.grad();
+  w.set_grad({});
+  backward(sum(sin(tanh(tanh(w) * exp(exp(data))) * exp(exp(data)))));
+  CHECK(same_bits(g, w.grad()));
+}
+
+TEST_CASE("a value that the user still holds is not replayed", "[replay]") {
+  const Tensor w = leaf({width});
+  Tensor held;
+  const Tensor y = checkpoint([&] {
+    held = counted_sin(w);
+    return sin(held);
+  });
+  forwards = 0;
+  backward(sum(y));
+  CHECK(forwards == 0);
+}
+
+TEST_CASE("views share the slot of their base: replaying it serves all of them", "[replay]") {
+  const Tensor w = leaf({40, 25});
+  auto f = [&] {
+    const Tensor h = counted_sin(w);
+    const auto p = split(reshape(transpose(h), {1000, 1}), 500);
+    return sum(p[0] * p[1]) + sum(sin(transpose(h)));
+  };
+  const Tensor y = checkpoint(f);
+  forwards = 0;
+  backward(y);
+  CHECK(forwards == 1);
+  const Tensor g = w.grad();
+  w.set_grad({});
+  backward(f());
+  CHECK(same_bits(g, w.grad()));
+}
+
+TEST_CASE("dropout draws once and replays the same mask", "[replay]") {
+  const Tensor w = leaf({50, 20});
+  auto f = [&] { return sum(tanh(dropout(w * w, 0.5))); };
+  manual_seed(1);
+  backward(f());
+  const Tensor g = w.grad();
+  const RandomState after = default_generator().state();
+  w.set_grad({});
+  manual_seed(1);
+  backward(checkpoint(f));
+  CHECK(same_bits(g, w.grad()));
+  CHECK(default_generator().state().offset == after.offset);
+}
+
+TEST_CASE("a second head can still replay through nodes that the first backward passed", "[replay]") {
+  const Tensor w = leaf({width}), v = leaf({width}, -1, 1, 2);
+  Tensor a, b;
+  checkpoint([&] {
+    const Tensor h = tanh(sin(w));
+    a = sin(h);
+    b = h.detach() * v;
+    return a;
+  });
+  backward(sum(a));
+  a = {};
+  backward(sum(b));
+  CHECK(same_bits(v.grad(), tanh(sin(w)).detach()));
+}
+
+namespace {
+struct Bomb {
+  static constexpr auto name = "bomb";
+  int* fuse;
+  Tensor forward(const Tensor& x) {
+    if (--*fuse == 0) throw Error("bomb: forward");
+    return clone(x);
+  }
+  void backward(const Tensor& dy, Grads& dx) {
+    if (--*fuse == 0) throw Error("bomb: backward");
+    dx.set(0, dy);
+  }
+};
+}  // namespace
+
+TEST_CASE("an exception in forward, backward or replay leaves no state behind", "[replay]") {
+  const Tensor w = leaf({width});
+  const int64_t before = live();
+  int fuse = 1;
+  CHECK_THROWS_WITH(tanh(record(Bomb{&fuse}, w)), "bomb: forward");
+  CHECK((ctx.current == nullptr && !ctx.inside_forward && live() == before));
+  for (int when : {1, 2}) {  // 1: the replayed forward throws; 2: its backward does
+    fuse = 100;
+    const Tensor y = checkpoint([&] { return sin(tanh(record(Bomb{&fuse}, w * w))); });
+    fuse = when;
+    CHECK_THROWS_WITH(backward(sum(y), {.retain_graph = true}), when == 1 ? "bomb: forward" : "bomb: backward");
+    CHECK((ctx.pass == nullptr && ctx.recording && !w.grad()));
+    fuse = 100;
+    backward(sum(y));
+    const Tensor g = w.grad();
+    w.set_grad({});
+    backward(sum(sin(tanh(w * w))));
+    CHECK(same_bits(g, w.grad()));
+    w.set_grad({});
+  }
+  CHECK(live() == before);
+}
+
+TEST_CASE("threads that share weights build and differentiate their own graphs", "[tape]") {
+  const Tensor w = leaf({width});
+  auto work = [&](bool replay) {
+    for (int i = 0; i < 20; ++i) {
+      auto f = [&] {
+        Tensor h = tanh(w * w);
+        for (int k = 0; k < 10; ++k) h = sin(h * w);
+        return sum(h);
+      };
+      backward(replay ? checkpoint(f) : f());
+    }
+  };
+  std::thread a(work, false), b(work, true);
+  a.join(), b.join();
+  const Tensor both = clone(w.grad());
+  w.set_grad({});
+  work(false), work(false);
+  CHECK(difference(both, w.grad(), DType::f64) <= 1);
+}
