@@ -11,4 +11,7 @@
 #include <retape/data/token_dataset.h>
 #include <retape/io/safetensors.h>
 #include <retape/nn/nn.h>
-#include <retape/optim/optim.h>
+#include <retape/optim/adamw.h>
+#include <retape/optim/clip.h>
+#include <retape/optim/schedule.h>
+#include <retape/optim/sgd.h>

@@ -2,6 +2,9 @@
 // A tile of scores is kept transposed, a row for each key and a lane for each query: the softmax then runs down the rows
 // without horizontal sums, and K and V are read in the order in which they lie.
 #include <omp.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include <retape/core/kernel.h>
 
@@ -10,7 +13,7 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int vector_bytes = 64, widest = 4;  // `widest` vectors by four rows of sums, what they are made from: all in registers
-#elif defined(__AVX__)
+#elif defined(__AVX2__)
 constexpr int vector_bytes = 32, widest = 3;
 #else
 constexpr int vector_bytes = 16, widest = 2;
@@ -126,6 +129,8 @@ void load_rows(const T* x, int64_t x_row, int64_t rows, int64_t features, A fact
     const int64_t width = panel_width(cols, f), used = min_of(width, features - f);
     for (int64_t r = 0; r < rows; ++r, y += width) {
       const T* const row = x + r * x_row + f;
+      // Rows of one head lie far apart, and the hardware does not see the next one coming.
+      for (int64_t c = 0; c < used; c += 64 / int64_t(sizeof(T))) __builtin_prefetch(row + 8 * x_row + c);
       for (int64_t c = 0; c < used; ++c) y[c] = A(row[c]) * factor;
       for (int64_t c = used; c < width; ++c) y[c] = 0;
     }
@@ -207,8 +212,6 @@ template <class T> struct Problem {
   Mask mask;
   AttentionOptions options;
 
-  RETAPE_INLINE int64_t group() const { return heads / kv_heads; }
-  RETAPE_INLINE int64_t query_tiles() const { return divide_up(queries, tile); }
   /// The keys that queries before `end` may see.
   RETAPE_INLINE int64_t keys_before(int64_t end) const { return options.causal ? min_of(keys, end) : keys; }
 };
@@ -230,34 +233,37 @@ template <class M, class A> RETAPE_INLINE A bias_of(M x) {
   else return A(compute_t<M>(x));
 }
 
-// bias (keys, tile): what the mask adds to each score. False if it hides the whole tile. `space` holds another tile.
-template <class M, class A> bool load_bias_from(const Mask& mask, const Place& at, A* bias, A* space) {
+enum class Sight { nothing, some, everything };
+
+// bias (keys, tile): what the mask adds to each score; written only where it hides or adds something, but not everything.
+// `space` holds another tile.
+template <class M, class A> Sight load_bias_from(const Mask& mask, const Place& at, A* bias, A* space) {
   const M* x = static_cast<const M*>(mask.data) + at.b * mask.stride[0] + at.h * mask.stride[1] + at.first_query * mask.stride[2] +
                at.first_key * mask.stride[3];
-  int visible = 0;
-  if (mask.stride[2] == 0) {
-    for (int64_t j = 0; j < at.keys; ++j) {
-      const A value = bias_of<M, A>(x[j * mask.stride[3]]);
-      visible |= !(value == -infinity<A>);
-      for (int64_t i = 0; i < at.width; ++i) bias[j * tile + i] = value;
-    }
-    return visible;
-  }
-  for (int64_t i = 0; i < at.queries; ++i) {
-    A* row = space + i * tile;
+  const bool one_row = mask.stride[2] == 0;
+  int hidden = 1, plain = 1;
+  for (int64_t i = 0; i < (one_row ? 1 : at.queries); ++i) {
+    A* const row = space + i * tile;
+    const M* const from = x + i * mask.stride[2];
     if (mask.stride[3] == 1)
-      for (int64_t j = 0; j < at.keys; ++j) row[j] = bias_of<M, A>(x[i * mask.stride[2] + j]);
+      for (int64_t j = 0; j < at.keys; ++j) row[j] = bias_of<M, A>(from[j]);
     else
-      for (int64_t j = 0; j < at.keys; ++j) row[j] = bias_of<M, A>(x[i * mask.stride[2] + j * mask.stride[3]]);
-    for (int64_t j = 0; j < at.keys; ++j) visible |= !(row[j] == -infinity<A>);
+      for (int64_t j = 0; j < at.keys; ++j) row[j] = bias_of<M, A>(from[j * mask.stride[3]]);
+    for (int64_t j = 0; j < at.keys; ++j) hidden &= row[j] == -infinity<A>, plain &= row[j] == 0;
     for (int64_t j = at.keys; j < round_up(at.keys, 4); ++j) row[j] = 0;
   }
-  for (int64_t i = at.queries; i < round_up(at.queries, 4); ++i)
-    for (int64_t j = 0; j < round_up(at.keys, 4); ++j) space[i * tile + j] = 0;
-  if (visible) transpose(space, tile, at.queries, at.keys, at.width, bias);
-  return visible;
+  if (hidden) return Sight::nothing;
+  if (plain) return Sight::everything;
+  if (one_row) {
+    for (int64_t j = 0; j < at.keys; ++j)
+      for (int64_t i = 0; i < at.width; ++i) bias[j * tile + i] = space[j];
+  } else {
+    for (int64_t n = at.queries * tile; n < round_up(at.queries, 4) * tile; ++n) space[n] = 0;
+    transpose(space, tile, at.queries, at.keys, at.width, bias);
+  }
+  return Sight::some;
 }
-template <class A> bool load_bias(const Mask& mask, const Place& at, A* bias, A* space) {
+template <class A> Sight load_bias(const Mask& mask, const Place& at, A* bias, A* space) {
   switch (mask.dtype) {
     case DType::f64: return load_bias_from<double>(mask, at, bias, space);
     case DType::f32: return load_bias_from<float>(mask, at, bias, space);
@@ -267,26 +273,62 @@ template <class A> bool load_bias(const Mask& mask, const Place& at, A* bias, A*
   }
 }
 
-/// The random bits of element `lane` of a counter keep it if their upper 24 reach p * 2^24: philox_uniform() >= p.
-RETAPE_INLINE bool attention_keep(uint32_t bits, uint32_t threshold) { return (bits >> 8) >= threshold; }
+typedef uint64_t Wide __attribute__((vector_size(vector_bytes), may_alias));
+typedef uint32_t Words __attribute__((vector_size(vector_bytes / 2), may_alias));
 
-// keep (keys, tile): 1 where dropout keeps the probability, else 0. Element (b, h, i, j) has the index ((b H + h) T + i) S + j.
+// The 64-bit products of the lower halves of the lanes.
+RETAPE_INLINE Wide product(Wide a, uint32_t b) {
+#if defined(__AVX512F__)
+  return (Wide)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b));
+#elif defined(__AVX2__)
+  return (Wide)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b));
+#elif defined(__SSE2__)
+  return (Wide)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(b));
+#else
+  return (a & 0xffffffffu) * b;
+#endif
+}
+// The four words of Philox (philox.h) for a counter in each lane. Only the lower halves of the lanes mean anything.
+RETAPE_INLINE void philox(uint64_t seed, Wide counter, Wide* words) {
+  Wide a = counter, b = counter >> 32, c{}, d{};
+  uint32_t key0 = uint32_t(seed), key1 = uint32_t(seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    const Wide p0 = product(a, 0xD2511F53u), p1 = product(c, 0xCD9E8D57u);
+    a = (p1 >> 32) ^ b ^ uint64_t(key0), b = p1, c = (p0 >> 32) ^ d ^ uint64_t(key1), d = p0;
+    key0 += 0x9E3779B9u, key1 += 0xBB67AE85u;
+  }
+  words[0] = a, words[1] = b, words[2] = c, words[3] = d;
+}
+
+// philox_uniform() >= p, where `threshold` is p * 2^24 rounded up.
+RETAPE_INLINE bool attention_keep(uint32_t bits, uint32_t threshold) { return bits >> 8 >= threshold; }
+
+// keep (keys, tile): 1 where dropout keeps the probability, else 0. Element (b, h, i, j) has the index ((b H + h) T + i) S + j in
+// the stretch. `space` holds 4 rows more than a tile: a tile need not begin with the first word of a counter.
 template <class T, class A> void load_keep(const Problem<T>& p, const Place& at, A* keep, A* space) {
+  typedef uint32_t Word __attribute__((may_alias));
+  Word* const words = reinterpret_cast<Word*>(space);
+  constexpr int64_t n = vector_bytes / 8;
+  const uint64_t row = uint64_t(((at.b * p.heads + at.h) * p.queries + at.first_query) * p.keys + at.first_key);
+  int64_t skipped[tile];
+  for (int64_t i = 0; i < at.width; ++i) skipped[i] = int64_t((row + uint64_t(i * p.keys)) % 4);
+  const bool aligned = row % 4 == 0 && p.keys % 4 == 0;
+  for (int64_t i = 0; i < at.width; i += n) {
+    Wide counter{};
+    for (int64_t l = 0; l < n; ++l) counter[l] = p.options.random.offset + (row + uint64_t((i + l) * p.keys)) / 4;
+    for (int64_t j = 0; j < at.keys + (aligned ? 0 : 3); j += 4, counter += 1) {
+      Wide x[4];
+      philox(p.options.random.seed, counter, x);
+      for (int64_t l = 0; l < 4; ++l) *reinterpret_cast<Words*>(words + (j + l) * tile + i) = __builtin_convertvector(x[l], Words);
+    }
+  }
   const double scaled = p.options.dropout * 0x1p24;
   const uint32_t whole = uint32_t(scaled), threshold = whole + (double(whole) < scaled);
-  for (int64_t i = 0; i < round_up(at.queries, 4); ++i) {
-    const uint64_t index = uint64_t(((at.b * p.heads + at.h) * p.queries + at.first_query + i) * p.keys + at.first_key);
-    constexpr int counters = tile / 4 + 1;  // an index need not be a multiple of 4
-    A row[4 * counters];
-    const uint64_t seed = p.options.random.seed, counter = p.options.random.offset + index / 4;
-#pragma omp simd
-    for (int c = 0; c < counters; ++c) {
-      const Philox random(seed, counter + uint64_t(c));
-      for (int lane = 0; lane < 4; ++lane) row[4 * c + lane] = attention_keep(random.x[lane], threshold) ? A(1) : A(0);
-    }
-    __builtin_memcpy(space + i * tile, row + index % 4, sizeof(A) * tile);
-  }
-  transpose(space, tile, at.queries, at.keys, at.width, keep);
+  for (int64_t j = 0; j < at.keys; ++j)
+    if (aligned)
+      for (int64_t i = 0; i < at.width; ++i) keep[j * tile + i] = attention_keep(words[j * tile + i], threshold) ? A(1) : A(0);
+    else
+      for (int64_t i = 0; i < at.width; ++i) keep[j * tile + i] = attention_keep(words[(j + skipped[i]) * tile + i], threshold) ? A(1) : A(0);
 }
 
 constexpr int64_t stair = 8;  // on the diagonal, sums start or end in steps of so many rows
@@ -429,138 +471,194 @@ template <class T> bool worth_threads(const Problem<T>& p) {
   return p.batch * p.heads * p.queries * p.keys * (p.head_dim + p.value_dim) > 200000;
 }
 
-// K and V of one head, packed tile by tile.
-template <class T, class A>
-void load_head(const Problem<T>& p, int64_t b, int64_t h, int64_t keys, A* k, int64_t k_cols, A* v, int64_t v_cols) {
-  for (int64_t j = 0; j < keys; j += tile) {
-    const int64_t rows = min_of(tile, keys - j);
-    load_rows(p.k.at(b, h, j), p.k.stride[2], rows, p.head_dim, A(1), k_cols, k + j * k_cols);
-    load_rows(p.v.at(b, h, j), p.v.stride[2], rows, p.value_dim, A(1), v_cols, v + j * v_cols);
-  }
+// A few query tiles take turns with each tile of K and V: what lies in a farther cache then comes once, not once for each.
+constexpr int64_t turns = 4;
+
+// What a task works with: one head of K and V, and some of the `items` query tiles that read it, those of all heads of its group.
+template <class T> struct Sizes {
+  using A = compute_t<T>;
+  int64_t k_cols, v_cols, keys, heads, tiles, items;
+  explicit Sizes(const Problem<T>& p)
+      : k_cols(round_up(p.head_dim, padding<A>)), v_cols(round_up(p.value_dim, padding<A>)), keys(round_up(p.keys, tile)),
+        heads(p.batch * p.kv_heads), tiles(divide_up(p.queries, tile)), items(heads ? p.heads / p.kv_heads * tiles : 0) {}
+};
+template <class T> RETAPE_INLINE Place item(const Problem<T>& p, const Sizes<T>& sizes, int64_t head, int64_t n) {
+  const int64_t group = p.heads / p.kv_heads;
+  return place(p, head / p.kv_heads, head % p.kv_heads * group + n / sizes.tiles, n % sizes.tiles * tile, 0);
 }
 
-// A task is one head of K and V with a stretch of the query tiles that read it.
+// The tile of K and V that begins at key j, packed.
+template <class T, class A> void load_keys(const Problem<T>& p, const Sizes<T>& sizes, int64_t head, int64_t j, A* k, A* v) {
+  const int64_t b = head / p.kv_heads, h = head % p.kv_heads, rows = min_of(tile, p.keys - j);
+  load_rows(p.k.at(b, h, j), p.k.stride[2], rows, p.head_dim, A(1), sizes.k_cols, k + j * sizes.k_cols);
+  load_rows(p.v.at(b, h, j), p.v.stride[2], rows, p.value_dim, A(1), sizes.v_cols, v + j * sizes.v_cols);
+}
+
+// Space for what any tile of scores needs: the scores and, where they are wanted, the mask and dropout.
+template <class A> struct Tile {
+  A *scores, *bias, *keep;
+  template <class T>
+  Tile(const Problem<T>& p, Arena<A>& arena)
+      : scores(arena.take((tile + 4) * tile)), bias(p.mask.data ? arena.take(tile * tile) : nullptr),
+        keep(p.options.dropout > 0 ? arena.take(tile * tile) : nullptr) {}
+  static constexpr int64_t size = (3 * tile + 4) * tile;
+};
+
+template <class A> struct ForwardTile {
+  Place at;
+  A *q, *out, *top, *sum;  // q (features, tile); out (queries, features) packed
+};
+
 template <class T> void forward(const Problem<T>& p, const Rows<T>& y, compute_t<T>* lse) {
   using A = compute_t<T>;
-  const int64_t k_cols = round_up(p.head_dim, padding<A>), v_cols = round_up(p.value_dim, padding<A>), keys = round_up(p.keys, tile);
-  const int64_t kv = p.batch * p.kv_heads, tiles = p.query_tiles(), items = p.group() * tiles;
-  if (kv * items == 0) return;
-  const int64_t chunks = min_of(divide_up(32, kv), items);
-  const bool has_dropout = p.options.dropout > 0;
-  const int64_t size = (keys + tile) * (k_cols + v_cols) + tile * (k_cols + 4 + tile + (p.mask.data ? tile : 0) + (has_dropout ? tile : 0)) + 512;
-  each_task<A>(kv * chunks, size, worth_threads(p), [&](int64_t task, Arena<A> arena) {
-    const int64_t chunk = chunks - 1 - task / kv;  // causal: the last chunks are the longest, and start first
-    const int64_t b = task % kv / p.kv_heads, h_kv = task % kv % p.kv_heads;
+  const Sizes<T> sizes(p);
+  const int64_t k_cols = sizes.k_cols, v_cols = sizes.v_cols, keys = sizes.keys, heads = sizes.heads, items = sizes.items;
+  if (items == 0) return;
+  const int64_t chunks = min_of(divide_up(32, heads), items);
+  const int64_t scratch = keys * (k_cols + v_cols) + tile * k_cols + turns * tile * (k_cols + v_cols + 2) + tile + Tile<A>::size;
+  each_task<A>(heads * chunks, scratch, worth_threads(p), [&](int64_t task, Arena<A> arena) {
+    const int64_t chunk = chunks - 1 - task / heads, head = task % heads;  // causal: the last chunks are the longest, and start first
     const int64_t first = chunk * items / chunks, end = (chunk + 1) * items / chunks;
-    int64_t seen = 0;
-    for (int64_t n = first; n < end; ++n) seen = max_of(seen, p.keys_before(min_of(p.queries, (n % tiles + 1) * tile)));
     A *const k = arena.take(keys * k_cols), *const v = arena.take(keys * v_cols);
-    A *const q_rows = arena.take(tile * k_cols), *const q = arena.take(tile * k_cols), *const out = arena.take(tile * v_cols);
-    A *const scores = arena.take(tile * tile), *const top = arena.take(tile), *const sum = arena.take(tile), *const factor = arena.take(tile);
-    A *const bias = p.mask.data ? arena.take(tile * tile) : nullptr, *const keep = has_dropout ? arena.take(tile * tile) : nullptr;
-    load_head(p, b, h_kv, seen, k, k_cols, v, v_cols);
+    A *const q_rows = arena.take(tile * k_cols), *const factor = arena.take(tile);
+    const Tile<A> space(p, arena);
+    ForwardTile<A> query[turns];
+    for (auto& [at, q, out, top, sum] : query)
+      q = arena.take(tile * k_cols), out = arena.take(tile * v_cols), top = arena.take(tile), sum = arena.take(tile);
 
-    for (int64_t n = first; n < end; ++n) {
-      const int64_t h = h_kv * p.group() + n / tiles, first_query = n % tiles * tile;
-      const Place here = place(p, b, h, first_query, 0);
-      load_rows(p.q.at(b, h, first_query), p.q.stride[2], here.queries, p.head_dim, A(p.options.scale), k_cols, q_rows);
-      transpose_packed(q_rows, k_cols, here.queries, p.head_dim, here.width, q);
-      for (int64_t i = 0; i < tile * v_cols; ++i) out[i] = 0;
-      for (int64_t i = 0; i < tile; ++i) top[i] = -infinity<A>, sum[i] = 0;
-
-      for (int64_t j = 0; j < p.keys_before(first_query + here.queries); j += tile) {
-        const Place at = place(p, b, h, first_query, j);
-        if (bias && !load_bias(p.mask, at, bias, scores)) continue;
-        if (keep) load_keep(p, at, keep, scores);
-        score(at, p.head_dim, k + j * k_cols, k_cols, q, bias, scores);
-        softmax_step(at, scores, keep, top, sum, factor);
-        sum_over_keys(at, scores, v + j * v_cols, v_cols, out, factor);
+    int64_t loaded = 0;
+    for (int64_t n = first; n < end; n += turns) {
+      const int64_t count = min_of(turns, end - n);
+      int64_t seen = 0;
+      for (int64_t t = 0; t < count; ++t) {
+        auto& [at, q, out, top, sum] = query[t];
+        at = item(p, sizes, head, n + t);
+        seen = max_of(seen, p.keys_before(at.first_query + at.queries));
+        load_rows(p.q.at(at.b, at.h, at.first_query), p.q.stride[2], at.queries, p.head_dim, A(p.options.scale), k_cols, q_rows);
+        transpose_packed(q_rows, k_cols, at.queries, p.head_dim, at.width, q);
+        for (int64_t i = 0; i < tile * v_cols; ++i) out[i] = 0;
+        for (int64_t i = 0; i < tile; ++i) top[i] = -infinity<A>, sum[i] = 0;
       }
+      for (; loaded < seen; loaded += tile) load_keys(p, sizes, head, loaded, k, v);
 
-      A* const lse_row = lse + (b * p.heads + h) * p.queries + first_query;
-      for (int64_t i = 0; i < here.queries; ++i) {
-        const bool empty = sum[i] == 0;  // such a row gives 0
-        lse_row[i] = empty ? -infinity<A> : top[i] + m::log(sum[i]);
-        factor[i] = empty ? A(0) : A(1) / (sum[i] * A(1 - p.options.dropout));
+      for (int64_t j = 0; j < seen; j += tile)
+        for (int64_t t = 0; t < count; ++t) {
+          const auto& [here, q, out, top, sum] = query[t];
+          if (j >= p.keys_before(here.first_query + here.queries)) continue;
+          const Place at = place(p, here.b, here.h, here.first_query, j);
+          const Sight sight = p.mask.data ? load_bias(p.mask, at, space.bias, space.scores) : Sight::everything;
+          if (sight == Sight::nothing) continue;
+          const A* const bias = sight == Sight::some ? space.bias : nullptr;
+          if (space.keep) load_keep(p, at, space.keep, space.scores);
+          score(at, p.head_dim, k + j * k_cols, k_cols, q, bias, space.scores);
+          softmax_step(at, space.scores, space.keep, top, sum, factor);
+          sum_over_keys(at, space.scores, v + j * v_cols, v_cols, out, factor);
+        }
+
+      for (int64_t t = 0; t < count; ++t) {
+        const auto& [at, q, out, top, sum] = query[t];
+        A* const lse_row = lse + (at.b * p.heads + at.h) * p.queries + at.first_query;
+        for (int64_t i = 0; i < at.queries; ++i) {
+          const bool empty = sum[i] == 0;  // such a row gives 0
+          lse_row[i] = empty ? -infinity<A> : top[i] + m::log(sum[i]);
+          factor[i] = empty ? A(0) : A(1) / (sum[i] * A(1 - p.options.dropout));
+        }
+        store_rows(out, v_cols, at.queries, p.value_dim, factor, y.at(at.b, at.h, at.first_query), y.stride[2]);
       }
-      store_rows(out, v_cols, here.queries, p.value_dim, factor, y.at(b, h, first_query), y.stride[2]);
     }
   });
 }
 
-// A task is one head of K and V with every `chunks`-th of the query tiles that read it; it sums their shares of dK and dV. Only
-// where heads are few is there more than one chunk, and then the shares are added in order: the bits depend on shapes alone.
+template <class A> struct BackwardTile {
+  Place at;
+  A *q, *q_lanes, *dq, *dy, *dy_lanes, *lse, *delta;  // `lanes`: (features, tile); the other matrices are packed
+};
+
+// A task has every `chunks`-th of the items; it sums their shares of dK and dV. Only where heads are few is there more than one
+// chunk, and then the shares are added in order: the bits depend on shapes alone.
 template <class T>
 void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& dy, const compute_t<T>* lse, const Rows<T>& dq,
               const Rows<T>& dk, const Rows<T>& dv) {
   using A = compute_t<T>;
-  const int64_t k_cols = round_up(p.head_dim, padding<A>), v_cols = round_up(p.value_dim, padding<A>), keys = round_up(p.keys, tile);
-  const int64_t kv = p.batch * p.kv_heads, tiles = p.query_tiles(), items = p.group() * tiles;
-  if (kv == 0) return;
-  const int64_t chunks = max_of(int64_t{1}, min_of(divide_up(16, kv), items / 4));
+  const Sizes<T> sizes(p);
+  const int64_t k_cols = sizes.k_cols, v_cols = sizes.v_cols, keys = sizes.keys, heads = sizes.heads, items = sizes.items;
+  if (heads == 0) return;
+  const int64_t chunks = max_of(int64_t{1}, min_of(divide_up(16, heads), items / 4));
   const int64_t share = keys * (k_cols + v_cols);
-  const Scratch<A> shares(chunks > 1 ? kv * chunks * share : 0);
-  const bool has_dropout = p.options.dropout > 0;
+  const Scratch<A> shares(chunks > 1 ? heads * chunks * share : 0);
   const A kept = A(1 / (1 - p.options.dropout));
 
   A ones[tile], scales[tile];
   for (int64_t i = 0; i < tile; ++i) ones[i] = 1, scales[i] = A(p.options.scale);
-  const auto store_share = [&](int64_t b, int64_t h, int64_t j, const A* sum_k, const A* sum_v) {
-    const int64_t rows = min_of(tile, p.keys - j);
+  const auto store_keys = [&](int64_t head, int64_t j, const A* sum_k, const A* sum_v) {
+    const int64_t b = head / p.kv_heads, h = head % p.kv_heads, rows = min_of(tile, p.keys - j);
     store_rows(sum_k, k_cols, rows, p.head_dim, ones, dk.at(b, h, j), dk.stride[2]);
     store_rows(sum_v, v_cols, rows, p.value_dim, ones, dv.at(b, h, j), dv.stride[2]);
   };
 
-  const int64_t size = share * (chunks > 1 ? 1 : 2) + 3 * tile * k_cols + 2 * tile * v_cols +
-                       tile * (2 + 2 * tile + (p.mask.data ? tile : 0) + (has_dropout ? tile : 0)) + 512;
-  each_task<A>(kv * chunks, size, worth_threads(p), [&](int64_t task, Arena<A> arena) {
-    const int64_t chunk = task / kv, head = task % kv, b = head / p.kv_heads, h_kv = head % p.kv_heads;
+  const int64_t scratch = 2 * share + turns * tile * (3 * k_cols + 2 * v_cols + 2) + tile * tile + Tile<A>::size;
+  each_task<A>(heads * chunks, scratch, worth_threads(p), [&](int64_t task, Arena<A> arena) {
+    const int64_t chunk = task / heads, head = task % heads;
     A *const k = arena.take(keys * k_cols), *const v = arena.take(keys * v_cols);
     A *const sum_k = chunks > 1 ? shares + (head * chunks + chunk) * share : arena.take(share), *const sum_v = sum_k + keys * k_cols;
-    A *const q = arena.take(tile * k_cols), *const q_lanes = arena.take(tile * k_cols), *const sum_q = arena.take(tile * k_cols);
-    A *const g = arena.take(tile * v_cols), *const g_lanes = arena.take(tile * v_cols), *const y_rows = g_lanes;
-    A *const scores = arena.take(tile * tile), *const dp = arena.take(tile * tile);
-    A *const row_lse = arena.take(tile), *const delta = arena.take(tile);
-    A *const bias = p.mask.data ? arena.take(tile * tile) : nullptr, *const keep = has_dropout ? arena.take(tile * tile) : nullptr;
-    load_head(p, b, h_kv, p.keys_before(p.queries), k, k_cols, v, v_cols);
+    A* const dp = arena.take(tile * tile);
+    const Tile<A> space(p, arena);
+    BackwardTile<A> query[turns];
+    for (auto& [at, q, q_lanes, dq, dy, dy_lanes, lse, delta] : query) {
+      q = arena.take(tile * k_cols), q_lanes = arena.take(tile * k_cols), dq = arena.take(tile * k_cols);
+      dy = arena.take(tile * v_cols), dy_lanes = arena.take(tile * v_cols), lse = arena.take(tile), delta = arena.take(tile);
+    }
+    for (int64_t j = 0; j < p.keys_before(p.queries); j += tile) load_keys(p, sizes, head, j, k, v);
     for (int64_t i = 0; i < share; ++i) sum_k[i] = 0;
 
-    for (int64_t n = chunk; n < items; n += chunks) {
-      const int64_t h = h_kv * p.group() + n / tiles, first_query = n % tiles * tile;
-      const Place here = place(p, b, h, first_query, 0);
-      load_rows(p.q.at(b, h, first_query), p.q.stride[2], here.queries, p.head_dim, A(p.options.scale), k_cols, q);
-      load_rows(dy.at(b, h, first_query), dy.stride[2], here.queries, p.value_dim, kept, v_cols, g);
-      transpose_packed(q, k_cols, here.queries, p.head_dim, here.width, q_lanes);
-      for (int64_t i = 0; i < tile * k_cols; ++i) sum_q[i] = 0;
-      // Lanes without a query, and rows that see nothing, get probabilities e^(score - inf) = 0.
-      for (int64_t i = 0; i < tile; ++i) row_lse[i] = infinity<A>;
-      const A* const lse_row = lse + (b * p.heads + h) * p.queries + first_query;
-      for (int64_t i = 0; i < here.queries; ++i)
-        if (!(lse_row[i] == -infinity<A>)) row_lse[i] = lse_row[i];
-      load_rows(y.at(b, h, first_query), y.stride[2], here.queries, p.value_dim, 1 / kept, v_cols, y_rows);
-      row_dots(y_rows, g, v_cols, here, delta, scores, dp);
-      transpose_packed(g, v_cols, here.queries, p.value_dim, here.width, g_lanes);
-
-      for (int64_t j = 0; j < p.keys_before(first_query + here.queries); j += tile) {
-        const Place at = place(p, b, h, first_query, j);
-        if (bias && !load_bias(p.mask, at, bias, scores)) continue;
-        if (keep) load_keep(p, at, keep, scores);
-        score(at, p.head_dim, k + j * k_cols, k_cols, q_lanes, bias, scores);
-        compare(at, p.value_dim, v + j * v_cols, v_cols, g_lanes, A(0), dp);
-        softmax_gradient(at, scores, dp, keep, row_lse, delta);
-        sum_over_queries(at, scores, g, v_cols, sum_v + j * v_cols);
-        sum_over_queries(at, dp, q, k_cols, sum_k + j * k_cols);
-        sum_over_keys(at, dp, k + j * k_cols, k_cols, sum_q);
+    for (int64_t n = chunk; n < items; n += turns * chunks) {
+      const int64_t count = min_of(turns, divide_up(items - n, chunks));
+      int64_t seen = 0;
+      for (int64_t t = 0; t < count; ++t) {
+        BackwardTile<A>& x = query[t];
+        const Place& at = x.at = item(p, sizes, head, n + t * chunks);
+        seen = max_of(seen, p.keys_before(at.first_query + at.queries));
+        load_rows(p.q.at(at.b, at.h, at.first_query), p.q.stride[2], at.queries, p.head_dim, A(p.options.scale), k_cols, x.q);
+        transpose_packed(x.q, k_cols, at.queries, p.head_dim, at.width, x.q_lanes);
+        for (int64_t i = 0; i < tile * k_cols; ++i) x.dq[i] = 0;
+        load_rows(dy.at(at.b, at.h, at.first_query), dy.stride[2], at.queries, p.value_dim, kept, v_cols, x.dy);
+        load_rows(y.at(at.b, at.h, at.first_query), y.stride[2], at.queries, p.value_dim, 1 / kept, v_cols, x.dy_lanes);
+        row_dots(x.dy_lanes, x.dy, v_cols, at, x.delta, space.scores, dp);
+        transpose_packed(x.dy, v_cols, at.queries, p.value_dim, at.width, x.dy_lanes);
+        // Lanes without a query, and rows that see nothing, get probabilities e^(score - inf) = 0.
+        const A* const lse_row = lse + (at.b * p.heads + at.h) * p.queries + at.first_query;
+        for (int64_t i = 0; i < tile; ++i) x.lse[i] = i >= at.queries || lse_row[i] == -infinity<A> ? infinity<A> : lse_row[i];
       }
-      store_rows(sum_q, k_cols, here.queries, p.head_dim, scales, dq.at(b, h, first_query), dq.stride[2]);
+
+      for (int64_t j = 0; j < seen; j += tile)
+        for (int64_t t = 0; t < count; ++t) {
+          const BackwardTile<A>& x = query[t];
+          if (j >= p.keys_before(x.at.first_query + x.at.queries)) continue;
+          const Place at = place(p, x.at.b, x.at.h, x.at.first_query, j);
+          const Sight sight = p.mask.data ? load_bias(p.mask, at, space.bias, space.scores) : Sight::everything;
+          if (sight == Sight::nothing) continue;
+          const A* const bias = sight == Sight::some ? space.bias : nullptr;
+          if (space.keep) load_keep(p, at, space.keep, space.scores);
+          score(at, p.head_dim, k + j * k_cols, k_cols, x.q_lanes, bias, space.scores);
+          compare(at, p.value_dim, v + j * v_cols, v_cols, x.dy_lanes, A(0), dp);
+          softmax_gradient(at, space.scores, dp, space.keep, x.lse, x.delta);
+          sum_over_queries(at, space.scores, x.dy, v_cols, sum_v + j * v_cols);
+          sum_over_queries(at, dp, x.q, k_cols, sum_k + j * k_cols);
+          sum_over_keys(at, dp, k + j * k_cols, k_cols, x.dq);
+        }
+
+      for (int64_t t = 0; t < count; ++t) {
+        const Place& at = query[t].at;
+        store_rows(query[t].dq, k_cols, at.queries, p.head_dim, scales, dq.at(at.b, at.h, at.first_query), dq.stride[2]);
+      }
     }
     if (chunks == 1)
-      for (int64_t j = 0; j < p.keys; j += tile) store_share(b, h_kv, j, sum_k + j * k_cols, sum_v + j * v_cols);
+      for (int64_t j = 0; j < p.keys; j += tile) store_keys(head, j, sum_k + j * k_cols, sum_v + j * v_cols);
   });
   if (chunks == 1) return;
 
-  const int64_t key_tiles = divide_up(p.keys, tile);
-  each_task<A>(kv * key_tiles, 0, worth_threads(p), [&](int64_t task, Arena<A>) {
+  const int64_t key_tiles = keys / tile;
+  each_task<A>(heads * key_tiles, 0, worth_threads(p), [&](int64_t task, Arena<A>) {
     const int64_t head = task / key_tiles, j = task % key_tiles * tile;
     A* const sum_k = shares + head * chunks * share + j * k_cols;
     A* const sum_v = shares + head * chunks * share + keys * k_cols + j * v_cols;
@@ -568,7 +666,7 @@ void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& 
       for (int64_t i = 0; i < tile * k_cols; ++i) sum_k[i] += sum_k[c * share + i];
       for (int64_t i = 0; i < tile * v_cols; ++i) sum_v[i] += sum_v[c * share + i];
     }
-    store_share(head / p.kv_heads, head % p.kv_heads, j, sum_k, sum_v);
+    store_keys(head, j, sum_k, sum_v);
   });
 }
 

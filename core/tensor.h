@@ -132,6 +132,9 @@ template <class T> std::vector<T> Tensor::to_vector() const {
   else { auto v = to_doubles(); return {v.begin(), v.end()}; }
 }
 
+/// Tensors with dotted names, such as `blocks.2.attn.weight`: what state dicts and weight files hold.
+using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
+
 /// A tensor over given storage: how views are made.
 Tensor make_tensor(Ref<Storage> storage, const Layout& layout);
 

@@ -16,8 +16,6 @@
 
 namespace retape {
 
-using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
-
 /// A tensor as the header describes it. The format knows more dtypes, and more dims, than a Tensor can have.
 struct SafeTensorsEntry {
   std::string name;

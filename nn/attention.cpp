@@ -48,9 +48,15 @@ Tensor later_keys(int64_t queries, int64_t keys, Device device) {
 }  // namespace
 
 MultiheadAttention::MultiheadAttention(int64_t embed, int64_t heads, MultiheadAttentionOptions options)
-    : embed_dim(embed), num_heads(heads), dropout(options.dropout), batch_first(options.batch_first), out_proj(embed, embed, {.bias = options.bias}) {
-  if (heads <= 0 || embed <= 0 || embed % heads) throw Error(fmt::format("MultiheadAttention: embed_dim {} does not divide into {} heads", embed, heads));
-  if (!(dropout >= 0 && dropout <= 1)) throw Error(fmt::format("MultiheadAttention: dropout {} is not valid; it must lie in [0, 1]", dropout));
+    : embed_dim(embed),
+      num_heads(heads),
+      dropout(options.dropout),
+      batch_first(options.batch_first),
+      out_proj(embed, embed, {.bias = options.bias}) {
+  if (heads <= 0 || embed <= 0 || embed % heads)
+    throw Error(fmt::format("MultiheadAttention: embed_dim {} does not divide into {} heads", embed, heads));
+  if (!(dropout >= 0 && dropout <= 1))
+    throw Error(fmt::format("MultiheadAttention: dropout {} is not valid; it must lie in [0, 1]", dropout));
   const int64_t kdim = options.kdim.value_or(embed), vdim = options.vdim.value_or(embed);
   if (kdim == embed && vdim == embed) {
     in_proj_weight = empty_parameter({3 * embed, embed});
@@ -67,7 +73,8 @@ MultiheadAttention::MultiheadAttention(int64_t embed, int64_t heads, MultiheadAt
   init::zeros(out_proj.bias);
 }
 
-MultiheadAttentionOutput MultiheadAttention::operator()(const Tensor& query, const Tensor& key, const Tensor& value, const MultiheadAttentionInputs& inputs) const {
+MultiheadAttentionOutput MultiheadAttention::operator()(const Tensor& query, const Tensor& key, const Tensor& value,
+                                                        const MultiheadAttentionInputs& inputs) const {
   const ModuleScope scope(*this);
   return forward(query, key, value, inputs);
 }
@@ -89,17 +96,20 @@ MultiheadAttention::Heads MultiheadAttention::project(const Tensor& query, const
   return {split_heads(h.q, num_heads), split_heads(h.k, num_heads), split_heads(h.v, num_heads)};
 }
 
-MultiheadAttentionOutput MultiheadAttention::forward(const Tensor& query, const Tensor& key, const Tensor& value, const MultiheadAttentionInputs& inputs) const {
+MultiheadAttentionOutput MultiheadAttention::forward(const Tensor& query, const Tensor& key, const Tensor& value,
+                                                     const MultiheadAttentionInputs& inputs) const {
   const int rank = query.dim();
   if ((rank != 2 && rank != 3) || key.dim() != rank || value.dim() != rank)
-    throw Error(fmt::format("MultiheadAttention: query {}, key {} and value {} must all have 3 dims, or 2 without a batch", query.shape().str(), key.shape().str(), value.shape().str()));
+    throw Error(fmt::format("MultiheadAttention: query {}, key {} and value {} must all have 3 dims, or 2 without a batch",
+                            query.shape().str(), key.shape().str(), value.shape().str()));
   const bool same = query.impl() == key.impl() && query.impl() == value.impl();
   const auto batched = [&](const Tensor& x) { return rank == 2 ? unsqueeze(x, 0) : batch_first ? x : transpose(x, 0, 1); };
   const Tensor q = batched(query), k = same ? q : batched(key), v = same ? q : batched(value);
   const int64_t n = q.shape()[0], queries = q.shape()[1], keys = k.shape()[1];
   if (q.shape()[2] != embed_dim || k.shape()[0] != n || v.shape()[0] != n || v.shape()[1] != keys)
-    throw Error(fmt::format("MultiheadAttention: query {}, key {} and value {} do not fit: query's last size must be {}, batch sizes must agree, and key and value must be equally long",
-                            query.shape().str(), key.shape().str(), value.shape().str(), embed_dim));
+    throw Error(fmt::format(
+        "MultiheadAttention: query {}, key {} and value {} do not fit: query's last size must be {}, batch sizes must agree, and key and value must be equally long",
+        query.shape().str(), key.shape().str(), value.shape().str(), embed_dim));
   const Heads heads = project(q, k, v);
 
   Tensor attn_mask = inputs.attn_mask, padding = inputs.key_padding_mask;
@@ -117,19 +127,20 @@ MultiheadAttentionOutput MultiheadAttention::forward(const Tensor& query, const 
   const double drop = is_training() ? dropout : 0, scale = 1 / std::sqrt(double(embed_dim / num_heads));
 
   MultiheadAttentionOutput out;
-  if (inputs.need_weights) {
+  if (inputs.need_weights || mask.requires_grad()) {  // the fused kernel has no gradient for a mask
     if (inputs.is_causal) mask = join_masks(mask, later_keys(queries, keys, heads.q.device()), dtype);
     Tensor scores = matmul(heads.q * scale, transpose(heads.k));
     if (mask && mask.dtype() == DType::boolean) scores = masked_fill(scores, mask, -std::numeric_limits<double>::infinity());
     else if (mask) scores = scores + cast(mask, dtype);
     const Tensor weights = retape::dropout(softmax(scores, -1), drop, drop > 0, default_generator());
     out.output = matmul(weights, heads.v);
-    out.weights = inputs.average_attn_weights ? mean(weights, {1}) : weights;
-    if (rank == 2) out.weights = squeeze(out.weights, 0);
+    if (inputs.need_weights) out.weights = inputs.average_attn_weights ? mean(weights, {1}) : weights;
+    if (out.weights && rank == 2) out.weights = squeeze(out.weights, 0);
   } else {
     if (mask && inputs.is_causal) mask = join_masks(mask, later_keys(queries, keys, heads.q.device()), dtype);
     if (mask && mask.dtype() == DType::boolean) mask = logical_not(mask);  // there, true means: attend
-    out.output = scaled_dot_product_attention(heads.q, heads.k, heads.v, {.mask = mask, .is_causal = inputs.is_causal && !mask, .dropout_p = drop, .scale = scale});
+    out.output = scaled_dot_product_attention(heads.q, heads.k, heads.v,
+                                              {.mask = mask, .is_causal = inputs.is_causal && !mask, .dropout_p = drop, .scale = scale});
   }
   out.output = out_proj(reshape(transpose(out.output, 1, 2), {n, queries, embed_dim}));
   if (rank == 2) out.output = squeeze(out.output, 0);

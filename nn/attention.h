@@ -9,14 +9,14 @@ namespace retape::nn {
 struct MultiheadAttentionOptions {
   double dropout = 0;  ///< of the attention weights, while training
   bool bias = true;
-  std::optional<int64_t> kdim, vdim;  ///< sizes of key and value; absent: embed_dim
+  std::optional<int64_t> kdim = {}, vdim = {};  ///< sizes of key and value; absent: embed_dim
   bool batch_first = false;
 };
 struct MultiheadAttentionInputs {
-  Tensor key_padding_mask;  ///< (N, S) or unbatched (S); bool: true leaves a key out; floating: is added to the scores
-  Tensor attn_mask;         ///< (L, S) or (N * num_heads, L, S); the same meaning
-  bool is_causal = false;   ///< query i sees keys 0 .. i only; adds to the masks
-  bool need_weights = true;  ///< false: `weights` stays undefined and the L x S scores are never stored
+  Tensor key_padding_mask = {};  ///< (N, S) or unbatched (S); bool: true leaves a key out; floating: is added to the scores
+  Tensor attn_mask = {};         ///< (L, S) or (N * num_heads, L, S); the same meaning, and may want a gradient
+  bool is_causal = false;        ///< query i sees keys 0 .. i only; adds to the masks
+  bool need_weights = true;      ///< false: `weights` stays undefined and the L x S scores are never stored
   bool average_attn_weights = true;
 };
 struct MultiheadAttentionOutput {
@@ -30,15 +30,17 @@ struct MultiheadAttention : Module {
   int64_t embed_dim, num_heads;
   double dropout;
   bool batch_first;
-  Parameter in_proj_weight;                              // (3 embed_dim, embed_dim), unless kdim or vdim differ, when it is
+  Parameter in_proj_weight;                               // (3 embed_dim, embed_dim), unless kdim or vdim differ, when it is
   Parameter q_proj_weight, k_proj_weight, v_proj_weight;  // these three
   Parameter in_proj_bias;
   Linear out_proj;
 
   MultiheadAttention(int64_t embed_dim, int64_t num_heads, MultiheadAttentionOptions options = {});
-  MultiheadAttentionOutput forward(const Tensor& query, const Tensor& key, const Tensor& value, const MultiheadAttentionInputs& inputs = {}) const;
+  MultiheadAttentionOutput forward(const Tensor& query, const Tensor& key, const Tensor& value,
+                                   const MultiheadAttentionInputs& inputs = {}) const;
   /// Takes the inputs in braces: `attention(x, x, x, {.is_causal = true})`.
-  MultiheadAttentionOutput operator()(const Tensor& query, const Tensor& key, const Tensor& value, const MultiheadAttentionInputs& inputs = {}) const;
+  MultiheadAttentionOutput operator()(const Tensor& query, const Tensor& key, const Tensor& value,
+                                      const MultiheadAttentionInputs& inputs = {}) const;
   RETAPE_FIELDS(in_proj_weight, q_proj_weight, k_proj_weight, v_proj_weight, in_proj_bias, out_proj)
 
  private:

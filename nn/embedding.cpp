@@ -9,10 +9,12 @@
 
 namespace retape::nn {
 
-Embedding::Embedding(int64_t num, int64_t dim, EmbeddingOptions options) : weight(empty_parameter({num, dim})), padding_idx(options.padding_idx) {
+Embedding::Embedding(int64_t num, int64_t dim, EmbeddingOptions options)
+    : weight(empty_parameter({num, dim})), padding_idx(options.padding_idx) {
   init::normal(weight);
   if (!padding_idx) return;
-  if (*padding_idx < -num || *padding_idx >= num) throw Error(fmt::format("Embedding: padding_idx {} is out of range for {} embeddings", *padding_idx, num));
+  if (*padding_idx < -num || *padding_idx >= num)
+    throw Error(fmt::format("Embedding: padding_idx {} is out of range for {} embeddings", *padding_idx, num));
   if (*padding_idx < 0) *padding_idx += num;
   const NoGrad off;
   init::zeros(select(weight, 0, *padding_idx));

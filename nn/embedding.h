@@ -7,7 +7,7 @@
 namespace retape::nn {
 
 struct EmbeddingOptions {
-  std::optional<int64_t> padding_idx;  ///< this row starts at 0 and gets no gradient; negative counts from the end
+  std::optional<int64_t> padding_idx = {};  ///< this row starts at 0 and gets no gradient; negative counts from the end
 };
 /// Row ids[...] of weight (num_embeddings, embedding_dim) for integer ids (...): (..., embedding_dim). Throws Error for an id that is
 /// out of range. weight starts normal with standard deviation 1. torch: nn.Embedding.

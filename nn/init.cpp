@@ -57,7 +57,8 @@ double normal_quantile(double p, double low, double high) {
 
 double calculate_gain(Nonlinearity nonlinearity, double negative_slope) {
   switch (nonlinearity) {
-    case Nonlinearity::linear: case Nonlinearity::sigmoid: return 1;
+    case Nonlinearity::linear:
+    case Nonlinearity::sigmoid: return 1;
     case Nonlinearity::tanh: return 5.0 / 3;
     case Nonlinearity::relu: return std::numbers::sqrt2;
     case Nonlinearity::leaky_relu: return std::sqrt(2 / (1 + negative_slope * negative_slope));
@@ -85,13 +86,16 @@ void normal(const Tensor& x, double mean, double std, Generator& generator) {
   retape::detail::fill_normal(y, mean, std, generator);
 }
 void trunc_normal(const Tensor& x, double mean, double std, double low, double high, Generator& generator) {
-  if (!(std > 0) || !(low < high)) throw Error(fmt::format("trunc_normal: standard deviation {} in [{}, {}] is not valid; std must be > 0 and low below high", std, low, high));
+  if (!(std > 0) || !(low < high))
+    throw Error(
+        fmt::format("trunc_normal: standard deviation {} in [{}, {}] is not valid; std must be > 0 and low below high", std, low, high));
   const double a = (low - mean) / std, b = (high - mean) / std;
   const double from = normal_cdf(a), to = normal_cdf(b);
   fill_from_doubles(x, [&] {
     auto v = draw_uniform(x.numel(), generator);
     // Beyond 9 standard deviations the distribution function is 0 or 1 in double precision.
-    for (double& u : v) u = std::clamp(mean + std * normal_quantile(from + u * (to - from), std::max(a, -9.0), std::min(b, 9.0)), low, high);
+    for (double& u : v)
+      u = std::clamp(mean + std * normal_quantile(from + u * (to - from), std::max(a, -9.0), std::min(b, 9.0)), low, high);
     return v;
   });
 }
@@ -134,7 +138,8 @@ void orthogonal(const Tensor& x, double gain, Generator& generator) {
     }
     std::vector<double> out(v.size());
     for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = 0; c < cols; ++c) out[size_t(r * cols + c)] = gain * (rows <= cols ? v[size_t(r * length + c)] : v[size_t(c * length + r)]);
+      for (int64_t c = 0; c < cols; ++c)
+        out[size_t(r * cols + c)] = gain * (rows <= cols ? v[size_t(r * length + c)] : v[size_t(c * length + r)]);
     return out;
   });
 }

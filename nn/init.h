@@ -18,7 +18,8 @@ void constant(const Tensor& x, double value);
 void uniform(const Tensor& x, double low = 0, double high = 1, Generator& generator = default_generator());
 void normal(const Tensor& x, double mean = 0, double std = 1, Generator& generator = default_generator());
 /// Normal, restricted to [low, high]: drawn by inverting the distribution function. torch: trunc_normal_.
-void trunc_normal(const Tensor& x, double mean = 0, double std = 1, double low = -2, double high = 2, Generator& generator = default_generator());
+void trunc_normal(const Tensor& x, double mean = 0, double std = 1, double low = -2, double high = 2,
+                  Generator& generator = default_generator());
 
 struct KaimingOptions {
   double negative_slope = 0;

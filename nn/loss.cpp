@@ -8,7 +8,9 @@
 namespace retape {
 
 Tensor mse_loss(const Tensor& input, const Tensor& target, Reduction reduction) {
-  if (!(input.shape() == target.shape())) throw Error(fmt::format("mse_loss: input of shape {} and target of shape {} differ; they must be equal", input.shape().str(), target.shape().str()));
+  if (!(input.shape() == target.shape()))
+    throw Error(fmt::format("mse_loss: input of shape {} and target of shape {} differ; they must be equal", input.shape().str(),
+                            target.shape().str()));
   const Tensor losses = square(input - target);
   switch (reduction) {
     case Reduction::none: return losses;
@@ -16,10 +18,6 @@ Tensor mse_loss(const Tensor& input, const Tensor& target, Reduction reduction) 
     case Reduction::mean: return mean(losses);
   }
   return losses;
-}
-
-Tensor nn::CrossEntropyLoss::forward(const Tensor& logits, const Tensor& target) const {
-  return cross_entropy(logits, target, {.ignore_index = options.ignore_index, .label_smoothing = options.label_smoothing, .reduction = options.reduction});
 }
 
 }  // namespace retape

@@ -21,16 +21,11 @@ struct MSELoss : Module {
   RETAPE_FIELDS()
 };
 
-struct CrossEntropyLossOptions {
-  int64_t ignore_index = -100;
-  double label_smoothing = 0;
-  Reduction reduction = Reduction::mean;
-};
-/// -log softmax(logits)[target] for logits (N, C) and class numbers target (N). torch: nn.CrossEntropyLoss.
+/// cross_entropy() of logits (N, C) and class numbers target (N). torch: nn.CrossEntropyLoss.
 struct CrossEntropyLoss : Module {
-  CrossEntropyLossOptions options;
-  explicit CrossEntropyLoss(CrossEntropyLossOptions options = {}) : options(options) {}
-  Tensor forward(const Tensor& logits, const Tensor& target) const;
+  CrossEntropyOptions options;
+  explicit CrossEntropyLoss(CrossEntropyOptions options = {}) : options(options) {}
+  Tensor forward(const Tensor& logits, const Tensor& target) const { return cross_entropy(logits, target, options); }
   RETAPE_FIELDS()
 };
 

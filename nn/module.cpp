@@ -48,7 +48,8 @@ class LiveParameters {
       const uintptr_t stop = std::min(end, (at / page_bytes + 1) * page_bytes);
       Shard& s = shard(at / page_bytes);
       const std::lock_guard lock(s.mutex);
-      for (auto i = s.addresses.lower_bound(at); i != s.addresses.end() && *i < stop; ++i) found.push_back(reinterpret_cast<const Parameter*>(*i));
+      for (auto i = s.addresses.lower_bound(at); i != s.addresses.end() && *i < stop; ++i)
+        found.push_back(reinterpret_cast<const Parameter*>(*i));
     }
     return found;
   }
@@ -117,7 +118,9 @@ detail::CloneScope::~CloneScope() {
 }
 
 Module::Module(const Module& o) : training_(o.training_) {
-  if (!cloning) throw Error(fmt::format("{}: copied by accident; move it, take it by reference (auto& in a loop), or call clone() for a deep copy", o.type_name()));
+  if (!cloning)
+    throw Error(fmt::format("{}: copied by accident; move it, take it by reference (auto& in a loop), or call clone() for a deep copy",
+                            o.type_name()));
 }
 Module::~Module() = default;
 
@@ -133,9 +136,7 @@ std::string Module::type_name() const {
 // ---- one traversal, from which everything follows ------------------------------------------------------------------------
 
 namespace {
-std::string join(const std::string& path, const std::string& name) {
-  return path.empty() ? name : name.empty() ? path : path + "." + name;
-}
+std::string join(const std::string& path, const std::string& name) { return path.empty() ? name : name.empty() ? path : path + "." + name; }
 // Threads that share a model may traverse it at the same time.
 void set_mark(bool& flag) { std::atomic_ref(flag).store(true, std::memory_order_relaxed); }
 }  // namespace
@@ -188,8 +189,8 @@ struct ModuleWalk final : Visitor {
     for (auto m = modules.rbegin(); m != modules.rend(); ++m)  // the innermost module first
       for (const Parameter* p : LiveParameters::get().within(m->second, m->second->size_in_bytes()))
         if (*p && !seen.count(p->tensor().impl()))
-          throw Error(fmt::format("{}{}: the Parameter of shape {} at byte {} is not in its RETAPE_FIELDS; list the field that holds it", m->second->type_name(),
-                                  m->first.empty() ? "" : " " + m->first, p->tensor().shape().str(),
+          throw Error(fmt::format("{}{}: the Parameter of shape {} at byte {} is not in its RETAPE_FIELDS; list the field that holds it",
+                                  m->second->type_name(), m->first.empty() ? "" : " " + m->first, p->tensor().shape().str(),
                                   reinterpret_cast<const char*>(p) - reinterpret_cast<const char*>(m->second)));
   }
   static void set_training(Module& m, bool on) { m.training_ = on; }
@@ -252,7 +253,9 @@ void Module::to(Device device) {
   replace_all(*this, [&](const Tensor& t) { return retape::to(t, device); });
 }
 void Module::to(DType dtype) {
-  if (!is_floating(dtype)) throw Error(fmt::format("{}: to({}) would make parameters of a dtype that cannot be trained; use a floating one", type_name(), name_of(dtype)));
+  if (!is_floating(dtype))
+    throw Error(
+        fmt::format("{}: to({}) would make parameters of a dtype that cannot be trained; use a floating one", type_name(), name_of(dtype)));
   replace_all(*this, [&](const Tensor& t) { return is_floating(t.dtype()) ? cast(t, dtype) : t; });
 }
 void Module::to_empty(Device device) {
@@ -343,7 +346,9 @@ LoadReport Module::load_state_dict(const NamedTensors& state, LoadOptions option
   plan.check_ties();
   if (options.strict && !plan.report.missing.empty()) plan.problems.push_back("missing " + some_of(plan.report.missing));
   if (options.strict && !plan.report.unexpected.empty()) plan.problems.push_back("unexpected " + some_of(plan.report.unexpected));
-  if (!plan.problems.empty()) throw Error(fmt::format("load_state_dict: the values do not fit {}, which is unchanged: {}", type_name(), fmt::join(plan.problems, "; ")));
+  if (!plan.problems.empty())
+    throw Error(
+        fmt::format("load_state_dict: the values do not fit {}, which is unchanged: {}", type_name(), fmt::join(plan.problems, "; ")));
   for (auto& c : plan.copies) copy_into(c.from, c.to);
   return std::move(plan.report);
 }
@@ -402,12 +407,14 @@ namespace detail {
 void check_unlisted_module(Module& inner) {
   if (!ctx.recording) return;
   const auto walk = ModuleWalk::without_marks(inner);
-  const bool trains = std::any_of(walk.parameters.begin(), walk.parameters.end(), [](auto& p) { return p.second->tensor().requires_grad(); });
+  const bool trains =
+      std::any_of(walk.parameters.begin(), walk.parameters.end(), [](auto& p) { return p.second->tensor().requires_grad(); });
   if (!trains) return;
   mark_running();
   if (!inner.listed())
-    throw Error(fmt::format("{}: runs inside {}, but no RETAPE_FIELDS lists it, so its parameters would not be trained; list the field that holds it",
-                            inner.type_name(), ctx.module->module.type_name()));
+    throw Error(fmt::format(
+        "{}: runs inside {}, but no RETAPE_FIELDS lists it, so its parameters would not be trained; list the field that holds it",
+        inner.type_name(), ctx.module->module.type_name()));
 }
 
 void check_parameters(const char* op, const Tensor* const* in, int n) {
@@ -417,8 +424,9 @@ void check_parameters(const char* op, const Tensor* const* in, int n) {
     if (!t || !t->is_parameter || t->listed || !t->leaf_wants_grad) continue;
     mark_running();
     if (!t->listed)
-      throw Error(fmt::format("{}: {} reads a Parameter of shape {} that no RETAPE_FIELDS lists, so it would not be trained; list the field that holds it", op,
-                              ctx.module->module.type_name(), in[i]->shape().str()));
+      throw Error(fmt::format(
+          "{}: {} reads a Parameter of shape {} that no RETAPE_FIELDS lists, so it would not be trained; list the field that holds it", op,
+          ctx.module->module.type_name(), in[i]->shape().str()));
   }
 }
 

@@ -78,8 +78,7 @@ using retape::Buffer;
 using retape::Parameter;
 class Module;
 
-/// Tensors with dotted names (`blocks.2.attn.weight`), in the order of the fields.
-using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
+using retape::NamedTensors;
 
 struct LoadOptions {
   bool strict = true;          ///< missing and unexpected names are errors
@@ -132,8 +131,7 @@ class Module {
   /// nothing has changed. torch: load_state_dict.
   LoadReport load_state_dict(const NamedTensors& state, LoadOptions options = {});
   /// The same from a map.
-  template <class Map> requires requires(const Map& m) { NamedTensors(m.begin(), m.end()); }
-  LoadReport load_state_dict(const Map& state, LoadOptions options = {}) {
+  template <class Map> LoadReport load_state_dict(const Map& state, LoadOptions options = {}) {
     return load_state_dict(NamedTensors(state.begin(), state.end()), options);
   }
 
@@ -211,18 +209,24 @@ template <class T> T clone(const T& module) {
   return T(module);
 }
 
+template <class T> concept MayBeEmpty = requires(T& t) { t.has_value(); }
+|| requires(T& t) { t.release(); };  // optional, unique_ptr
+template <class T> concept Several = std::is_array_v<T> || requires(T& t) { t.begin(); };
+
 template <class T> void visit_field(Visitor& v, const std::string& name, T& field) {
   if constexpr (std::is_base_of_v<Module, T>) v.module(name, field);
   else if constexpr (std::is_same_v<T, Parameter>) v.parameter(name, field);
   else if constexpr (std::is_same_v<T, Buffer>) v.buffer(name, field);
   else if constexpr (requires { static_cast<Module&>(field.module()); }) v.module(name, field.module());
-  else if constexpr (requires { field.has_value(); *field; } || requires { field.release(); *field; }) {  // optional, unique_ptr
+  else if constexpr (MayBeEmpty<T>) {
     if (field) visit_field(v, name, *field);
-  } else if constexpr (std::is_array_v<T> || requires { field.begin(); field.end(); }) {
+  } else if constexpr (Several<T>) {
     size_t i = 0;
     for (auto& element : field) visit_field(v, name + "." + std::to_string(i++), element);
   } else {
-    static_assert(!sizeof(T), "RETAPE_FIELDS lists Modules, Parameters, Buffers, and vectors, arrays or optionals of them; put a Tensor into a Parameter or a Buffer, and leave everything else out");
+    static_assert(
+        !sizeof(T),
+        "RETAPE_FIELDS lists Modules, Parameters, Buffers, and vectors, arrays or optionals of them; put a Tensor into a Parameter or a Buffer, and leave everything else out");
   }
 }
 
@@ -256,23 +260,25 @@ struct ModuleScope {
 #define RETAPE_VISIT(field) ::retape::nn::detail::visit_field(retape_visitor, #field, field);
 
 /// Lists a module's fields (up to 80; inherited ones too) and gives it operator() and clone(). Stands in the public part.
-#define RETAPE_FIELDS(...)                                                                             \
-  void fields([[maybe_unused]] ::retape::nn::Visitor& retape_visitor) override {                       \
-    __VA_OPT__(RETAPE_SCAN4(RETAPE_EACH(RETAPE_VISIT, __VA_ARGS__)))                                   \
-  }                                                                                                    \
+// clang-format off
+#define RETAPE_FIELDS(...)                                                                        \
+  void fields([[maybe_unused]] ::retape::nn::Visitor& retape_visitor) override {                  \
+    __VA_OPT__(RETAPE_SCAN4(RETAPE_EACH(RETAPE_VISIT, __VA_ARGS__)))                              \
+  }                                                                                               \
   RETAPE_MODULE_BODY
+// clang-format on
 
 // What a module needs whose fields() is written by hand.
-#define RETAPE_MODULE_BODY                                                                             \
-  size_t size_in_bytes() const override { return sizeof(*this); }                                      \
-  template <class... A> decltype(auto) operator()(A&&... a) {                                          \
-    const ::retape::ModuleScope retape_scope(*this);                                                   \
-    return [&](auto& me) -> decltype(auto) { return me.forward(static_cast<A&&>(a)...); }(*this);      \
-  }                                                                                                    \
-  template <class... A> decltype(auto) operator()(A&&... a) const {                                    \
-    const ::retape::ModuleScope retape_scope(*this);                                                   \
-    return [&](auto& me) -> decltype(auto) { return me.forward(static_cast<A&&>(a)...); }(*this);      \
-  }                                                                                                    \
+#define RETAPE_MODULE_BODY                                                                        \
+  size_t size_in_bytes() const override { return sizeof(*this); }                                 \
+  template <class... A> decltype(auto) operator()(A&&... a) {                                     \
+    const ::retape::ModuleScope retape_scope(*this);                                              \
+    return [&](auto& me) -> decltype(auto) { return me.forward(static_cast<A&&>(a)...); }(*this); \
+  }                                                                                               \
+  template <class... A> decltype(auto) operator()(A&&... a) const {                               \
+    const ::retape::ModuleScope retape_scope(*this);                                              \
+    return [&](auto& me) -> decltype(auto) { return me.forward(static_cast<A&&>(a)...); }(*this); \
+  }                                                                                               \
   template <int = 0> auto clone() const { return ::retape::nn::detail::clone(*this); }
 
 }  // namespace retape

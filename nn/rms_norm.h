@@ -7,7 +7,7 @@
 namespace retape::nn {
 
 struct RMSNormOptions {
-  std::optional<double> eps;  ///< absent: the machine epsilon of x's dtype
+  std::optional<double> eps = {};  ///< absent: the machine epsilon of x's dtype
   bool elementwise_affine = true;
 };
 /// x / sqrt(mean(x^2) + eps) * weight over the trailing dims, which must be `normalized_shape`. weight starts at 1. Zhang & Sennrich

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <mutex>
+#include <tuple>
 
 #include <retape/autograd/rope.h>
 #include <retape/autograd/tape.h>
@@ -24,17 +25,19 @@ RotaryEmbedding::RotaryEmbedding(int64_t dim, RotaryEmbeddingOptions options)
 
 Tensor RotaryEmbedding::forward(const Tensor& x, int64_t start) const {
   if (x.dim() < 2 || x.shape()[-1] != head_dim || start < 0)
-    throw Error(fmt::format("RotaryEmbedding: x of shape {} from position {} does not fit; expected (..., T, {}) from 0 or later", x.shape().str(), start, head_dim));
+    throw Error(fmt::format("RotaryEmbedding: x of shape {} from position {} does not fit; expected (..., T, {}) from 0 or later",
+                            x.shape().str(), start, head_dim));
   const int64_t length = x.shape()[-2];
   Tensor cos, sin;
   {
     const NoGrad off;
     const Scoped outside(ctx.region, nullptr);  // the tables outlive any checkpoint
     const std::lock_guard lock(tables_->mutex);
-    if (!tables_->cos || tables_->cos.shape()[0] < start + length || tables_->cos.device() != x.device()) {
-      const auto fresh = rope_tables(int64_t(std::bit_ceil(uint64_t(std::max(start + length, int64_t{64})))), head_dim, base);
-      tables_->cos = to(fresh.first, x.device());
-      tables_->sin = to(fresh.second, x.device());
+    const Options options{.dtype = x.dtype() == DType::f64 ? DType::f64 : DType::f32, .device = x.device()};
+    const Tensor& made = tables_->cos;
+    if (!made || made.shape()[0] < start + length || made.dtype() != options.dtype || made.device() != options.device) {
+      const int64_t positions = int64_t(std::bit_ceil(uint64_t(std::max(start + length, int64_t{64}))));
+      std::tie(tables_->cos, tables_->sin) = rope_tables(positions, head_dim, base, options);
     }
     cos = narrow(tables_->cos, 0, start, length);
     sin = narrow(tables_->sin, 0, start, length);

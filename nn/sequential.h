@@ -7,11 +7,12 @@
 
 namespace retape::nn {
 
+template <class M> concept TensorModule = std::is_base_of_v<Module, M> && requires(M& m, const Tensor& x) { Tensor(m.forward(x)); };
+
 /// Any module that maps a tensor to a tensor, as a value. May be a field itself: `std::vector<nn::AnyModule> stages`.
 class AnyModule {
  public:
-  template <class M> requires(std::is_base_of_v<Module, M> && requires(M& m, const Tensor& x) { Tensor(m.forward(x)); })
-  AnyModule(M&& m) : held_(std::make_unique<Of<M>>(std::move(m))) {}
+  template <TensorModule M> AnyModule(M&& m) : held_(std::make_unique<Of<M>>(std::move(m))) {}
   AnyModule(const AnyModule& o) : held_(o.held_->copy()) {}  // in clone() only, as for every module
   AnyModule(AnyModule&&) noexcept = default;
   AnyModule& operator=(AnyModule&&) noexcept = default;
@@ -46,9 +47,11 @@ class AnyModule {
 struct Sequential : Module {
   std::vector<AnyModule> layers;
   Sequential() = default;
-  template <class... M> requires((std::is_base_of_v<Module, M> && ...) && !(sizeof...(M) == 1 && (std::is_same_v<M, Sequential> && ...)) && sizeof...(M) > 0)
-  explicit Sequential(M&&... m) {
-    layers.reserve(sizeof...(m));
+  template <TensorModule First, TensorModule... M>
+  requires(sizeof...(M) > 0 || !std::is_same_v<First, Sequential>)  // that would be a move
+      explicit Sequential(First&& first, M&&... m) {
+    layers.reserve(1 + sizeof...(m));
+    layers.emplace_back(std::move(first));
     (layers.emplace_back(std::move(m)), ...);
   }
   Sequential(const Sequential&) = default;

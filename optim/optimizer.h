@@ -16,8 +16,6 @@
 
 namespace retape {
 
-using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
-
 /// Parameters that are trained with the same options.
 template <class Options> struct ParamGroup {
   std::vector<Tensor> params;

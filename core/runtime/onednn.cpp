@@ -55,14 +55,14 @@ Way plan(const Gemm& g, Side a, Side b) {
     const bool both_broadcast = g.a_batch == 0 && g.b_batch == 0;
     return both_broadcast || (a.transposed && g.k > 512) ? Way::tiles : Way::primitive;
   }
-  if (b.transposed && !a.transposed) {
+  if (b.transposed) {
+    if (a.transposed) return g.k <= 512 ? Way::primitive : Way::tiles;
     const bool large_and_short = g.m >= 1024 && g.n >= 1024 && g.k <= 384 && !g.bias;  // the primitive adds a bias for free
     return large_and_short ? Way::sgemm : Way::primitive;
   }
   if (g.m == 1 || g.n == 1) return Way::tiles;
   if (g.m <= 128) return g.k < 384 ? Way::sgemm : Way::tiles;
   if (g.k <= 384) return Way::sgemm;
-  if (b.transposed) return Way::tiles;
   const bool large = g.m > 510 && g.n > 510;
   const bool round_stride = a.stride % 256 == 0 || b.stride % 256 == 0 || g.c_row % 256 == 0;
   const bool wavers = (!a.transposed && b.stride % 1024 == 0) || (large && !round_stride);

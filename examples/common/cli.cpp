@@ -8,8 +8,8 @@
 #include <new>
 #include <string_view>
 
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 namespace retape::examples {
 namespace {
@@ -47,10 +47,11 @@ int run_program(int argc, const char* const* argv, const std::string& name, cons
   app.get_formatter()->column_width(34);
   app.get_formatter()->label("SUBCOMMAND", "VERB");
   app.require_subcommand(1);
+  std::vector<std::function<void()>> actions;
   for (const auto& verb : verbs) {
     CLI::App* command = app.add_subcommand(verb.name, verb.description)->group("Verbs");
     command->option_defaults()->always_capture_default();
-    verb.flags(*command);
+    actions.push_back(verb.setup(*command));
   }
 
   const std::string first = argc > 1 ? argv[1] : "";
@@ -62,7 +63,7 @@ int run_program(int argc, const char* const* argv, const std::string& name, cons
 
   try {
     app.parse(argc, argv);
-    verb->action();
+    actions[static_cast<size_t>(verb - verbs.begin())]();
     return flush_output();
   } catch (const CLI::Success& help) {
     app.exit(help);

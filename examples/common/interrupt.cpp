@@ -17,7 +17,7 @@ void handle(int number) {
 }
 
 void install(int number, struct sigaction& old) {
-  struct sigaction action {};
+  struct sigaction action = {};
   action.sa_handler = handle;
   action.sa_flags = SA_RESTART;  // a write that is under way goes on
   sigemptyset(&action.sa_mask);

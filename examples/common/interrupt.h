@@ -20,7 +20,7 @@ class InterruptGuard {
   bool requested() const;
 
  private:
-  struct sigaction old_interrupt_ {}, old_terminate_ {};
+  struct sigaction old_interrupt_, old_terminate_;
 };
 
 }  // namespace retape::examples

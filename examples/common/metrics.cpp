@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include <retape/core/error.h>
-#include <retape/examples/common/run_folder.h>
+#include <retape/io/file.h>
 
 namespace retape::examples {
 namespace fs = std::filesystem;
@@ -28,8 +28,7 @@ std::string format_row(const MetricsRow& row) {
   return fmt::format("{},{:.6g},{},{:.6g},{:.6g},{:.2f}\n", row.step, row.train_loss, val_loss, row.lr, row.tokens_per_s, row.seconds);
 }
 
-template <class T>
-bool parse(std::string_view text, T& value) {
+template <class T> bool parse(std::string_view text, T& value) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   return error == std::errc() && end == text.data() + text.size();
 }
@@ -86,13 +85,13 @@ void MetricsFile::replace() const {
   std::string content(header);
   content += '\n';
   for (const auto& row : rows_) content += format_row(row);
-  write_file(path_, content);
+  write_file_atomically(path_, content);
 }
 
 void MetricsFile::append(const MetricsRow& row) {
   const std::string line = format_row(row);
   const int file = ::open(path_.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
-  struct stat before {};
+  struct stat before = {};
   bool written = file >= 0 && ::fstat(file, &before) == 0;
   if (written) {
     errno = ENOSPC;  // what a write means that takes only a part

@@ -18,9 +18,9 @@ namespace {
 // Colours that people with any kind of colour vision can tell apart (Okabe and Ito 2008); dashes when they begin anew.
 constexpr std::array colours = {"#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444"};
 constexpr std::array dashes = {"", "6 3", "2 3"};
-constexpr double text_width = 7;      // a generous mean for a character of 12 pixels
-constexpr double largest = 1e300;     // numbers beyond are not drawn: their differences would overflow
-constexpr size_t few_points = 60;     // so few are marked by dots
+constexpr double text_width = 7;   // a generous mean for a character of 12 pixels
+constexpr double largest = 1e300;  // numbers beyond are not drawn: their differences would overflow
+constexpr size_t few_points = 60;  // so few are marked by dots
 constexpr double line_height = 20, tick_space = 90;
 
 double power_of_ten(int exponent) { return std::pow(10.0, exponent); }
@@ -211,7 +211,7 @@ std::vector<std::string> tick_labels(const std::vector<double>& ticks) {
     const double unit = even ? size : std::abs(v);
     if (v == 0) {
       labels.push_back("0");
-    } else if (unit >= 1e13 || unit < 1e-4 || (even && step < 1e-6)) {
+    } else if (unit >= 1e13 || unit < 1e-4 || (even && step < 1e-6) || ticks.size() == 1) {
       labels.push_back(fmt::format("{:.{}g}", v, digits));
     } else if (unit >= 1e4) {
       const auto [divisor, suffix] = unit >= 1e9 ? std::pair(1e9, "G") : unit >= 1e6 ? std::pair(1e6, "M") : std::pair(1e3, "k");
@@ -230,7 +230,8 @@ std::string to_svg(const Chart& chart) {
   Axis x{.log = chart.log_x}, y{.log = chart.log_y};
   for (const auto& curve : chart.curves) {
     if (curve.x.size() != curve.y.size())
-      throw Error(fmt::format("to_svg: curve \"{}\" has {} x and {} y; they should be as many", curve.name, curve.x.size(), curve.y.size()));
+      throw Error(
+          fmt::format("to_svg: curve \"{}\" has {} x and {} y; they should be as many", curve.name, curve.x.size(), curve.y.size()));
     for (size_t i = 0; i < curve.x.size(); ++i) {
       if (!x.shows(curve.x[i]) || !y.shows(curve.y[i])) continue;
       x.include(curve.x[i]);
@@ -272,7 +273,8 @@ std::string to_svg(const Chart& chart) {
       "font-family=\"Helvetica, Arial, 'DejaVu Sans', sans-serif\" font-size=\"12\" fill=\"#333\">\n"
       "<rect width=\"{0}\" height=\"{1}\" fill=\"#fff\"/>\n",
       chart.width, chart.height);
-  if (!chart.title.empty()) svg += text((x.from + x.to) / 2, 25, "text-anchor=\"middle\" font-size=\"16\" font-weight=\"bold\"", chart.title);
+  if (!chart.title.empty())
+    svg += text((x.from + x.to) / 2, 25, "text-anchor=\"middle\" font-size=\"16\" font-weight=\"bold\"", chart.title);
 
   std::string grid, labels;
   for (size_t i = 0; i < x_ticks.size(); ++i) {
@@ -290,7 +292,8 @@ std::string to_svg(const Chart& chart) {
   if (!chart.x_label.empty()) svg += text((x.from + x.to) / 2, height - 12, "text-anchor=\"middle\" font-size=\"13\"", chart.x_label);
   if (!chart.y_label.empty()) {
     const double middle = (y.from + y.to) / 2;
-    svg += text(18, middle, fmt::format("text-anchor=\"middle\" font-size=\"13\" transform=\"rotate(-90 18 {:.1f})\"", middle), chart.y_label);
+    svg +=
+        text(18, middle, fmt::format("text-anchor=\"middle\" font-size=\"13\" transform=\"rotate(-90 18 {:.1f})\"", middle), chart.y_label);
   }
 
   for (size_t i = 0; i < chart.curves.size(); ++i) {

@@ -16,9 +16,7 @@ constexpr double redraw_seconds = 0.1;  // on a terminal
 constexpr double line_seconds = 10;     // elsewhere, and
 constexpr double line_fraction = 0.05;  // of the whole
 
-double steady_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double steady_seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 size_t terminal_columns(std::FILE* out) {
   winsize size{};
@@ -70,8 +68,7 @@ void Progress::update(int64_t step, double loss, int64_t tokens) {
   last_update_ = now;
   const double waited = now - last_print_;
   const auto since = static_cast<double>(step - printed_step_);
-  const bool due = terminal_ ? waited >= redraw_seconds
-                             : waited >= line_seconds || since >= line_fraction * static_cast<double>(total_);
+  const bool due = terminal_ ? waited >= redraw_seconds : waited >= line_seconds || since >= line_fraction * static_cast<double>(total_);
   if (due || step >= total_) draw();
 }
 

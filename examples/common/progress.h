@@ -28,10 +28,10 @@ class Rate {
 };
 
 struct ProgressOptions {
-  int64_t first_step = 0;               // where a resumed run goes on
-  bool quiet = false;                   // print nothing
-  std::FILE* out = stderr;              // whether it is a terminal decides the form
-  std::function<double()> now = {};     // seconds, for tests; the steady clock otherwise
+  int64_t first_step = 0;            // where a resumed run goes on
+  bool quiet = false;                // print nothing
+  std::FILE* out = stderr;           // whether it is a terminal decides the form
+  std::function<double()> now = {};  // seconds, for tests; the steady clock otherwise
 };
 
 /// Step, loss, tokens per second and the remaining time of a training run:

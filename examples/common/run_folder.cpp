@@ -13,7 +13,6 @@
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <stdio.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <retape/core/error.h>
@@ -28,41 +27,15 @@ constexpr std::string_view checkpoint_prefix = "checkpoint-";
   throw Error(fmt::format("{}: cannot {} \"{}\": {}", op, what, path.string(), std::strerror(error)));
 }
 
-class File {
- public:
-  File(const fs::path& path, int flags) : descriptor_(::open(path.c_str(), flags | O_CLOEXEC, 0666)) {}
-  ~File() { close(); }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-
-  explicit operator bool() const { return descriptor_ >= 0; }
-  int get() const { return descriptor_; }
-  bool close() {  // a network file system may report a failed write only here
-    const int descriptor = std::exchange(descriptor_, -1);
-    return descriptor < 0 || ::close(descriptor) == 0;
-  }
-
- private:
-  int descriptor_;
-};
-
-bool write_all(int descriptor, std::string_view content) {
-  while (!content.empty()) {
-    const ssize_t n = ::write(descriptor, content.data(), content.size());
-    if (n < 0 && errno != EINTR) return false;
-    if (n > 0) content.remove_prefix(static_cast<size_t>(n));
-  }
-  return true;
-}
-
 // Makes a file's content, or a folder's list of names, survive a power cut.
 void sync_to_disk(const fs::path& path) {
-  File file(path, O_RDONLY);
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   // Some file systems cannot sync a folder and say EINVAL.
-  if (!file || (::fsync(file.get()) != 0 && errno != EINVAL)) fail("save_checkpoint", "write", path);
+  const bool synced = file >= 0 && (::fsync(file) == 0 || errno == EINVAL);
+  const int error = errno;
+  if (file >= 0) ::close(file);
+  if (!synced) fail("save_checkpoint", "write", path, error);
 }
-
-fs::path folder_of(const fs::path& path) { return path.has_parent_path() ? path.parent_path() : fs::path("."); }
 
 std::optional<int64_t> step_of(const fs::path& path) {
   const std::string name = path.filename().string();
@@ -104,8 +77,7 @@ fs::path create_run_folder(std::string_view name, const fs::path& out) {
     if (error || !fs::is_directory(out, error)) fail("create_run_folder", "create", out, error ? error.value() : ENOTDIR);
     const bool empty = fs::is_empty(out, error);
     if (error) fail("create_run_folder", "read", out, error.value());
-    if (!empty)
-      throw Error(fmt::format("create_run_folder: \"{}\" is not empty; name a new folder, or continue its run", out.string()));
+    if (!empty) throw Error(fmt::format("create_run_folder: \"{}\" is not empty; name a new folder, or continue its run", out.string()));
     return out;
   }
   const auto now = fmt::localtime(std::time(nullptr));
@@ -118,41 +90,6 @@ fs::path create_run_folder(std::string_view name, const fs::path& out) {
     path = first.string() + fmt::format("-{}", i);
   }
   return path;
-}
-
-void write_file(const fs::path& path, std::string_view content) {
-  std::error_code missing;
-  const fs::path target = fs::is_symlink(path, missing) ? fs::weakly_canonical(path) : path;
-  const auto status = fs::status(target, missing);
-  if (fs::exists(status) && !fs::is_regular_file(status))  // a rename would replace the device itself
-    throw Error(fmt::format("write_file: \"{}\" is not a regular file", path.string()));
-
-  const fs::path part = folder_of(target) / fmt::format(".{}.part-{}", target.filename().string(), ::getpid());
-  File file(part, O_WRONLY | O_CREAT | O_TRUNC);
-  if (!file) fail("write_file", "write", path);
-  const bool written = write_all(file.get(), content) && ::fsync(file.get()) == 0 && file.close();
-  if (!written || ::rename(part.c_str(), target.c_str()) != 0) {
-    const int error = errno;
-    ::unlink(part.c_str());
-    fail("write_file", "write", path, error);
-  }
-  if (File folder(folder_of(target), O_RDONLY); folder) ::fsync(folder.get());
-}
-
-std::string read_file(const fs::path& path) {
-  File file(path, O_RDONLY);
-  if (!file) fail("read_file", "read", path);
-  std::string content;
-  for (size_t used = 0;;) {
-    content.resize(used + std::max<size_t>(used, 1 << 16));
-    const ssize_t n = ::read(file.get(), content.data() + used, content.size() - used);
-    if (n < 0 && errno != EINTR) fail("read_file", "read", path);
-    if (n > 0) used += static_cast<size_t>(n);
-    if (n == 0) {
-      content.resize(used);
-      return content;
-    }
-  }
 }
 
 std::vector<Checkpoint> checkpoints(const fs::path& run) {
@@ -177,8 +114,8 @@ Checkpoint find_checkpoint(const fs::path& path) {
   const fs::path itself = path.has_filename() ? path : path.parent_path();  // "checkpoint-500/" ends in an empty name
   if (const auto step = step_of(itself)) return {*step, itself};
   if (auto latest = latest_checkpoint(path)) return *std::move(latest);
-  throw Error(fmt::format("find_checkpoint: \"{}\" holds no checkpoint; give the folder of a run, or a checkpoint-N folder in it",
-                          path.string()));
+  throw Error(
+      fmt::format("find_checkpoint: \"{}\" holds no checkpoint; give the folder of a run, or a checkpoint-N folder in it", path.string()));
 }
 
 fs::path save_checkpoint(const fs::path& run, int64_t step, const std::function<void(const fs::path&)>& fill) {

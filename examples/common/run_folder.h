@@ -1,5 +1,5 @@
-// The output folder of a run and its checkpoints. What a file or checkpoint held before stays whole until what replaces it
-// is complete on the disk: everything is written beside its place and then renamed.
+// The output folder of a run and its checkpoints. A checkpoint is written beside its place and then renamed, so that the one
+// before it stays whole until it is complete on the disk. Single files: write_file_atomically() in <retape/io/file.h>.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -14,12 +14,6 @@ namespace retape::examples {
 /// Creates the folder of a new run and returns its path: `out` if given, else `runs/<name>-<YYYYMMDD-HHMMSS>`.
 /// Throws Error if it cannot be created or if `out` is not empty, so that two runs never mix.
 std::filesystem::path create_run_folder(std::string_view name, const std::filesystem::path& out = {});
-
-/// Replaces a file, or creates it. Throws Error if that fails (a full disk, say), and leaves the old content then.
-void write_file(const std::filesystem::path& path, std::string_view content);
-
-/// The whole content of a file. Throws Error if it cannot be read.
-std::string read_file(const std::filesystem::path& path);
 
 struct Checkpoint {
   int64_t step = 0;

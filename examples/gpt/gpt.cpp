@@ -39,7 +39,7 @@ std::function<void()> train_verb(CLI::App& app) {
   app.add_option("--weights", o->weights, "start from the weights of this .safetensors file");
   app.add_flag("--quiet", o->quiet, "print nothing but errors");
   return [o, &app] {
-    for (auto* option : app.get_options())
+    for (const CLI::Option* option : app.get_options())
       if (option->count()) o->given.insert(option->get_name());
     gpt::train(*o);
   };

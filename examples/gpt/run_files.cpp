@@ -4,7 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include <examples/common/run_folder.h>
+#include <retape/io/file.h>
 
 namespace retape::gpt {
 namespace fs = std::filesystem;
@@ -14,7 +14,7 @@ namespace {
 
 json parse(const fs::path& file) {
   try {
-    return json::parse(examples::read_file(file));
+    return json::parse(read_file(file));
   } catch (const json::exception&) {
     throw Error(fmt::format("{} is no JSON; the run folder is damaged", file.string()));
   }
@@ -29,18 +29,18 @@ template <class T> T get(const json& j, const char* key, const fs::path& file) {
 
 }  // namespace
 
-std::string to_json(const TrainOptions& o, const CharTokenizer& tokenizer) {
+void write_config(const fs::path& run, const TrainOptions& o) {
   const json j = {
-      {"data", o.data.empty() ? o.data : fs::absolute(o.data).string()},
+      {"data", fs::absolute(o.data).string()}, {"weights", o.weights},
       {"vocab", o.model.vocab}, {"block", o.model.block}, {"layers", o.model.layers}, {"heads", o.model.heads}, {"width", o.model.width}, {"dropout", o.model.dropout},
       {"batch", o.batch}, {"accumulate", o.accumulate}, {"steps", o.steps}, {"lr", o.lr}, {"min_lr", o.min_lr}, {"warmup", o.warmup},
       {"beta1", o.beta1}, {"beta2", o.beta2}, {"weight_decay", o.weight_decay}, {"clip", o.clip}, {"seed", o.seed}, {"eval_every", o.eval_every},
-      {"weights", o.weights}, {"tokenizer", json::parse(tokenizer.to_json())},
   };
-  return j.dump(2) + "\n";
+  write_file_atomically(run / "config.json", j.dump(2) + "\n");
 }
 
-std::pair<TrainOptions, CharTokenizer> read_config(const fs::path& file) {
+TrainOptions read_config(const fs::path& run) {
+  const fs::path file = run / "config.json";
   const json j = parse(file);
   TrainOptions o;
   o.data = get<std::string>(j, "data", file), o.weights = get<std::string>(j, "weights", file);
@@ -51,24 +51,38 @@ std::pair<TrainOptions, CharTokenizer> read_config(const fs::path& file) {
   o.lr = get<double>(j, "lr", file), o.min_lr = get<double>(j, "min_lr", file), o.warmup = get<int64_t>(j, "warmup", file);
   o.beta1 = get<double>(j, "beta1", file), o.beta2 = get<double>(j, "beta2", file), o.weight_decay = get<double>(j, "weight_decay", file);
   o.clip = get<double>(j, "clip", file), o.seed = get<uint64_t>(j, "seed", file), o.eval_every = get<int64_t>(j, "eval_every", file);
-  CharTokenizer tokenizer = CharTokenizer::from_json(get<json>(j, "tokenizer", file).dump());
-  if (tokenizer.size() != o.model.vocab) throw Error(fmt::format("{}: the tokenizer has {} characters, but vocab is {}", file.string(), tokenizer.size(), o.model.vocab));
-  return {std::move(o), std::move(tokenizer)};
+  return o;
+}
+
+CharTokenizer read_tokenizer(const fs::path& run, const Config& model) {
+  CharTokenizer tokenizer = CharTokenizer::load(run / "tokenizer.json");
+  if (tokenizer.size() != model.vocab)
+    throw Error(fmt::format("{}: tokenizer.json has {} characters, but config.json says {}; the run folder is damaged", run.string(), tokenizer.size(), model.vocab));
+  return tokenizer;
+}
+
+std::vector<int64_t> start_of_text(const CharTokenizer& tokenizer) {
+  try {
+    return tokenizer.encode("\n");
+  } catch (const Error&) {
+    return {0};
+  }
 }
 
 Trained load_model(const fs::path& checkpoint) {
-  auto [options, tokenizer] = read_config(checkpoint.parent_path() / "config.json");
+  TrainOptions options = read_config(checkpoint.parent_path());
+  CharTokenizer tokenizer = read_tokenizer(checkpoint.parent_path(), options.model);
   Gpt model(options.model);
-  model.load_state_dict(load_safetensors((checkpoint / "model.safetensors").string()));
+  model.load_state_dict(SafeTensors::open(checkpoint / "model.safetensors").tensors());
   return {std::move(options), std::move(tokenizer), std::move(model)};
 }
 
 void write_checkpoint(const fs::path& folder, const Progression& at, const Gpt& model, const AdamW& optimizer, const TokenDataset& data) {
-  save_safetensors((folder / "model.safetensors").string(), model.state_dict());
-  save_safetensors((folder / "optimizer.safetensors").string(), optimizer.state_dict());
+  save_safetensors(folder / "model.safetensors", model.state_dict());
+  save_safetensors(folder / "optimizer.safetensors", optimizer.state_dict());
   const RandomState generator = default_generator().state(), loader = data.state();
   const json j = {{"step", at.step}, {"seconds", at.seconds}, {"generator", {generator.seed, generator.offset}}, {"loader", {loader.seed, loader.offset}}};
-  examples::write_file(folder / "state.json", j.dump(2) + "\n");
+  write_file_atomically(folder / "state.json", j.dump(2) + "\n");
 }
 
 Progression read_checkpoint(const fs::path& folder, Gpt& model, AdamW& optimizer, TokenDataset& data) {
@@ -76,8 +90,8 @@ Progression read_checkpoint(const fs::path& folder, Gpt& model, AdamW& optimizer
   const json j = parse(file);
   const Progression at{get<int64_t>(j, "step", file), get<double>(j, "seconds", file)};
   const auto generator = get<std::array<uint64_t, 2>>(j, "generator", file), loader = get<std::array<uint64_t, 2>>(j, "loader", file);
-  model.load_state_dict(load_safetensors((folder / "model.safetensors").string()));
-  optimizer.load_state_dict(load_safetensors((folder / "optimizer.safetensors").string()));
+  model.load_state_dict(SafeTensors::open(folder / "model.safetensors").tensors());
+  optimizer.load_state_dict(SafeTensors::open(folder / "optimizer.safetensors").tensors());
   default_generator().set_state({generator[0], generator[1]});
   data.set_state({loader[0], loader[1]});
   return at;

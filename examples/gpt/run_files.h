@@ -13,10 +13,15 @@ struct Trained {
   Gpt model;
 };
 
-/// config.json holds every setting and the vocabulary.
-std::string to_json(const TrainOptions& options, const CharTokenizer& tokenizer);
+/// config.json holds every setting. Throws Error if it cannot be written.
+void write_config(const std::filesystem::path& run, const TrainOptions& options);
 /// Throws Error, naming the file and what is wrong with it.
-std::pair<TrainOptions, CharTokenizer> read_config(const std::filesystem::path& file);
+TrainOptions read_config(const std::filesystem::path& run);
+/// The vocabulary, tokenizer.json.
+CharTokenizer read_tokenizer(const std::filesystem::path& run, const Config& model);
+
+/// What text starts from where no prompt is given: a line break, or the first token of a vocabulary that has none.
+std::vector<int64_t> start_of_text(const CharTokenizer& tokenizer);
 
 /// Loads the model of a checkpoint, whose run folder holds config.json. Throws Error.
 Trained load_model(const std::filesystem::path& checkpoint);

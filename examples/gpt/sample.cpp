@@ -18,7 +18,7 @@ void sample(const SampleOptions& o) {
   Trained trained = load_model(examples::find_checkpoint(o.from).path);
   trained.model.eval();
   auto prompt = trained.tokenizer.encode(o.prompt);
-  if (prompt.empty()) prompt = trained.tokenizer.contains("\n") ? trained.tokenizer.encode("\n") : std::vector<int64_t>{0};
+  if (prompt.empty()) prompt = start_of_text(trained.tokenizer);
   Generator generator(o.seed);
   fmt::print("{}{}\n", o.prompt, trained.tokenizer.decode(trained.model.generate(prompt, o.tokens, o.temperature, o.top_k, generator)));
 }

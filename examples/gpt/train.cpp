@@ -12,6 +12,7 @@
 #include <examples/common/plot.h>
 #include <examples/common/progress.h>
 #include <examples/common/run_folder.h>
+#include <retape/io/file.h>
 
 #include "run_files.h"
 
@@ -19,7 +20,6 @@ namespace retape::gpt {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr double validation_part = 0.1;
 constexpr int64_t report_every = 10;      // steps between rows of metrics.csv
 constexpr int64_t checkpoints_kept = 2;
 
@@ -34,8 +34,8 @@ void check(const TrainOptions& o) {
 }
 
 // A resumed run keeps its settings; a flag that says otherwise is an error, unless it may change.
-void take_settings_of(const fs::path& config_file, TrainOptions& o) {
-  TrainOptions before = read_config(config_file).first;
+void take_settings_of(const fs::path& run, TrainOptions& o) {
+  TrainOptions before = read_config(run);
   auto must_equal = [&](const char* flag, auto given, auto stored) {
     if (o.given.contains(flag) && given != stored)
       throw Error(fmt::format("{} {} does not fit the run to resume, which has {}; leave the flag out, or start a new run", flag, given, stored));
@@ -69,8 +69,10 @@ double validate(Gpt& model, const TokenDataset& data, const TrainOptions& o) {
   const NoGrad off;
   model.eval();
   double total = 0, tokens = 0;
-  for (const TokenBatch& batch : data.validation_batches(o.batch * 8, o.model.block)) {
-    const double n = double(batch.x.numel());
+  const int64_t rows = std::max<int64_t>(1, 16384 / o.model.block);  // larger than in training: nothing is kept for backward
+  for (int64_t i = 0; i < data.batches(rows); ++i) {
+    const TokenBatch batch = data.batch(i, rows);
+    const double n = double(batch.y.numel());
     total += model.loss(batch.x, batch.y).item() * n;
     tokens += n;
   }
@@ -84,42 +86,44 @@ void plot(const fs::path& run, const std::vector<examples::MetricsRow>& rows) {
     train.x.push_back(double(row.step)), train.y.push_back(row.train_loss);
     if (row.val_loss) validation.x.push_back(double(row.step)), validation.y.push_back(*row.val_loss);
   }
-  examples::write_file(run / "loss.svg", examples::to_svg({.title = run.filename().string(), .x_label = "step", .y_label = "loss (nats a character)", .curves = {train, validation}}));
+  write_file_atomically(run / "loss.svg", examples::to_svg({.title = run.filename().string(), .x_label = "step", .y_label = "loss (nats a character)", .curves = {train, validation}}));
 }
 
 }  // namespace
 
-void train(TrainOptions o) {
+void train(const TrainOptions& options) {
+  TrainOptions o = options;
   std::optional<examples::Checkpoint> from;
   if (!o.resume.empty()) {
     from = examples::find_checkpoint(o.resume);
-    take_settings_of(from->path.parent_path() / "config.json", o);
+    take_settings_of(from->path.parent_path(), o);
   }
   check(o);
   if (o.threads > 0) omp_set_num_threads(o.threads);
   if (o.data.empty()) throw Error("--data is missing: name a text file to train on");
 
   // The text and its vocabulary; a resumed run keeps the one it was started with.
-  const std::string text = examples::read_file(o.data);
+  const std::string text = read_file(o.data);
   if (text.empty()) throw Error(fmt::format("{} is empty; there is nothing to train on", o.data));
-  const CharTokenizer tokenizer = from ? read_config(from->path.parent_path() / "config.json").second : CharTokenizer::from_text(text);
-  TokenDataset data(tokenizer.encode(text), {.validation_part = validation_part, .seed = o.seed});
-  data.check_block(o.model.block);
+  const CharTokenizer tokenizer = from ? read_tokenizer(from->path.parent_path(), o.model) : CharTokenizer::from_text(text);
   o.model.vocab = tokenizer.size();
+  check(o.model);
+  TokenDataset data(tokenizer.encode(text), {.block = o.model.block, .seed = o.seed});
 
   manual_seed(o.seed);
   Gpt model(o.model);
-  if (!o.weights.empty()) model.load_state_dict(load_safetensors(o.weights));
+  if (!o.weights.empty()) model.load_state_dict(SafeTensors::open(o.weights).tensors());
   AdamW optimizer(groups(model, o));
   Progression at;
   if (from) at = read_checkpoint(from->path, model, optimizer, data);
   if (at.step > o.steps) throw Error(fmt::format("the checkpoint is at step {}, after --steps {}; give more steps", at.step, o.steps));
 
   const fs::path run = from ? from->path.parent_path() : examples::create_run_folder("gpt", o.out);
-  examples::write_file(run / "config.json", to_json(o, tokenizer));
+  write_config(run, o);
+  tokenizer.save(run / "tokenizer.json");
   auto metrics = from ? examples::MetricsFile(run / "metrics.csv", at.step) : examples::MetricsFile(run / "metrics.csv");
   if (!o.quiet)
-    fmt::print(stderr, "{} characters ({} different), {} parameters, {} threads; writing to {}\n", data.size(), tokenizer.size(), model.num_parameters(), omp_get_max_threads(), run.string());
+    fmt::print(stderr, "{} characters ({} different), {} parameters, {} threads; writing to {}\n", data.size(Split::train) + data.size(Split::val), tokenizer.size(), model.num_parameters(), omp_get_max_threads(), run.string());
 
   const WarmupCosine schedule{.lr = o.lr, .min_lr = o.min_lr, .warmup = o.warmup, .steps = o.steps};
   const int64_t tokens_per_step = o.batch * o.model.block * o.accumulate;
@@ -136,7 +140,7 @@ void train(TrainOptions o) {
     optimizer.zero_grad();
     double loss_value = 0;
     for (int64_t i = 0; i < o.accumulate; ++i) {
-      const TokenBatch batch = data.sample(o.batch, o.model.block);
+      const TokenBatch batch = data.sample(o.batch);
       Tensor loss = model.loss(batch.x, batch.y);
       if (o.accumulate > 1) loss = loss / double(o.accumulate);
       backward(loss);
@@ -172,9 +176,8 @@ void train(TrainOptions o) {
   }
   model.eval();
   Generator generator(o.seed);
-  const auto prompt = tokenizer.contains("\n") ? tokenizer.encode("\n") : std::vector<int64_t>{0};
-  const std::string sample = tokenizer.decode(model.generate(prompt, 500, 0.8, 200, generator));
-  examples::write_file(run / "samples.txt", fmt::format("step {}, temperature 0.8, top-k 200:\n{}\n", at.step, sample));
+  const std::string sample = tokenizer.decode(model.generate(start_of_text(tokenizer), 500, 0.8, 200, generator));
+  write_file_atomically(run / "samples.txt", fmt::format("step {}, temperature 0.8, top-k 200:\n{}\n", at.step, sample));
   if (!o.quiet) fmt::print("\n{}\n\nrun folder: {}\n", sample, run.string());
 }
 

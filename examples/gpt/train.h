@@ -24,6 +24,6 @@ struct TrainOptions {
 };
 
 /// Trains and writes config.json, metrics.csv, loss.svg, samples.txt and checkpoints into the run folder. Throws Error.
-void train(TrainOptions options);
+void train(const TrainOptions& options);
 
 }  // namespace retape::gpt

@@ -92,7 +92,7 @@ TEST_CASE("a truncated normal distribution keeps its bounds and its shape") {
   m = moments(x);
   CHECK(m.low >= 1);
   CHECK(m.mean == Approx(1 + 0.5 * 0.7978845608).epsilon(0.01));  // 1 + std * sqrt(2 / pi)
-  init::trunc_normal(x, 0, 0.02);  // bounds a hundred deviations away
+  init::trunc_normal(x, 0, 0.02);                                 // bounds a hundred deviations away
   CHECK(moments(x).std == Approx(0.02).epsilon(0.02));
   CHECK_THROWS_AS(init::trunc_normal(x, 0, 1, 2, -2), Error);
 }

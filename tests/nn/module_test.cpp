@@ -99,16 +99,20 @@ TEST_CASE("names change with the container that holds the modules") {
 
 TEST_CASE("fields may be arrays, nested vectors, vectors of parameters and owning pointers") {
   const Everything m;
-  CHECK(names(m.state_dict()) == Names{"pair.0.weight", "pair.1.weight", "grid.1.0.weight", "loose.0", "owned.weight", "plain.0.weight", "plain.1.weight"});
+  CHECK(names(m.state_dict()) ==
+        Names{"pair.0.weight", "pair.1.weight", "grid.1.0.weight", "loose.0", "owned.weight", "plain.0.weight", "plain.1.weight"});
 }
 
 namespace {
 struct Wide : nn::Module {
 #define RETAPE_TEN(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9)
-#define RETAPE_DECLARE(i) Parameter a##i{zeros({1})}, b##i{zeros({1})}, c##i{zeros({1})}, d##i{zeros({1})}, e##i{zeros({1})}, f##i{zeros({1})}, g##i{zeros({1})}, h##i{zeros({1})};
+#define RETAPE_DECLARE(i)                                                                                                                 \
+  Parameter a##i{zeros({1})}, b##i{zeros({1})}, c##i{zeros({1})}, d##i{zeros({1})}, e##i{zeros({1})}, f##i{zeros({1})}, g##i{zeros({1})}, \
+      h##i{zeros({1})};
   RETAPE_TEN(RETAPE_DECLARE)
-  RETAPE_FIELDS(a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, d0, d1, d2, d3, d4, d5, d6, d7, d8,
-                d9, e0, e1, e2, e3, e4, e5, e6, e7, e8, e9, f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, g0, g1, g2, g3, g4, g5, g6, g7, g8, g9, h0, h1, h2, h3, h4, h5, h6, h7, h8, h9)
+  RETAPE_FIELDS(a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, d0,
+                d1, d2, d3, d4, d5, d6, d7, d8, d9, e0, e1, e2, e3, e4, e5, e6, e7, e8, e9, f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, g0, g1,
+                g2, g3, g4, g5, g6, g7, g8, g9, h0, h1, h2, h3, h4, h5, h6, h7, h8, h9)
 };
 }  // namespace
 TEST_CASE("a module may list 80 fields") {
@@ -182,7 +186,8 @@ TEST_CASE("a Parameter on the heap that RETAPE_FIELDS forgot is found when it is
   module.parameters();
   parameter.parameters();
   CHECK_THAT(error_of([&] { module(x); }), ContainsSubstring("Dense: runs inside LeftOutOnHeap, but no RETAPE_FIELDS lists it"));
-  CHECK_THAT(error_of([&] { parameter(x); }), ContainsSubstring("mul: LeftOutOnHeap reads a Parameter of shape [2] that no RETAPE_FIELDS lists"));
+  CHECK_THAT(error_of([&] { parameter(x); }),
+             ContainsSubstring("mul: LeftOutOnHeap reads a Parameter of shape [2] that no RETAPE_FIELDS lists"));
   const NoGrad off;  // nothing would be trained anyway
   CHECK_NOTHROW(module(x));
   CHECK_NOTHROW(parameter(x));
@@ -250,7 +255,7 @@ TEST_CASE("a weight that was converted between forward and backward is an error"
 
 namespace {
 template <class P, class T> constexpr bool adds_in_place = requires(P& p, const T& t) { p += t; };
-}
+}  // namespace
 TEST_CASE("arithmetic reads a Parameter like a tensor, and assigning a sum to it does not compile") {
   const Parameter p(values({2}));
   Tensor x = values({2});
