@@ -10,7 +10,7 @@ template <class C> struct Moments {
 };
 
 // x, weight, bias, y (n)
-template <class T, class C> Moments<C> layer_norm_row(const T* x, const C* weight, const C* bias, C eps, int64_t n, T* y) {
+template <class T, class C> Moments<C> layer_norm_row(const T* x, const C* weight, const C* bias, C eps, int64_t n, T* y) noexcept {
   C sum = 0, squares = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; ++i) sum += C(x[i]);
@@ -26,7 +26,7 @@ template <class T, class C> Moments<C> layer_norm_row(const T* x, const C* weigh
 // With hat = (x - mean) rstd and g = dy weight: dx = rstd (g - mean(g) - hat mean(g hat)). dy hat is added to dweight and dy to
 // dbias, unless those are null.
 template <class T, class C>
-void layer_norm_backward_row(const T* dy, const T* x, const C* weight, C mean, C rstd, int64_t n, T* dx, C* dweight, C* dbias) {
+void layer_norm_backward_row(const T* dy, const T* x, const C* weight, C mean, C rstd, int64_t n, T* dx, C* dweight, C* dbias) noexcept {
   C sum = 0, dot = 0;
 #pragma omp simd reduction(+ : sum, dot)
   for (int64_t i = 0; i < n; ++i) {

@@ -209,8 +209,8 @@ template <class T> T clone(const T& module) {
   return T(module);
 }
 
-template <class T> concept MayBeEmpty = requires(T& t) { t.has_value(); }
-|| requires(T& t) { t.release(); };  // optional, unique_ptr
+template <class T> concept Optional = requires(T& t) { t.has_value(); };
+template <class T> concept UniquePtr = requires(T& t) { t.release(); };
 template <class T> concept Several = std::is_array_v<T> || requires(T& t) { t.begin(); };
 
 template <class T> void visit_field(Visitor& v, const std::string& name, T& field) {
@@ -218,7 +218,7 @@ template <class T> void visit_field(Visitor& v, const std::string& name, T& fiel
   else if constexpr (std::is_same_v<T, Parameter>) v.parameter(name, field);
   else if constexpr (std::is_same_v<T, Buffer>) v.buffer(name, field);
   else if constexpr (requires { static_cast<Module&>(field.module()); }) v.module(name, field.module());
-  else if constexpr (MayBeEmpty<T>) {
+  else if constexpr (Optional<T> || UniquePtr<T>) {
     if (field) visit_field(v, name, *field);
   } else if constexpr (Several<T>) {
     size_t i = 0;

@@ -47,9 +47,7 @@ class AnyModule {
 struct Sequential : Module {
   std::vector<AnyModule> layers;
   Sequential() = default;
-  template <TensorModule First, TensorModule... M>
-  requires(sizeof...(M) > 0 || !std::is_same_v<First, Sequential>)  // that would be a move
-      explicit Sequential(First&& first, M&&... m) {
+  template <TensorModule First, TensorModule... M> explicit Sequential(First&& first, M&&... m) {
     layers.reserve(1 + sizeof...(m));
     layers.emplace_back(std::move(first));
     (layers.emplace_back(std::move(m)), ...);

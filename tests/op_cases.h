@@ -40,8 +40,8 @@ inline std::vector<OpCase> op_cases() {
       {"maximum", [](auto& x) { return maximum(x[0], x[1]); }, {{{2, 3}}, {{3}}}},
       {"minimum", [](auto& x) { return minimum(x[0], x[1]); }, {{{2, 3}}, {{3}}}},
       {"clamp", [](auto& x) { return clamp(x[0], -0.5, 0.5); }, {{{2, 3}}}},
-      {"where", [mask](auto& x) { return where(mask, x[0], x[1]); }, {{{2, 3}}, {{3}}}},
-      {"masked_fill", [mask](auto& x) { return square(masked_fill(x[0], mask, 2)); }, {{{2, 3}}}},
+      {"where", [mask](auto& x) { return where(to(mask, x[0].device()), x[0], x[1]); }, {{{2, 3}}, {{3}}}},
+      {"masked_fill", [mask](auto& x) { return square(masked_fill(x[0], to(mask, x[0].device()), 2)); }, {{{2, 3}}}},
       {"reshape of a transpose", [](auto& x) { return square(reshape(transpose(x[0]), {6})); }, {{{2, 3}}}},
       {"permute", [](auto& x) { return square(permute(x[0], {2, 0, 1})); }, {{{2, 3, 2}}}},
       {"expand", [](auto& x) { return square(expand(x[0], {2, 3, 2})); }, {{{3, 1}}}},
@@ -66,6 +66,52 @@ inline std::vector<OpCase> op_cases() {
       {"linear", [](auto& x) { return linear(x[0], x[1], x[2]); }, {{{2, 2, 3}}, {{4, 3}}, {{4}}}, [](auto& x) { return matmul(x[0], transpose(x[1])) + x[2]; }},
       {"linear without bias", [](auto& x) { return linear(x[0], x[1]); }, {{{2, 3}}, {{4, 3}}}},
       {"checkpoint", [](auto& x) { return checkpoint([&](const Tensor& h) { return tanh(tanh(h * x[1]) * x[1]); }, x[0]); }, {{{2, 3}}, {{2, 1}}}, [](auto& x) { return tanh(tanh(x[0] * x[1]) * x[1]); }},
+      {"softmax", [](auto& x) { return softmax(x[0], -1); }, {{{2, 3}, -2, 2}}, [](auto& x) { return exp(x[0]) / sum(exp(x[0]), {-1}, true); }},
+      {"softmax over a middle dim", [](auto& x) { return softmax(x[0], 1); }, {{{2, 3, 2}, -2, 2}}, [](auto& x) { return exp(x[0]) / sum(exp(x[0]), {1}, true); }},
+      {"log_softmax", [](auto& x) { return log_softmax(x[0], -1); }, {{{2, 3}, -2, 2}}, [](auto& x) { return x[0] - log(sum(exp(x[0]), {-1}, true)); }},
+      {"log_softmax over the first dim", [](auto& x) { return log_softmax(x[0], 0); }, {{{3, 2, 2}, -2, 2}}, [](auto& x) { return x[0] - log(sum(exp(x[0]), {0}, true)); }},
+      {"layer_norm", [](auto& x) { return layer_norm(x[0], {4}, x[1], x[2]); }, {{{2, 3, 4}}, {{4}}, {{4}}},
+       [](auto& x) { const Tensor c = x[0] - mean(x[0], {-1}, true); return c * rsqrt(mean(square(c), {-1}, true) + 1e-5) * x[1] + x[2]; }},
+      {"layer_norm over two dims, no bias", [](auto& x) { return layer_norm(x[0], {2, 3}, x[1]); }, {{{2, 2, 3}}, {{2, 3}}},
+       [](auto& x) { const Tensor c = x[0] - mean(x[0], {1, 2}, true); return c * rsqrt(mean(square(c), {1, 2}, true) + 1e-5) * x[1]; }},
+      {"layer_norm without parameters", [](auto& x) { return layer_norm(x[0], {4}); }, {{{3, 4}}}},
+      {"rms_norm", [](auto& x) { return rms_norm(x[0], {4}, x[1], 1e-6); }, {{{2, 3, 4}}, {{4}}}, [](auto& x) { return x[0] * rsqrt(mean(square(x[0]), {-1}, true) + 1e-6) * x[1]; }},
+      {"rms_norm without weight", [](auto& x) { return rms_norm(x[0], {2, 3}, {}, 1e-5); }, {{{2, 2, 3}}}},
+      {"cross_entropy", [ids](auto& x) { return cross_entropy(x[0], to(ids, x[0].device())); }, {{{4, 3}, -2, 2}},
+       [ids](auto& x) { return -mean(gather(log_softmax(x[0], 1), 1, unsqueeze(ids, 1))); }},
+      {"cross_entropy, smooth, one ignored, by element", [ids](auto& x) { return cross_entropy(x[0], to(ids, x[0].device()), {.ignore_index = 0, .label_smoothing = 0.2, .reduction = Reduction::none}); }, {{{4, 3}, -2, 2}},
+       [ids](auto& x) { const Tensor l = log_softmax(x[0], 1); return masked_fill(-0.8 * squeeze(gather(l, 1, unsqueeze(ids, 1)), 1) - 0.2 * mean(l, {1}), eq(ids, 0), 0); }},
+      {"cross_entropy with positions behind the classes", [pairs](auto& x) { return cross_entropy(x[0], to(pairs, x[0].device()), {.ignore_index = 2, .reduction = Reduction::sum}); }, {{{2, 3, 3}, -2, 2}},
+       [pairs](auto& x) { return -sum(masked_fill(squeeze(gather(log_softmax(x[0], 1), 1, unsqueeze(pairs, 1)), 1), eq(pairs, 2), 0)); }},
+      {"index_select", [ids](auto& x) { return square(index_select(x[0], 1, to(ids, x[0].device()))); }, {{{2, 3, 2}}},
+       [](auto& x) { std::vector<Tensor> p; for (int i : {1, 0, 2, 1}) p.push_back(select(x[0], 1, i)); return square(stack(p, 1)); }},
+      {"index_add", [ids](auto& x) { return square(index_add(x[0], 0, to(ids, x[0].device()), x[1])); }, {{{3, 2}}, {{4, 2}}},
+       [](auto& x) { return square(x[0] + stack({select(x[1], 0, 1), select(x[1], 0, 0) + select(x[1], 0, 3), select(x[1], 0, 2)})); }},
+      {"gather", [pairs](auto& x) { return square(gather(x[0], 1, to(pairs, x[0].device()))); }, {{{3, 3}}}},
+      {"scatter_add", [pairs](auto& x) { return square(scatter_add(x[0], 0, to(pairs, x[0].device()), x[1])); }, {{{3, 4}}, {{2, 5}}}},
+      {"embedding", [pairs](auto& x) { return square(embedding(x[0], to(pairs, x[0].device()))); }, {{{3, 2}}},
+       [pairs](auto& x) { return square(reshape(index_select(x[0], 0, reshape(pairs, {6})), {2, 3, 2})); }},
+      {"dropout", [](auto& x) { Generator g(5); return dropout(x[0], 0.4, true, g); }, {{{3, 5}}},
+       [](auto& x) { Generator g(5); return x[0] * dropout(ones({3, 5}, x[0].options()), 0.4, true, g); }},
+      {"rope", [](auto& x) { const auto [c, s] = rope_tables(3, 4, 10, x[0].options()); return rope(x[0], c, s); }, {{{2, 3, 4}}},
+       [](auto& x) {
+         const auto [c, s] = rope_tables(3, 4, 10, x[0].options());
+         const Tensor a = narrow(x[0], -1, 0, 2), b = narrow(x[0], -1, 2, 2);
+         return cat({a * c - b * s, b * c + a * s}, -1);
+       }},
+      {"rope, interleaved", [](auto& x) { const auto [c, s] = rope_tables(3, 4, 10, x[0].options()); return rope(x[0], c, s, true); }, {{{2, 3, 4}}},
+       [](auto& x) {
+         const auto [c, s] = rope_tables(3, 4, 10, x[0].options());
+         const Tensor a = slice(x[0], -1, 0, 4, 2), b = slice(x[0], -1, 1, 4, 2);
+         return reshape(stack({a * c - b * s, b * c + a * s}, 3), {2, 3, 4});
+       }},
+      {"attention", [](auto& x) { return scaled_dot_product_attention(x[0], x[1], x[2]); }, {{{2, 2, 3, 4}}, {{2, 2, 5, 4}}, {{2, 2, 5, 3}}},
+       [](auto& x) { return matmul(softmax(matmul(x[0], transpose(x[1])) * 0.5, -1), x[2]); }},
+      {"attention, causal, grouped heads", [](auto& x) { return scaled_dot_product_attention(x[0], x[1], x[2], {.is_causal = true}); }, {{{1, 4, 3, 2}}, {{1, 2, 3, 2}}, {{1, 2, 3, 2}}}},
+      {"attention, masked, no batch", [mask](auto& x) { return scaled_dot_product_attention(x[0], x[1], x[2], {.mask = to(mask, x[0].device()), .scale = 0.3}); }, {{{2, 2, 3}}, {{2, 3, 3}}, {{2, 3, 2}}},
+       [mask](auto& x) { return matmul(softmax(masked_fill(matmul(x[0], transpose(x[1])) * 0.3, logical_not(mask), -INFINITY), -1), x[2]); }},
+      {"attention with dropout", [](auto& x) { Generator g(2); return scaled_dot_product_attention(x[0], x[1], x[2], {.dropout_p = 0.3}, g); }, {{{1, 2, 3, 4}}, {{1, 2, 5, 4}}, {{1, 2, 5, 3}}},
+       [](auto& x) { Generator g(2); return matmul(dropout(softmax(matmul(x[0], transpose(x[1])) * 0.5, -1), 0.3, true, g), x[2]); }},
   };
   cases.insert(cases.end(), more.begin(), more.end());
   return cases;

@@ -108,7 +108,7 @@ struct Cut {
 void gemm_tiles(const Gemm& g, Side a, Side b) {
   constexpr int64_t enough = 8, k_part = 1024;
   struct Size { int64_t m, n; };
-  Cut rows(g.m, 192, 16), cols(g.n, 384, 16);
+  Cut rows(g.m, 256, 16), cols(g.n, 384, 16);
   const auto tiles = [&] { return g.batch * rows.count * cols.count; };
   if (g.k < 4 * k_part)
     for (const Size s : {Size{96, 192}, Size{64, 128}})
