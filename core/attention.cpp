@@ -332,6 +332,10 @@ template <class T, class A> void load_keep(const Problem<T>& p, const Place& at,
 }
 
 constexpr int64_t stair = 8;  // on the diagonal, sums start or end in steps of so many rows
+// The keys whose scores matter to the vector of queries that starts at i.
+template <class A> RETAPE_INLINE int64_t keys_of(const Place& at, int64_t i) {
+  return at.diagonal ? min_of(at.keys, round_up(i + lanes<A>, stair)) : at.keys;
+}
 
 // out (keys, tile) = x (keys, cols) packed times queries (features, tile): the scores, if x is k; the gradients of probabilities,
 // if x is v and dy stands for the queries. Elements of the diagonal tile that nobody may see become `unseen`.
@@ -388,15 +392,16 @@ template <class A> void sum_over_queries(const Place& at, const A* weights, cons
 template <class A> void softmax_step(const Place& at, A* scores, const A* keep, A* top, A* sum, A* factor) {
   using V = typename Simd<A>::V;
   for (int64_t i = 0; i < at.width; i += lanes<A>) {
+    const int64_t keys = keys_of<A>(at, i);
     const V old = vec(top + i);
     V now = old;
-    for (int64_t j = 0; j < at.keys; ++j) {
+    for (int64_t j = 0; j < keys; ++j) {
       const V s = vec(scores + j * tile + i);
       now = s > now ? s : now;
     }
     const V base = now == -infinity<A> ? V{} : now;  // nothing seen so far: every score is -inf, and every result 0
     V f = exponential(old - base), total = vec(sum + i) * f;
-    for (int64_t j = 0; j < at.keys; ++j) {
+    for (int64_t j = 0; j < keys; ++j) {
       V p = exponential(vec(scores + j * tile + i) - base);
       total += p;
       if (keep) p *= vec(keep + j * tile + i);
@@ -410,8 +415,9 @@ template <class A> void softmax_step(const Place& at, A* scores, const A* keep, 
 template <class A> void softmax_gradient(const Place& at, A* scores, A* dp, const A* keep, const A* lse, const A* delta) {
   using V = typename Simd<A>::V;
   for (int64_t i = 0; i < at.width; i += lanes<A>) {
+    const int64_t keys = keys_of<A>(at, i);
     const V l = vec(lse + i), d = vec(delta + i);
-    for (int64_t j = 0; j < at.keys; ++j) {
+    for (int64_t j = 0; j < keys; ++j) {
       V &s = vec(scores + j * tile + i), &g = vec(dp + j * tile + i);
       const V p = exponential(s - l);
       if (keep) {

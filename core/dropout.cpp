@@ -5,7 +5,7 @@
 namespace retape::RETAPE_LEVEL {
 namespace {
 
-template <class T, class C> void dropout_block(const T* x, const uint32_t* bits, uint32_t threshold, C scale, int64_t n, T* y) noexcept {
+template <class T, class C> void dropout_block(const T* x, const uint32_t* bits, uint32_t threshold, C scale, int64_t n, T* y) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) put(y[i], (bits[i] >> 8) >= threshold ? C(x[i]) * scale : C(0));
 }

@@ -136,7 +136,7 @@ class Groups {
 constexpr int64_t columns = 128;  // neighbouring elements that one task handles
 
 // y (n) += the given rows of source, whose rows are `stride` apart
-template <class T> void add_rows(const T* source, const int64_t* begin, const int64_t* end, int64_t stride, int64_t n, T* y) noexcept {
+template <class T> void add_rows(const T* source, const int64_t* begin, const int64_t* end, int64_t stride, int64_t n, T* y) {
   using C = compute_t<T>;
   C sum[columns];
 #pragma omp simd

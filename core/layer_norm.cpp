@@ -10,11 +10,12 @@ template <class C> struct Moments {
 };
 
 // x, weight, bias, y (n)
-template <class T, class C> Moments<C> layer_norm_row(const T* x, const C* weight, const C* bias, C eps, int64_t n, T* y) noexcept {
+template <class T, class C> Moments<C> layer_norm_row(const T* x, const C* weight, const C* bias, C eps, int64_t n, T* y) {
+  const C pivot = n ? C(x[0]) : C(0);  // differences to any element are as small as the deviations, however large the mean is
   C sum = 0, squares = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) sum += C(x[i]);
-  const C mean = sum / C(n);
+  for (int64_t i = 0; i < n; ++i) sum += C(x[i]) - pivot;
+  const C mean = pivot + sum / C(n);
 #pragma omp simd reduction(+ : squares)
   for (int64_t i = 0; i < n; ++i) squares += (C(x[i]) - mean) * (C(x[i]) - mean);
   const C rstd = C(1) / m::sqrt(squares / C(n) + eps);
@@ -26,7 +27,7 @@ template <class T, class C> Moments<C> layer_norm_row(const T* x, const C* weigh
 // With hat = (x - mean) rstd and g = dy weight: dx = rstd (g - mean(g) - hat mean(g hat)). dy hat is added to dweight and dy to
 // dbias, unless those are null.
 template <class T, class C>
-void layer_norm_backward_row(const T* dy, const T* x, const C* weight, C mean, C rstd, int64_t n, T* dx, C* dweight, C* dbias) noexcept {
+void layer_norm_backward_row(const T* dy, const T* x, const C* weight, C mean, C rstd, int64_t n, T* dx, C* dweight, C* dbias) {
   C sum = 0, dot = 0;
 #pragma omp simd reduction(+ : sum, dot)
   for (int64_t i = 0; i < n; ++i) {

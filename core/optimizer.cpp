@@ -2,6 +2,7 @@
 // of them, so that many small parameters cost no more than a large one.
 #include <retape/core/kernel.h>
 #include <retape/core/optimizer_ops.h>
+#include <retape/core/put.h>
 
 namespace retape::RETAPE_LEVEL {
 namespace {
@@ -70,7 +71,7 @@ void adamw(const AdamWArgs& args, const std::vector<OptimizerSlot>& slots) {
           for (int64_t k = begin; k < end; ++k) {
             C x = C(value[k]);
             update(x, C(grad[k]), m[k], v[k]);
-            value[k] = T(x);
+            put(value[k], x);
           }
         });
       });
@@ -95,7 +96,7 @@ void sgd(const SgdArgs& args, const std::vector<OptimizerSlot>& slots) {
             for (int64_t k = begin; k < end; ++k) {
               C x = C(value[k]);
               update(x, C(grad[k]));
-              value[k] = T(x);
+              put(value[k], x);
             }
             return;
           }
@@ -104,7 +105,7 @@ void sgd(const SgdArgs& args, const std::vector<OptimizerSlot>& slots) {
           for (int64_t k = begin; k < end; ++k) {
             C x = C(value[k]);
             update(x, C(grad[k]), buffer[k]);
-            value[k] = T(x);
+            put(value[k], x);
           }
         });
       });
@@ -166,7 +167,7 @@ void scale(double factor, const std::vector<Tensor>& xs) {
           T* x = elements<T>(all[i]);
           const C by = C(factor);
 #pragma omp simd
-          for (int64_t k = begin; k < end; ++k) x[k] = T(C(x[k]) * by);
+          for (int64_t k = begin; k < end; ++k) put(x[k], C(x[k]) * by);
         });
       });
 }

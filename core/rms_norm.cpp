@@ -6,7 +6,7 @@ namespace retape::RETAPE_LEVEL {
 namespace {
 
 // x, weight, y (n); returns rstd
-template <class T, class C> C rms_norm_row(const T* x, const C* weight, C eps, int64_t n, T* y) noexcept {
+template <class T, class C> C rms_norm_row(const T* x, const C* weight, C eps, int64_t n, T* y) {
   C squares = 0;
 #pragma omp simd reduction(+ : squares)
   for (int64_t i = 0; i < n; ++i) squares += C(x[i]) * C(x[i]);
@@ -17,7 +17,7 @@ template <class T, class C> C rms_norm_row(const T* x, const C* weight, C eps, i
 }
 
 // With hat = x rstd and g = dy weight: dx = rstd (g - hat mean(g hat)), and dy hat is added to dweight unless that is null.
-template <class T, class C> void rms_norm_backward_row(const T* dy, const T* x, const C* weight, C rstd, int64_t n, T* dx, C* dweight) noexcept {
+template <class T, class C> void rms_norm_backward_row(const T* dy, const T* x, const C* weight, C rstd, int64_t n, T* dx, C* dweight) {
   C dot = 0;
 #pragma omp simd reduction(+ : dot)
   for (int64_t i = 0; i < n; ++i) dot += C(dy[i]) * weight[i] * (C(x[i]) * rstd);

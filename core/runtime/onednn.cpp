@@ -218,8 +218,9 @@ void gemm_primitive(const Gemm& g, Side a, Side b, memory::data_type in, memory:
   // A primitive is built for a number of threads; executing it with another is not promised to work.
   const int threads = omp_in_parallel() ? 1 : omp_get_max_threads();
   const bool batched = g.batch > 1;
-  const int64_t flags = a.transposed | b.transposed << 1 | g.accumulate << 2 | (g.bias != nullptr) << 3 | (in == memory::data_type::bf16) << 4 |
-                        (out == memory::data_type::bf16) << 5;
+  const bool in_bf16 = in == memory::data_type::bf16, out_bf16 = out == memory::data_type::bf16;
+  const int64_t flags =
+      a.transposed | b.transposed << 1 | g.accumulate << 2 | (g.bias != nullptr) << 3 | in_bf16 << 4 | out_bf16 << 5;
   const Key key{g.batch, g.m, g.n, g.k, a.stride, b.stride, g.c_row, batched ? g.a_batch : 0, batched ? g.b_batch : 0,
                 batched ? g.c_batch : 0, flags, threads};
   auto found = cache.map.find(key);

@@ -50,7 +50,7 @@ int run_program(int argc, const char* const* argv, const std::string& name, cons
   std::vector<std::function<void()>> actions;
   for (const auto& verb : verbs) {
     CLI::App* command = app.add_subcommand(verb.name, verb.description)->group("Verbs");
-    command->option_defaults()->always_capture_default();
+    command->option_defaults()->always_capture_default()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     actions.push_back(verb.setup(*command));
   }
 

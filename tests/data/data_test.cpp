@@ -65,8 +65,8 @@ TEST_CASE("text that is not UTF-8 is an error with the offset", "[data]") {
            {"\xff", "byte 0xff at offset 0"},
        }) {
     INFO(message);
-    CHECK_THAT(error_of([&] { CharTokenizer::from_text(text); }), ContainsSubstring(message));
-    CHECK_THAT(error_of([&] { CharTokenizer::from_text("ab").encode(text.substr(text.find_first_not_of("ab"))); }), ContainsSubstring("not valid UTF-8"));
+    CHECK_THAT(error_of([&, &text = text] { CharTokenizer::from_text(text); }), ContainsSubstring(message));
+    CHECK_THAT(error_of([&, &text = text] { CharTokenizer::from_text("ab").encode(text.substr(text.find_first_not_of("ab"))); }), ContainsSubstring("not valid UTF-8"));
   }
   const std::string edges = "\x7f\xc2\x80\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80\xef\xbf\xbf\xf0\x90\x80\x80\xf4\x8f\xbf\xbf";
   const auto tokenizer = CharTokenizer::from_text(edges);

@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# The GPT trainer as its user sees it: files of a run, exact resume, Ctrl-C, sampling, and one clear line for bad input.
+#     gpt_test.sh PROGRAM SCRATCH CASE
+set -euo pipefail
+gpt=$1 work=$2/$3 case=$3
+rm -rf "$work"
+mkdir -p "$work"
+cd "$work"
+for i in $(seq 200); do echo "line $i: the quick brown fox jumps over the lazy dog"; done >text.txt
+small=(--data text.txt --layers 1 --heads 2 --width 16 --block 16 --batch 4 --warmup 2 --dropout 0.1 --threads 2)
+
+fail() { echo "FAILED: $*"; exit 1; }
+refuses() {  # STATUS TEXT COMMAND...: fails with this status and exactly one line that has the text
+  local status=0 output
+  output=$("${@:3}" 2>&1 >/dev/null) || status=$?
+  [[ $status == "$1" ]] || fail "${*:3} exited with $status instead of $1: $output"
+  [[ $output == *"$2"* && $(wc -l <<<"$output") == 1 ]] || fail "${*:3} said: $output; expected one line with: $2"
+}
+
+case $case in
+files)
+  "$gpt" train "${small[@]}" --steps 20 --eval-every 10 --out run >out.txt 2>err.txt
+  for f in config.json tokenizer.json metrics.csv loss.svg samples.txt checkpoint-20/model.safetensors checkpoint-20/optimizer.safetensors checkpoint-20/state.json; do
+    [[ -s run/$f ]] || fail "run/$f is missing"
+  done
+  [[ $(head -n 1 run/metrics.csv) == step,train_loss,val_loss,lr,tokens_per_s,seconds ]] || fail "metrics.csv has another header"
+  grep -q '^20,[0-9.]*,[0-9.]*,' run/metrics.csv || fail "no row for step 20 with both losses"
+  grep -q 'run folder: run' out.txt || fail "the run folder is not printed"
+  grep -q 'step 20/20' err.txt || fail "no progress is printed"
+  grep -q 'transformer.h.0.attn.c_attn.weight' run/checkpoint-20/model.safetensors || fail "weights have other names"
+  [[ -z $("$gpt" train "${small[@]}" --steps 2 --out quiet --quiet 2>&1) ]] || fail "--quiet prints"
+  ;;
+resume)
+  "$gpt" train "${small[@]}" --steps 20 --eval-every 10 --out whole --quiet
+  cp -r whole part
+  rm -r part/checkpoint-20
+  "$gpt" train --resume part --quiet
+  cmp whole/checkpoint-20/model.safetensors part/checkpoint-20/model.safetensors || fail "weights differ after a resume"
+  cmp whole/checkpoint-20/optimizer.safetensors part/checkpoint-20/optimizer.safetensors || fail "optimizer state differs after a resume"
+  cmp <(cut -d, -f1-4 whole/metrics.csv) <(cut -d, -f1-4 part/metrics.csv) || fail "metrics differ after a resume"
+  ;;
+threads)
+  for n in 1 2 5; do "$gpt" train "${small[@]}" --steps 5 --out "run$n" --quiet --threads $n; done
+  cmp run1/checkpoint-5/model.safetensors run2/checkpoint-5/model.safetensors || fail "1 and 2 threads differ"
+  cmp run1/checkpoint-5/model.safetensors run5/checkpoint-5/model.safetensors || fail "1 and 5 threads differ"
+  ;;
+interrupt)
+  "$gpt" train "${small[@]}" --steps 1000000 --out run >out.txt 2>&1 &
+  pid=$!
+  for i in $(seq 200); do [[ -f run/metrics.csv && $(wc -l <run/metrics.csv) -gt 1 ]] && break; sleep 0.1; done
+  kill -INT $pid
+  wait $pid || fail "the interrupted trainer exited with $?: $(cat out.txt)"
+  ls -d run/checkpoint-* >/dev/null || fail "no checkpoint after an interrupt"
+  grep -q -- '--resume run' out.txt || fail "it does not say how to go on"
+  step=$(ls -d run/checkpoint-* | sed 's/.*-//')
+  "$gpt" train --resume run --steps $((step + 3)) --quiet
+  [[ -d run/checkpoint-$((step + 3)) ]] || fail "the run did not go on"
+  ;;
+sample)
+  "$gpt" train "${small[@]}" --steps 5 --out run --quiet
+  "$gpt" sample --from run --prompt "the quick" --tokens 30 --seed 3 >a.txt
+  "$gpt" sample --from run/checkpoint-5 --prompt "the quick" --tokens 30 --seed 3 >b.txt
+  cmp a.txt b.txt || fail "the same seed gives other text"
+  [[ $(head -c 9 a.txt) == "the quick" && $(wc -m <a.txt) == 40 ]] || fail "the sample is not prompt and 30 characters: $(cat a.txt)"
+  "$gpt" sample --from run --prompt "the" --tokens 30 --temperature 0 --seed 1 >a.txt
+  "$gpt" sample --from run --prompt "the" --tokens 30 --top-k 1 --seed 2 >b.txt
+  cmp a.txt b.txt || fail "temperature 0 and top-k 1 differ"
+  refuses 1 'U+00E9' "$gpt" sample --from run --prompt "é"
+  refuses 1 'nowhere' "$gpt" sample --from nowhere
+  "$gpt" train "${small[@]}" --steps 3 --weights run/checkpoint-5/model.safetensors --out warm --quiet
+  refuses 1 'wte.weight' "$gpt" train "${small[@]}" --width 32 --steps 3 --weights run/checkpoint-5/model.safetensors --out other
+  ;;
+bad_input)
+  : >empty.txt
+  printf 'short' >short.txt
+  printf '\xff\xfe' >binary.txt
+  refuses 1 'empty.txt is empty' "$gpt" train "${small[@]}" --data empty.txt
+  refuses 1 'missing.txt' "$gpt" train "${small[@]}" --data missing.txt
+  refuses 1 '5' "$gpt" train "${small[@]}" --data short.txt
+  refuses 1 'UTF-8' "$gpt" train "${small[@]}" --data binary.txt
+  refuses 1 '--width 15 is no multiple of --heads 2' "$gpt" train "${small[@]}" --width 15
+  refuses 1 '--steps -1' "$gpt" train "${small[@]}" --steps -1
+  refuses 1 '--dropout 1' "$gpt" train "${small[@]}" --dropout 1
+  refuses 2 '--nonsense' "$gpt" train "${small[@]}" --nonsense
+  refuses 2 'steps' "$gpt" train "${small[@]}" --steps many
+  "$gpt" train "${small[@]}" --steps 5 --out run --quiet
+  refuses 1 'run' "$gpt" train "${small[@]}" --steps 5 --out run
+  refuses 1 '--layers 3 does not fit' "$gpt" train --resume run --layers 3
+  refuses 1 'exclude each other' "$gpt" train --resume run --out elsewhere
+  "$gpt" train "${small[@]}" --width 32 --steps 5 --out wide --quiet
+  cp wide/checkpoint-5/model.safetensors run/checkpoint-5/
+  refuses 1 'wte.weight' "$gpt" train --resume run --steps 9
+  head -c 100 wide/checkpoint-5/model.safetensors >wide/cut && mv wide/cut wide/checkpoint-5/model.safetensors
+  refuses 1 'model.safetensors' "$gpt" train --resume wide --steps 9
+  echo '{' >wide/config.json
+  refuses 1 'config.json' "$gpt" sample --from wide
+  "$gpt" train --help >help.txt
+  for flag in data layers heads width block batch accumulate steps lr min-lr warmup beta1 beta2 weight-decay clip dropout seed threads eval-every out resume weights quiet; do
+    grep -q -- "--$flag" help.txt || fail "--help lacks --$flag"
+  done
+  ;;
+full_disk)
+  "$gpt" train "${small[@]}" --steps 10 --eval-every 5 --out run --quiet
+  (ulimit -f 8 && trap '' XFSZ && refuses 1 'error:' "$gpt" train --resume run --steps 20 --quiet) # a limit of 8 KiB a file stands for a full disk
+  [[ -d run/checkpoint-10 && $(ls -A run | grep -c tmp) == 0 ]] || fail "a failed save did harm: $(ls -A run)"
+  "$gpt" train --resume run --steps 12 --quiet
+  [[ -d run/checkpoint-12 ]] || fail "the run did not go on after the failure"
+  ;;
+*) fail "no case $case" ;;
+esac
