@@ -8,8 +8,8 @@ foreach(object IN LISTS OBJECTS)
   string(REPLACE ";" "," symbols "${symbols}")
   string(REPLACE "\n" ";" symbols "${symbols}")
   foreach(symbol IN LISTS symbols)
-    # The reference to the exception personality is data and the same at every level.
-    if(symbol AND NOT symbol MATCHES "retape::${LEVEL}::|DW.ref.__gxx_personality")
+    # What compilers add for exceptions does not depend on the level.
+    if(symbol AND NOT symbol MATCHES "retape::${LEVEL}::|DW.ref.__gxx_personality|__clang_call_terminate")
       string(APPEND shared "${object}: ${symbol}\n")
     endif()
   endforeach()

@@ -20,8 +20,10 @@ constexpr int vector_bytes = 16, widest = 2;
 #endif
 #if defined(__clang__)
 #define RETAPE_UNROLL _Pragma("clang loop unroll(full)")
+#define RETAPE_FULL_WIDTH __attribute__((min_vector_width(8 * vector_bytes)))  // else clang may halve vectors of 64 bytes
 #else
 #define RETAPE_UNROLL _Pragma("GCC unroll 8")
+#define RETAPE_FULL_WIDTH
 #endif
 
 template <class A> struct Simd;
@@ -95,8 +97,9 @@ RETAPE_INLINE void column(int64_t rows, int64_t depth, const A* a, int64_t a_row
 // c (rows, cols) = or += a (rows, depth) b (depth, cols), or c = factor (rows) * c + a b. `rows` is a multiple of 4, `cols` of
 // the lanes of a vector. a is read through two strides, so that it may stand transposed in memory.
 template <Into into, class A>
-__attribute__((noinline)) void multiply(int64_t rows, int64_t cols, int64_t depth, const A* a, int64_t a_row, int64_t a_depth,
-                                        const A* b, int64_t b_row, A* c, int64_t c_row, const A* factor = nullptr) {
+RETAPE_FULL_WIDTH __attribute__((noinline))
+void multiply(int64_t rows, int64_t cols, int64_t depth, const A* a, int64_t a_row, int64_t a_depth, const A* b, int64_t b_row, A* c,
+              int64_t c_row, const A* factor = nullptr) {
   while (cols > 0) {
     const int64_t left = cols / lanes<A>;
     const int64_t width = left <= widest ? left : left == widest + 1 ? (left + 1) / 2 : widest;
@@ -288,7 +291,8 @@ RETAPE_INLINE Wide product(Wide a, uint32_t b) {
   return (a & 0xffffffffu) * b;
 #endif
 }
-// The four words of Philox (philox.h) for a counter in each lane. Only the lower halves of the lanes mean anything.
+// The four words of philox.h's Philox for a counter in each lane; only the lower halves of the lanes mean anything. The compiler does
+// not find the one instruction behind each product in the scalar code, and dropout would cost twice as much.
 RETAPE_INLINE void philox(uint64_t seed, Wide counter, Wide* words) {
   Wide a = counter, b = counter >> 32, c{}, d{};
   uint32_t key0 = uint32_t(seed), key1 = uint32_t(seed >> 32);
@@ -328,7 +332,8 @@ template <class T, class A> void load_keep(const Problem<T>& p, const Place& at,
     if (aligned)
       for (int64_t i = 0; i < at.width; ++i) keep[j * tile + i] = attention_keep(words[j * tile + i], threshold) ? A(1) : A(0);
     else
-      for (int64_t i = 0; i < at.width; ++i) keep[j * tile + i] = attention_keep(words[(j + skipped[i]) * tile + i], threshold) ? A(1) : A(0);
+      for (int64_t i = 0; i < at.width; ++i)
+        keep[j * tile + i] = attention_keep(words[(j + skipped[i]) * tile + i], threshold) ? A(1) : A(0);
 }
 
 constexpr int64_t stair = 8;  // on the diagonal, sums start or end in steps of so many rows
@@ -339,7 +344,7 @@ template <class A> RETAPE_INLINE int64_t keys_of(const Place& at, int64_t i) {
 
 // out (keys, tile) = x (keys, cols) packed times queries (features, tile): the scores, if x is k; the gradients of probabilities,
 // if x is v and dy stands for the queries. Elements of the diagonal tile that nobody may see become `unseen`.
-template <class A> void compare(const Place& at, int64_t features, const A* x, int64_t cols, const A* queries, A unseen, A* out) {
+template <class A> void dots(const Place& at, int64_t features, const A* x, int64_t cols, const A* queries, A unseen, A* out) {
   const int64_t rows = round_up(at.keys, 4), step = at.diagonal ? 16 : rows;
   int64_t f = 0;
   do {
@@ -357,7 +362,7 @@ template <class A> void compare(const Place& at, int64_t features, const A* x, i
       for (int64_t i = 0; i < min_of(j, at.width); ++i) out[j * tile + i] = unseen;
 }
 template <class A> void score(const Place& at, int64_t features, const A* k, int64_t cols, const A* queries, const A* bias, A* scores) {
-  compare(at, features, k, cols, queries, -infinity<A>, scores);
+  dots(at, features, k, cols, queries, -infinity<A>, scores);
   if (bias)
     for (int64_t j = 0; j < at.keys; ++j)
       for (int64_t i = 0; i < at.width; i += lanes<A>) vec(scores + j * tile + i) += vec(bias + j * tile + i);
@@ -389,7 +394,7 @@ template <class A> void sum_over_queries(const Place& at, const A* weights, cons
 
 // Turns scores into e^(score - top), where top is the largest score of a query so far; sum grows by them, and factor is what
 // earlier results have to be multiplied by, since top has grown.
-template <class A> void softmax_step(const Place& at, A* scores, const A* keep, A* top, A* sum, A* factor) {
+template <class A> RETAPE_FULL_WIDTH void softmax_step(const Place& at, A* scores, const A* keep, A* top, A* sum, A* factor) {
   using V = typename Simd<A>::V;
   for (int64_t i = 0; i < at.width; i += lanes<A>) {
     const int64_t keys = keys_of<A>(at, i);
@@ -412,7 +417,7 @@ template <class A> void softmax_step(const Place& at, A* scores, const A* keep, 
 }
 
 // Turns scores into the probabilities that met v, and dp, the gradients of those, into the gradients of the scores.
-template <class A> void softmax_gradient(const Place& at, A* scores, A* dp, const A* keep, const A* lse, const A* delta) {
+template <class A> RETAPE_FULL_WIDTH void softmax_gradient(const Place& at, A* scores, A* dp, const A* keep, const A* lse, const A* delta) {
   using V = typename Simd<A>::V;
   for (int64_t i = 0; i < at.width; i += lanes<A>) {
     const int64_t keys = keys_of<A>(at, i);
@@ -474,7 +479,7 @@ template <class A, class F> void each_task(int64_t tasks, int64_t size, bool wor
   for (int64_t n = 0; n < tasks; ++n) f(n, Arena<A>{scratch + size * omp_get_thread_num()});
 }
 template <class T> bool worth_threads(const Problem<T>& p) {
-  return p.batch * p.heads * p.queries * p.keys * (p.head_dim + p.value_dim) > 200000;
+  return p.batch * p.heads * p.queries * p.keys * (p.head_dim + p.value_dim) > 500000;
 }
 
 // A few query tiles take turns with each tile of K and V: what lies in a farther cache then comes once, not once for each.
@@ -646,7 +651,7 @@ void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& 
           const A* const bias = sight == Sight::some ? space.bias : nullptr;
           if (space.keep) load_keep(p, at, space.keep, space.scores);
           score(at, p.head_dim, k + j * k_cols, k_cols, x.q_lanes, bias, space.scores);
-          compare(at, p.value_dim, v + j * v_cols, v_cols, x.dy_lanes, A(0), dp);
+          dots(at, p.value_dim, v + j * v_cols, v_cols, x.dy_lanes, A(0), dp);
           softmax_gradient(at, space.scores, dp, space.keep, x.lse, x.delta);
           sum_over_queries(at, space.scores, x.dy, v_cols, sum_v + j * v_cols);
           sum_over_queries(at, dp, x.q, k_cols, sum_k + j * k_cols);
@@ -706,7 +711,8 @@ Problem<T> problem(const Tensor& q, const Tensor& k, const Tensor& v, const Tens
 
 // q (B, Hq, T, D), k (B, Hkv, S, D), v (B, Hkv, S, Dv), y (B, Hq, T, Dv): last dimension contiguous. lse (B, Hq, T) contiguous,
 // f32, or f64 if q is: the logarithm of each row's sum of e^score. mask (B, Hq, T, S), any strides: bool, or added to the scores.
-void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const AttentionOptions& options, Tensor& y, Tensor& lse) {
+void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const AttentionOptions& options, Tensor& y,
+               Tensor& lse) {
   with_floating("attention", q.dtype(), [&](auto type) {
     using T = decltype(type);
     forward(problem<T>(q, k, v, mask, options), output_rows<T>(y), lse.mutable_data<compute_t<T>>());

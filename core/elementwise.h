@@ -2,6 +2,7 @@
 // and large work is cut into chunks for threads. For kernel files only.
 #pragma once
 #include <retape/core/kernel.h>
+#include <retape/core/put.h>
 
 namespace retape::RETAPE_LEVEL {
 
@@ -90,7 +91,7 @@ template <class T, class Out, class F> RETAPE_INLINE void map1(char* const* p, c
     const T* x = reinterpret_cast<const T*>(p[0]);
     Out* y = reinterpret_cast<Out*>(p[1]);
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) y[i] = Out(f(compute_t<T>(x[i])));
+    for (int64_t i = 0; i < n; ++i) put(y[i], f(compute_t<T>(x[i])));
     return;
   }
   for (int64_t i = 0; i < n; ++i)
@@ -103,15 +104,15 @@ template <class T, class Out, class F> RETAPE_INLINE void map2(char* const* p, c
   constexpr int64_t one = sizeof(T);
   if (stride[2] == int64_t(sizeof(Out)) && stride[0] == one && stride[1] == one) {
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) y[i] = Out(f(C(a[i]), C(b[i])));
+    for (int64_t i = 0; i < n; ++i) put(y[i], f(C(a[i]), C(b[i])));
   } else if (stride[2] == int64_t(sizeof(Out)) && stride[0] == one && stride[1] == 0) {
     const C v = C(*b);
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) y[i] = Out(f(C(a[i]), v));
+    for (int64_t i = 0; i < n; ++i) put(y[i], f(C(a[i]), v));
   } else if (stride[2] == int64_t(sizeof(Out)) && stride[0] == 0 && stride[1] == one) {
     const C v = C(*a);
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) y[i] = Out(f(v, C(b[i])));
+    for (int64_t i = 0; i < n; ++i) put(y[i], f(v, C(b[i])));
   } else {
     for (int64_t i = 0; i < n; ++i)
       *reinterpret_cast<Out*>(p[2] + i * stride[2]) =

@@ -45,6 +45,7 @@ threads)
   cmp run1/checkpoint-5/model.safetensors run5/checkpoint-5/model.safetensors || fail "1 and 5 threads differ"
   ;;
 interrupt)
+  set -m  # without job control a shell makes its background programs ignore Ctrl-C
   "$gpt" train "${small[@]}" --steps 1000000 --out run >out.txt 2>&1 &
   pid=$!
   for i in $(seq 200); do [[ -f run/metrics.csv && $(wc -l <run/metrics.csv) -gt 1 ]] && break; sleep 0.1; done
@@ -105,6 +106,16 @@ full_disk)
   [[ -d run/checkpoint-10 && $(ls -A run | grep -c tmp) == 0 ]] || fail "a failed save did harm: $(ls -A run)"
   "$gpt" train --resume run --steps 12 --quiet
   [[ -d run/checkpoint-12 ]] || fail "the run did not go on after the failure"
+  ;;
+real_data)
+  text=${RETAPE_DATA:+$RETAPE_DATA/tinyshakespeare/input.txt}
+  if [[ -z $text || ! -f $text ]]; then
+    echo "skipped: RETAPE_DATA does not name a folder with tinyshakespeare/input.txt"
+    exit 77
+  fi
+  "$gpt" train --data "$text" --steps 100 --out run --quiet --threads 2
+  loss=$(tail -n 1 run/metrics.csv | cut -d, -f3)
+  awk -v loss="$loss" 'BEGIN { exit !(loss > 1 && loss < 2.8) }' || fail "validation loss after 100 steps is $loss; expected below 2.8 (guessing by frequency gives 3.3)"
   ;;
 *) fail "no case $case" ;;
 esac
