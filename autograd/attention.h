@@ -5,7 +5,8 @@
 namespace retape {
 
 struct AttentionParams {
-  Tensor mask = {};        ///< bool (true: attend) or floating (added to the scores); broadcasts to (B, Hq, T, S). No gradient
+  Tensor mask = {};        ///< bool (true: attend) or floating (added to the scores); broadcasts to (B, Hq, T, S). No gradient.
+                          ///< Hide keys by false or -infinity: a row hidden whole by finite values such as -1e9 gets wrong gradients
   bool is_causal = false;  ///< query t attends to keys 0 .. t
   double dropout_p = 0;    ///< of the attention weights
   double scale = 0;        ///< of the scores; 0: 1 / sqrt(D)
