@@ -19,7 +19,7 @@ namespace {
 Tensor empty_heads(const Shape& s, Options options) { return transpose(empty({s[0], s[2], s[1], s[3]}, options), 1, 2); }
 // The kernel wants features next to each other; all other strides are free.
 Tensor dense_features(const Tensor& x) { return x.shape()[-1] == 1 || x.strides()[-1] == 1 ? x : contiguous(x); }
-Options statistics_of(const Tensor& x) { return {x.dtype() == DType::f64 ? DType::f64 : DType::f32, x.device()}; }
+Options options_of_statistics(const Tensor& x) { return {x.dtype() == DType::f64 ? DType::f64 : DType::f32, x.device()}; }
 
 // What dropout multiplies the attention weights by, (B, Hq, T, S): it has no input that could want a gradient, and comes from the
 // kernel for dropout, whose numbering of elements the attention kernel shares.
@@ -31,17 +31,20 @@ Tensor dropout_factors(const Shape& shape, const AttentionOptions& options, Opti
   return y;
 }
 
-struct AttentionBackward {  // y and lse are for the kernel; the composite makes the weights again
+struct AttentionBackward {  // y and statistics are for the kernel; the composite makes the weights again
   static constexpr auto name = "attention_backward";
   AttentionOptions options;
-  std::array<Tensor, 3> forward(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const Tensor& y, const Tensor& lse) {
+  std::array<Tensor, 3> forward(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const Tensor& y,
+                                const Tensor& statistics) {
     Tensor dq = empty_heads(q.shape(), q.options()), dk = empty_heads(k.shape(), k.options()), dv = empty_heads(v.shape(), v.options());
     const Tensor d = dense_features(dy), a = dense_features(q), b = dense_features(k), c = dense_features(v), out = dense_features(y);
-    RETAPE_DISPATCH(q.device(), attention_backward(d, a, b, c, mask, out, lse, options, dq, dk, dv));
+    RETAPE_DISPATCH(q.device(), attention_backward(d, a, b, c, mask, out, statistics, options, dq, dk, dv));
     return {dq, dk, dv};
   }
-  std::array<Tensor, 3> composite(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const Tensor&, const Tensor&) {
-    const int64_t batch = q.shape()[0], heads = q.shape()[1], kv_heads = k.shape()[1], group = heads / kv_heads, queries = q.shape()[2], keys = k.shape()[2];
+  std::array<Tensor, 3> composite(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const Tensor&,
+                                  const Tensor&) {
+    const int64_t batch = q.shape()[0], heads = q.shape()[1], kv_heads = k.shape()[1], group = heads / kv_heads, queries = q.shape()[2],
+                  keys = k.shape()[2];
     const auto repeat = [&](const Tensor& x) {  // a head of k or v for each head of q
       return reshape(expand(unsqueeze(x, 2), {batch, kv_heads, group, keys, x.shape()[3]}), {batch, heads, keys, x.shape()[3]});
     };
@@ -51,7 +54,8 @@ struct AttentionBackward {  // y and lse are for the kernel; the composite makes
     if (mask) scores = mask.dtype() == DType::boolean ? masked_fill(scores, logical_not(mask), -INFINITY) : scores + cast(mask, q.dtype());
     if (options.causal) {
       const Options positions{DType::i64, q.device()};
-      scores = masked_fill(scores, gt(arange(0, double(keys), 1, positions), unsqueeze(arange(0, double(queries), 1, positions), 1)), -INFINITY);
+      scores =
+          masked_fill(scores, gt(arange(0, double(keys), 1, positions), unsqueeze(arange(0, double(queries), 1, positions), 1)), -INFINITY);
     }
     const Tensor weights = softmax(scores, -1);
     const Tensor factors = options.dropout > 0 ? dropout_factors(weights.shape(), options, q.options()) : Tensor{};
@@ -64,18 +68,18 @@ struct AttentionBackward {  // y and lse are for the kernel; the composite makes
 struct Attention {
   static constexpr auto name = "attention";
   AttentionOptions options;
-  Saved q = {}, k = {}, v = {}, mask = {}, y = {}, lse = {};
+  Saved q = {}, k = {}, v = {}, mask = {}, y = {}, statistics = {};
   Tensor forward(const Tensor& queries, const Tensor& keys, const Tensor& values, const Tensor& hidden) {
     const Shape& s = queries.shape();
     Tensor out = empty_heads({s[0], s[1], s[2], values.shape()[3]}, queries.options());
-    Tensor log_sums = empty({s[0], s[1], s[2]}, statistics_of(queries));
+    Tensor rows = empty({s[0], s[1], 2, s[2]}, options_of_statistics(queries));
     const Tensor a = dense_features(queries), b = dense_features(keys), c = dense_features(values);
-    RETAPE_DISPATCH(queries.device(), attention(a, b, c, hidden, options, out, log_sums));
-    q = save(queries), k = save(keys), v = save(values), mask = save(hidden), y = save(out), lse = save(log_sums);
+    RETAPE_DISPATCH(queries.device(), attention(a, b, c, hidden, options, out, rows));
+    q = save(queries), k = save(keys), v = save(values), mask = save(hidden), y = save(out), statistics = save(rows);
     return out;
   }
   void backward(const Tensor& dy, Grads& dx) {
-    const auto d = record(AttentionBackward{options}, dy, *q, *k, *v, *mask, *y, *lse);
+    const auto d = record(AttentionBackward{options}, dy, *q, *k, *v, *mask, *y, *statistics);
     dx.set(0, d[0]), dx.set(1, d[1]), dx.set(2, d[2]);
   }
 };
@@ -86,33 +90,46 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionPar
   if (!q || !k || !v) throw Error(fmt::format("{}: q, k or v is an undefined tensor", op));
   const std::string shapes = fmt::format("q {}, k {} and v {}", q.shape().str(), k.shape().str(), v.shape().str());
   if (!is_floating(q.dtype()) || q.dtype() != k.dtype() || q.dtype() != v.dtype())
-    throw Error(fmt::format("{}: q, k and v have dtypes {}, {} and {}; they must have one floating dtype", op, name_of(q.dtype()), name_of(k.dtype()), name_of(v.dtype())));
+    throw Error(fmt::format("{}: q, k and v have dtypes {}, {} and {}; they must have one floating dtype", op, name_of(q.dtype()),
+                            name_of(k.dtype()), name_of(v.dtype())));
   if (!(q.device() == k.device()) || !(q.device() == v.device()) || (params.mask && !(q.device() == params.mask.device())))
     throw Error(fmt::format("{}: q, k, v and the mask are on different devices; move them with to()", op));
   if ((q.dim() != 3 && q.dim() != 4) || k.dim() != q.dim() || v.dim() != q.dim())
     throw Error(fmt::format("{}: {} must all have 4 dims, (batch, heads, positions, features), or 3 without batch", op, shapes));
-  if (q.shape()[-1] != k.shape()[-1]) throw Error(fmt::format("{}: {} do not fit: q has {} features and k has {}; they must be equal", op, shapes, q.shape()[-1], k.shape()[-1]));
-  if (k.shape()[-2] != v.shape()[-2]) throw Error(fmt::format("{}: {} do not fit: k has {} positions and v has {}; they must be equal", op, shapes, k.shape()[-2], v.shape()[-2]));
+  if (q.shape()[-1] != k.shape()[-1])
+    throw Error(
+        fmt::format("{}: {} do not fit: q has {} features and k has {}; they must be equal", op, shapes, q.shape()[-1], k.shape()[-1]));
+  if (k.shape()[-2] != v.shape()[-2])
+    throw Error(
+        fmt::format("{}: {} do not fit: k has {} positions and v has {}; they must be equal", op, shapes, k.shape()[-2], v.shape()[-2]));
   const int64_t heads = q.shape()[-3], kv_heads = k.shape()[-3];
   if (kv_heads != v.shape()[-3] || (kv_heads == 0 ? heads != 0 : heads % kv_heads != 0))
-    throw Error(fmt::format("{}: {} do not fit: k and v must have equally many heads, and q's {} must be a multiple of k's {}", op, shapes, heads, kv_heads));
-  if (q.dim() == 4 && (q.shape()[0] != k.shape()[0] || q.shape()[0] != v.shape()[0])) throw Error(fmt::format("{}: {} do not fit: their batch sizes must be equal", op, shapes));
-  if (!(params.dropout_p >= 0 && params.dropout_p <= 1)) throw Error(fmt::format("{}: dropout_p = {} is not a probability; it must be from 0 to 1", op, params.dropout_p));
+    throw Error(fmt::format("{}: {} do not fit: k and v must have equally many heads, and q's {} must be a multiple of k's {}", op, shapes,
+                            heads, kv_heads));
+  if (q.dim() == 4 && (q.shape()[0] != k.shape()[0] || q.shape()[0] != v.shape()[0]))
+    throw Error(fmt::format("{}: {} do not fit: their batch sizes must be equal", op, shapes));
+  if (!(params.dropout_p >= 0 && params.dropout_p <= 1))
+    throw Error(fmt::format("{}: dropout_p = {} is not a probability; it must be from 0 to 1", op, params.dropout_p));
 }
 // The mask as a view of shape (B, Hq, T, S).
 Tensor check_mask(const Tensor& mask, const Shape& scores, int dims) {
   if (!mask) return mask;
-  if (mask.dtype() != DType::boolean && !is_floating(mask.dtype())) throw Error(fmt::format("{}: the mask has dtype {}; it must be bool (true: attend) or floating", op, name_of(mask.dtype())));
-  if (ctx.recording && mask.requires_grad()) throw Error(fmt::format("{}: the mask wants a gradient, but masks have none; detach() it, or write attention with matmul() and softmax()", op));
+  if (mask.dtype() != DType::boolean && !is_floating(mask.dtype()))
+    throw Error(fmt::format("{}: the mask has dtype {}; it must be bool (true: attend) or floating", op, name_of(mask.dtype())));
+  if (ctx.recording && mask.requires_grad())
+    throw Error(
+        fmt::format("{}: the mask wants a gradient, but masks have none; detach() it, or write attention with matmul() and softmax()", op));
   bool fits = mask.dim() <= dims;
   for (int d = 1; fits && d <= mask.dim(); ++d) fits = mask.shape()[-d] == 1 || mask.shape()[-d] == scores[-d];
-  if (!fits) throw Error(fmt::format("{}: a mask of shape {} does not broadcast to the scores' shape {}", op, mask.shape().str(), scores.str()));
+  if (!fits)
+    throw Error(fmt::format("{}: a mask of shape {} does not broadcast to the scores' shape {}", op, mask.shape().str(), scores.str()));
   return expand(mask, scores);
 }
 
 }  // namespace
 
-Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& params, Generator& generator) {
+Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& params,
+                                    Generator& generator) {
   check(q, k, v, params);
   if (params.dropout_p == 1) {
     AttentionParams all = params;

@@ -20,6 +20,7 @@ struct GradOptions {
 };
 /// The gradients of the sum of dy_j * y_j with respect to each x; undefined where y does not depend on x. Leaves' gradients are not
 /// touched. torch: autograd.grad with allow_unused.
-std::vector<Tensor> grad(const std::vector<Tensor>& y, const std::vector<Tensor>& x, GradOptions options = {}, const std::vector<Tensor>& dy = {});
+std::vector<Tensor> grad(const std::vector<Tensor>& y, const std::vector<Tensor>& x, GradOptions options = {},
+                         const std::vector<Tensor>& dy = {});
 
 }  // namespace retape

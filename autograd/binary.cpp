@@ -22,7 +22,9 @@ Tensor broadcast_view(const Tensor& x, const Shape& shape) {
   return make_tensor(x->storage, l);
 }
 void check_devices(const char* name, const Tensor& a, const Tensor& b) {
-  if (!(a.device() == b.device())) throw Error(fmt::format("{}: tensors of shapes {} and {} are on different devices; move one with to()", name, a.shape().str(), b.shape().str()));
+  if (!(a.device() == b.device()))
+    throw Error(fmt::format("{}: tensors of shapes {} and {} are on different devices; move one with to()", name, a.shape().str(),
+                            b.shape().str()));
 }
 
 struct Pair {
@@ -65,7 +67,8 @@ template <class F> Tensor broadcast_kernel(const char* name, const Tensor& a, co
   return y;
 }
 Tensor binary_kernel(const char* name, BinaryKind kind, const Tensor& a, const Tensor& b) {
-  return broadcast_kernel(name, a, b, a.dtype(), [&](const Tensor& p, const Tensor& q, Tensor& y) { RETAPE_DISPATCH(y.device(), binary(kind, p, q, y)); });
+  return broadcast_kernel(name, a, b, a.dtype(),
+                          [&](const Tensor& p, const Tensor& q, Tensor& y) { RETAPE_DISPATCH(y.device(), binary(kind, p, q, y)); });
 }
 
 // A gradient that nobody wants is not computed; Grads sums what was broadcast.
@@ -139,7 +142,8 @@ struct Compare {
   CompareKind kind;
   static constexpr int differentiable = 0;
   Tensor forward(const Tensor& a, const Tensor& b) {
-    return broadcast_kernel(name, a, b, DType::boolean, [&](const Tensor& p, const Tensor& q, Tensor& y) { RETAPE_DISPATCH(y.device(), compare(kind, p, q, y)); });
+    return broadcast_kernel(name, a, b, DType::boolean,
+                            [&](const Tensor& p, const Tensor& q, Tensor& y) { RETAPE_DISPATCH(y.device(), compare(kind, p, q, y)); });
   }
 };
 struct Where {
@@ -167,7 +171,8 @@ Tensor compare(const char* name, CompareKind kind, const Operand& a, const Opera
   return record(Compare{name, kind}, p.a, p.b);
 }
 void check_bool(const char* name, const Tensor& x) {
-  if (x.dtype() != DType::boolean) throw Error(fmt::format("{}: a tensor of {} is given where bool is needed; compare first, as in ne(x, 0)", name, name_of(x.dtype())));
+  if (x.dtype() != DType::boolean)
+    throw Error(fmt::format("{}: a tensor of {} is given where bool is needed; compare first, as in ne(x, 0)", name, name_of(x.dtype())));
 }
 
 }  // namespace

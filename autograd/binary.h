@@ -11,7 +11,8 @@ namespace retape {
 class Operand {
  public:
   Operand(const Tensor& t) : tensor_(&t) {}
-  template <class T> requires std::is_arithmetic_v<T> Operand(T v) : value_(double(v)), fractional_(std::is_floating_point_v<T>) {}
+  template <class T>
+  requires std::is_arithmetic_v<T> Operand(T v) : value_(double(v)), fractional_(std::is_floating_point_v<T>) {}
   const Tensor* tensor() const { return tensor_; }
   double value() const { return value_; }
   bool fractional() const { return fractional_; }
@@ -55,9 +56,11 @@ inline Tensor operator+(const Tensor& a, const Tensor& b) { return add(a, b); }
 inline Tensor operator-(const Tensor& a, const Tensor& b) { return sub(a, b); }
 inline Tensor operator*(const Tensor& a, const Tensor& b) { return mul(a, b); }
 inline Tensor operator/(const Tensor& a, const Tensor& b) { return div(a, b); }
-#define RETAPE_NUMBER_OPERATOR(op, name)                                                                           \
-  template <class T> requires std::is_arithmetic_v<T> Tensor operator op(const Tensor& a, T b) { return name(a, b); } \
-  template <class T> requires std::is_arithmetic_v<T> Tensor operator op(T a, const Tensor& b) { return name(a, b); }
+#define RETAPE_NUMBER_OPERATOR(op, name)                                                           \
+  template <class T>                                                                               \
+  requires std::is_arithmetic_v<T> Tensor operator op(const Tensor& a, T b) { return name(a, b); } \
+  template <class T>                                                                               \
+  requires std::is_arithmetic_v<T> Tensor operator op(T a, const Tensor& b) { return name(a, b); }
 RETAPE_NUMBER_OPERATOR(+, add)
 RETAPE_NUMBER_OPERATOR(-, sub)
 RETAPE_NUMBER_OPERATOR(*, mul)

@@ -62,14 +62,19 @@ struct CrossEntropy {  // the losses of single elements, in the shape of target;
 
 void check(const Tensor& logits, const Tensor& target, const CrossEntropyOptions& options) {
   if (!logits || !target) throw Error("cross_entropy: logits or target is an undefined tensor");
-  if (!is_floating(logits.dtype())) throw Error(fmt::format("cross_entropy: logits have dtype {}; they must be floating", name_of(logits.dtype())));
-  if (target.dtype() != DType::i64) throw Error(fmt::format("cross_entropy: target has dtype {}; class numbers must be i64", name_of(target.dtype())));
+  if (!is_floating(logits.dtype()))
+    throw Error(fmt::format("cross_entropy: logits have dtype {}; they must be floating", name_of(logits.dtype())));
+  if (target.dtype() != DType::i64)
+    throw Error(fmt::format("cross_entropy: target has dtype {}; class numbers must be i64", name_of(target.dtype())));
   if (!(logits.device() == target.device())) throw Error("cross_entropy: logits and target are on different devices; move one with to()");
   if (logits.dim() == 0) throw Error("cross_entropy: logits have no dims; they must be (C), (N, C) or (N, C, d1, ...)");
   Shape wanted = logits.shape();
   wanted.erase(class_dim(logits));
-  if (!(target.shape() == wanted)) throw Error(fmt::format("cross_entropy: target of shape {} does not fit logits of shape {}; it must have shape {}", target.shape().str(), logits.shape().str(), wanted.str()));
-  if (!(options.label_smoothing >= 0 && options.label_smoothing <= 1)) throw Error(fmt::format("cross_entropy: label_smoothing {} is not valid; it must be from 0 to 1", options.label_smoothing));
+  if (!(target.shape() == wanted))
+    throw Error(fmt::format("cross_entropy: target of shape {} does not fit logits of shape {}; it must have shape {}",
+                            target.shape().str(), logits.shape().str(), wanted.str()));
+  if (!(options.label_smoothing >= 0 && options.label_smoothing <= 1))
+    throw Error(fmt::format("cross_entropy: label_smoothing {} is not valid; it must be from 0 to 1", options.label_smoothing));
 }
 
 }  // namespace

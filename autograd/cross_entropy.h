@@ -8,8 +8,8 @@ namespace retape {
 enum class Reduction : uint8_t { none, mean, sum };
 
 struct CrossEntropyOptions {
-  int64_t ignore_index = -100;   ///< a target with this value has loss 0 and no gradient, and does not count in the mean
-  double label_smoothing = 0;    ///< the share of the target distribution that is spread evenly over all classes
+  int64_t ignore_index = -100;  ///< a target with this value has loss 0 and no gradient, and does not count in the mean
+  double label_smoothing = 0;   ///< the share of the target distribution that is spread evenly over all classes
   Reduction reduction = Reduction::mean;
 };
 /// -log softmax(logits)[target], from the logits: probabilities are never stored. logits (C), (N, C) or (N, C, d1, ...), floating;

@@ -26,7 +26,8 @@ struct Dropout {  // linear in x, so it is its own backward
 Tensor dropout(const Tensor& x, double p, bool training, Generator& generator) {
   if (!x) throw Error("dropout: the tensor is undefined");
   if (!(p >= 0 && p <= 1)) throw Error(fmt::format("dropout: p = {} is not a probability; it must be from 0 to 1", p));
-  if (!is_floating(x.dtype())) throw Error(fmt::format("dropout: a tensor of {} cannot be scaled by 1 / (1 - p); cast() it to a floating dtype", name_of(x.dtype())));
+  if (!is_floating(x.dtype()))
+    throw Error(fmt::format("dropout: a tensor of {} cannot be scaled by 1 / (1 - p); cast() it to a floating dtype", name_of(x.dtype())));
   if (!training || p == 0) return x;
   return record(Dropout{p, generator.draw(x.numel())}, x);
 }

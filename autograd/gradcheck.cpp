@@ -24,12 +24,15 @@ void check_inputs(const char* name, const std::vector<Tensor>& x) {
     if (!x[i] || !x[i].requires_grad()) continue;
     any = true;
     if (x[i].dtype() != DType::f64 || !x[i].is_leaf())
-      throw Error(fmt::format("{}: input {} is {}{}; inputs that want gradients must be f64 leaves, or differences of 1e-6 drown in rounding", name, i, name_of(x[i].dtype()), x[i].is_leaf() ? "" : " and no leaf"));
+      throw Error(
+          fmt::format("{}: input {} is {}{}; inputs that want gradients must be f64 leaves, or differences of 1e-6 drown in rounding", name,
+                      i, name_of(x[i].dtype()), x[i].is_leaf() ? "" : " and no leaf"));
   }
   if (!any) throw Error(fmt::format("{}: no input wants a gradient; call set_requires_grad() on some", name));
 }
 
-GradcheckResult compare(const std::vector<Tensor>& analytic, const std::vector<Tensor>& x, const std::function<double()>& f, const GradcheckOptions& o) {
+GradcheckResult compare(const std::vector<Tensor>& analytic, const std::vector<Tensor>& x, const std::function<double()>& f,
+                        const GradcheckOptions& o) {
   GradcheckResult result;
   double worst = 1;  // in units of the tolerance
   for (size_t i = 0; i < x.size(); ++i) {
@@ -63,7 +66,13 @@ GradcheckResult gradcheck(const TensorFunction& f, const std::vector<Tensor>& x,
   for (auto& t : x)
     if (t && t.requires_grad()) wanted.push_back(t);
   const auto analytic = grad({weighted_sum(f(x), 99)}, wanted);
-  return compare(analytic, wanted, [&] { const NoGrad off; return weighted_sum(f(x), 99).item(); }, options);
+  return compare(
+      analytic, wanted,
+      [&] {
+        const NoGrad off;
+        return weighted_sum(f(x), 99).item();
+      },
+      options);
 }
 
 GradcheckResult gradgradcheck(const TensorFunction& f, const std::vector<Tensor>& x, GradcheckOptions options) {
@@ -86,7 +95,8 @@ GradcheckResult gradgradcheck(const TensorFunction& f, const std::vector<Tensor>
   const Tensor total = first(true);
   // A function that is linear has a first derivative without history, and nothing to differentiate.
   const auto analytic = total.requires_grad() ? grad({total}, all) : std::vector<Tensor>(all.size());
-  return compare(analytic, all, [&] { return first(false).item(); }, options);
+  return compare(
+      analytic, all, [&] { return first(false).item(); }, options);
 }
 
 }  // namespace retape

@@ -121,8 +121,10 @@ struct Embedding {
 
 void check_index(const char* name, const Tensor& x, const Tensor& index) {
   if (!x || !index) throw Error(fmt::format("{}: the tensor or the index is undefined", name));
-  if (index.dtype() != DType::i64 && index.dtype() != DType::i32) throw Error(fmt::format("{}: the index has dtype {}; it must be i64 or i32", name, name_of(index.dtype())));
-  if (!(x.device() == index.device())) throw Error(fmt::format("{}: the tensor and the index are on different devices; move one with to()", name));
+  if (index.dtype() != DType::i64 && index.dtype() != DType::i32)
+    throw Error(fmt::format("{}: the index has dtype {}; it must be i64 or i32", name, name_of(index.dtype())));
+  if (!(x.device() == index.device()))
+    throw Error(fmt::format("{}: the tensor and the index are on different devices; move one with to()", name));
 }
 int index_dim(const char* name, const Tensor& x, int64_t dim) {
   if (x.dim() == 0) throw Error(fmt::format("{}: a tensor with no dims has no elements to choose from", name));
@@ -139,12 +141,16 @@ int check_box(const char* name, const Tensor& x, int64_t dim, const Tensor& inde
   const int d = index_dim(name, x, dim);
   bool fits = index.dim() == x.dim();
   for (int i = 0; fits && i < x.dim(); ++i) fits = i == d || index.shape()[i] <= x.shape()[i];
-  if (!fits) throw Error(fmt::format("{}: an index of shape {} does not fit a tensor of shape {} along dim {}; all other sizes must be at most the tensor's", name, index.shape().str(), x.shape().str(), d));
+  if (!fits)
+    throw Error(
+        fmt::format("{}: an index of shape {} does not fit a tensor of shape {} along dim {}; all other sizes must be at most the tensor's",
+                    name, index.shape().str(), x.shape().str(), d));
   return d;
 }
 Tensor check_source(const char* name, const Tensor& x, const Tensor& source) {
   if (!source) throw Error(fmt::format("{}: source is an undefined tensor", name));
-  if (!(x.device() == source.device())) throw Error(fmt::format("{}: the tensor and source are on different devices; move one with to()", name));
+  if (!(x.device() == source.device()))
+    throw Error(fmt::format("{}: the tensor and source are on different devices; move one with to()", name));
   return cast(source, x.dtype());
 }
 
@@ -159,7 +165,9 @@ Tensor index_add(const Tensor& x, int64_t dim, const Tensor& index, const Tensor
   const Tensor added = check_source("index_add", x, source);
   Shape wanted = x.shape();
   wanted[d] = index.numel();
-  if (!(source.shape() == wanted)) throw Error(fmt::format("index_add: source of shape {} does not fit; for x {} and {} indices along dim {} it must be {}", source.shape().str(), x.shape().str(), index.numel(), d, wanted.str()));
+  if (!(source.shape() == wanted))
+    throw Error(fmt::format("index_add: source of shape {} does not fit; for x {} and {} indices along dim {} it must be {}",
+                            source.shape().str(), x.shape().str(), index.numel(), d, wanted.str()));
   return record(IndexAdd{d, x.shape()}, x, index, added);
 }
 Tensor gather(const Tensor& x, int64_t dim, const Tensor& index) {
@@ -171,15 +179,19 @@ Tensor scatter_add(const Tensor& x, int64_t dim, const Tensor& index, const Tens
   Tensor added = check_source("scatter_add", x, source);
   bool fits = source.dim() == index.dim();
   for (int i = 0; fits && i < source.dim(); ++i) fits = index.shape()[i] <= source.shape()[i];
-  if (!fits) throw Error(fmt::format("scatter_add: an index of shape {} does not fit source of shape {}; none of its sizes may be above source's", index.shape().str(), source.shape().str()));
+  if (!fits)
+    throw Error(fmt::format("scatter_add: an index of shape {} does not fit source of shape {}; none of its sizes may be above source's",
+                            index.shape().str(), source.shape().str()));
   for (int i = 0; i < source.dim(); ++i)
     if (index.shape()[i] != source.shape()[i]) added = narrow(added, i, 0, index.shape()[i]);
   return record(ScatterAdd{d, x.shape()}, x, index, added);
 }
 Tensor embedding(const Tensor& weight, const Tensor& ids, int64_t padding_idx) {
   check_index("embedding", weight, ids);
-  if (weight.dim() != 2) throw Error(fmt::format("embedding: weight has shape {}; it must have two dims, (rows, dim)", weight.shape().str()));
-  if (padding_idx < -1 || padding_idx >= weight.shape()[0]) throw Error(fmt::format("embedding: padding_idx {} is out of range for {} rows; -1 means none", padding_idx, weight.shape()[0]));
+  if (weight.dim() != 2)
+    throw Error(fmt::format("embedding: weight has shape {}; it must have two dims, (rows, dim)", weight.shape().str()));
+  if (padding_idx < -1 || padding_idx >= weight.shape()[0])
+    throw Error(fmt::format("embedding: padding_idx {} is out of range for {} rows; -1 means none", padding_idx, weight.shape()[0]));
   return record(Embedding{padding_idx}, weight, ids);
 }
 

@@ -23,7 +23,8 @@ struct MatMul {  // both operands have at least two dims
     a = save(x, 1), b = save(y, 0);
     const Shape batch = broadcast_shapes(name, batch_of(x.shape()), batch_of(y.shape()));
     Tensor out = empty(with_matrix(batch, x.shape()[-2], y.shape()[-1]), x.options());
-    const Tensor p = expand(x, with_matrix(batch, x.shape()[-2], x.shape()[-1])), q = expand(y, with_matrix(batch, y.shape()[-2], y.shape()[-1]));
+    const Tensor p = expand(x, with_matrix(batch, x.shape()[-2], x.shape()[-1])),
+                 q = expand(y, with_matrix(batch, y.shape()[-2], y.shape()[-1]));
     RETAPE_DISPATCH(x.device(), matmul(p, q, Tensor{}, false, out));
     return out;
   }
@@ -63,25 +64,34 @@ struct Linear {
 
 void check(const char* name, const Tensor& a, const Tensor& b) {
   if (!a || !b) throw Error(fmt::format("{}: an operand is an undefined tensor", name));
-  if (!(a.device() == b.device())) throw Error(fmt::format("{}: operands of shapes {} and {} are on different devices; move one with to()", name, a.shape().str(), b.shape().str()));
+  if (!(a.device() == b.device()))
+    throw Error(fmt::format("{}: operands of shapes {} and {} are on different devices; move one with to()", name, a.shape().str(),
+                            b.shape().str()));
   if (!is_floating(a.dtype()) || !is_floating(b.dtype()))
-    throw Error(fmt::format("{}: operands of {} and {} cannot be multiplied; both must be floating, use cast()", name, name_of(a.dtype()), name_of(b.dtype())));
+    throw Error(fmt::format("{}: operands of {} and {} cannot be multiplied; both must be floating, use cast()", name, name_of(a.dtype()),
+                            name_of(b.dtype())));
 }
 
 }  // namespace
 
 Tensor matmul(const Tensor& a, const Tensor& b) {
   check("matmul", a, b);
-  if (a.dim() == 0 || b.dim() == 0) throw Error(fmt::format("matmul: cannot multiply {} by {}: both need at least one dim; use a * b", a.shape().str(), b.shape().str()));
+  if (a.dim() == 0 || b.dim() == 0)
+    throw Error(fmt::format("matmul: cannot multiply {} by {}: both need at least one dim; use a * b", a.shape().str(), b.shape().str()));
   const int64_t inner = a.shape()[-1], other = b.dim() == 1 ? b.shape()[0] : b.shape()[-2];
-  if (inner != other) throw Error(fmt::format("matmul: cannot multiply {} by {}: inner sizes {} and {} differ", a.shape().str(), b.shape().str(), inner, other));
+  if (inner != other)
+    throw Error(
+        fmt::format("matmul: cannot multiply {} by {}: inner sizes {} and {} differ", a.shape().str(), b.shape().str(), inner, other));
   const DType dtype = promote(a.dtype(), b.dtype());
   if (a.dim() == 1) return squeeze(matmul(unsqueeze(a, 0), b), b.dim() == 1 ? 0 : -2);
   if (b.dim() == 1) return squeeze(matmul(a, unsqueeze(b, 1)), -1);
   if (a.dim() > 2 && b.dim() == 2) {  // one large product instead of many with the same matrix
     Shape shape = a.shape();
     shape[-1] = b.shape()[1];
-    return reshape(record(MatMul{}, cast(reshape(a, {inner ? a.numel() / inner : shape.numel() / (shape[-1] ? shape[-1] : 1), inner}), dtype), cast(b, dtype)), shape);
+    return reshape(
+        record(MatMul{}, cast(reshape(a, {inner ? a.numel() / inner : shape.numel() / (shape[-1] ? shape[-1] : 1), inner}), dtype),
+               cast(b, dtype)),
+        shape);
   }
   return record(MatMul{}, cast(a, dtype), cast(b, dtype));
 }
@@ -89,9 +99,11 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   check("linear", x, weight);
   if (x.dim() < 1 || weight.dim() != 2 || x.shape()[-1] != weight.shape()[1])
-    throw Error(fmt::format("linear: x {} does not fit weight {}: the last size of x must be {} and weight must have two dims", x.shape().str(), weight.shape().str(), weight.dim() == 2 ? weight.shape()[1] : -1));
+    throw Error(fmt::format("linear: x {} does not fit weight {}: the last size of x must be {} and weight must have two dims",
+                            x.shape().str(), weight.shape().str(), weight.dim() == 2 ? weight.shape()[1] : -1));
   if (bias && !(bias.shape() == Shape{weight.shape()[0]}))
-    throw Error(fmt::format("linear: bias {} does not fit weight {}: its shape must be [{}]", bias.shape().str(), weight.shape().str(), weight.shape()[0]));
+    throw Error(fmt::format("linear: bias {} does not fit weight {}: its shape must be [{}]", bias.shape().str(), weight.shape().str(),
+                            weight.shape()[0]));
   DType dtype = promote(x.dtype(), weight.dtype());
   if (bias) {
     check("linear", x, bias);

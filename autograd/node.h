@@ -96,10 +96,10 @@ struct Node : Object {
   virtual const char* name() const = 0;
   virtual void forward(const std::vector<Tensor>& in, std::vector<Tensor>& out) = 0;  // on a copy of the op
   virtual void backward(Few<Tensor, 1>& dy, Grads& dx) = 0;
-  virtual void free() noexcept = 0;   // ends the object and gives its memory back
-  void destroy() noexcept final;      // queues it: chains of a million nodes are freed without recursion
+  virtual void free() noexcept = 0;  // ends the object and gives its memory back
+  void destroy() noexcept final;     // queues it: chains of a million nodes are freed without recursion
   Tensor read(int ticket);
-  void forget();                      // called when backward has passed
+  void forget();  // called when backward has passed
 };
 inline Node* node_of(const Ref<Object>& p) { return static_cast<Node*>(p.get()); }
 inline Ref<Node> share_node(const Ref<Object>& p) { return Ref<Node>::share(node_of(p)); }
@@ -110,7 +110,9 @@ struct Region {
   Ref<Region> outer;
   std::vector<Node*> nodes;  // null: already gone
   void retain() { refs.up(); }
-  void release() { if (refs.down()) delete this; }
+  void release() {
+    if (refs.down()) delete this;
+  }
   bool is_around(const Region* r) const {
     while (r && r != this) r = r->outer.get();
     return r == this;

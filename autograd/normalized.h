@@ -9,14 +9,22 @@ namespace {
 
 inline void check_normalized(const char* name, const Tensor& x, const Shape& normalized, const Tensor& parameter, const char* what) {
   if (!x) throw Error(fmt::format("{}: the tensor is undefined", name));
-  if (!is_floating(x.dtype())) throw Error(fmt::format("{}: a tensor of {} cannot be normalised in its own dtype; cast() it to a floating dtype", name, name_of(x.dtype())));
+  if (!is_floating(x.dtype()))
+    throw Error(
+        fmt::format("{}: a tensor of {} cannot be normalised in its own dtype; cast() it to a floating dtype", name, name_of(x.dtype())));
   bool fits = normalized.rank() > 0 && normalized.rank() <= x.dim();
   for (int d = 1; fits && d <= normalized.rank(); ++d) fits = normalized[-d] == x.shape()[-d];
-  if (!fits) throw Error(fmt::format("{}: normalized_shape {} does not fit x of shape {}; it must be the sizes of x's last dims", name, normalized.str(), x.shape().str()));
+  if (!fits)
+    throw Error(fmt::format("{}: normalized_shape {} does not fit x of shape {}; it must be the sizes of x's last dims", name,
+                            normalized.str(), x.shape().str()));
   if (!parameter) return;
-  if (!(parameter.shape() == normalized)) throw Error(fmt::format("{}: {} of shape {} does not fit normalized_shape {}; they must be equal", name, what, parameter.shape().str(), normalized.str()));
-  if (!is_floating(parameter.dtype())) throw Error(fmt::format("{}: {} has dtype {}; it must be floating", name, what, name_of(parameter.dtype())));
-  if (!(parameter.device() == x.device())) throw Error(fmt::format("{}: x and {} are on different devices; move one with to()", name, what));
+  if (!(parameter.shape() == normalized))
+    throw Error(fmt::format("{}: {} of shape {} does not fit normalized_shape {}; they must be equal", name, what, parameter.shape().str(),
+                            normalized.str()));
+  if (!is_floating(parameter.dtype()))
+    throw Error(fmt::format("{}: {} has dtype {}; it must be floating", name, what, name_of(parameter.dtype())));
+  if (!(parameter.device() == x.device()))
+    throw Error(fmt::format("{}: x and {} are on different devices; move one with to()", name, what));
 }
 // x as (rows, elements that are normalised together)
 inline Tensor as_rows(const Tensor& x, const Shape& normalized) {

@@ -62,8 +62,8 @@ struct Pass {
 };
 
 namespace detail {
-Tensor resident(Node& owner, Entry& e);     // the value with its bytes; replays it, or throws if somebody wrote into it
-void materialise(Node& asking, Entry& e);   // replay.cpp
+Tensor resident(Node& owner, Entry& e);    // the value with its bytes; replays it, or throws if somebody wrote into it
+void materialise(Node& asking, Entry& e);  // replay.cpp
 }  // namespace detail
 
 }  // namespace retape

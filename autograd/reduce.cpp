@@ -79,7 +79,8 @@ struct Arg {
 
 Tensor extreme(const char* name, ReduceKind kind, const Tensor& x, const Shape& dims, bool keepdim) {
   const Shape to = reduced_shape(name, x, dims);
-  if (x.numel() == 0 && to.numel() > 0) throw Error(fmt::format("{}: {} has no elements to reduce; there is no extreme of nothing", name, x.shape().str()));
+  if (x.numel() == 0 && to.numel() > 0)
+    throw Error(fmt::format("{}: {} has no elements to reduce; there is no extreme of nothing", name, x.shape().str()));
   return drop_dims(record(Extreme{name, kind, to}, x), dims, keepdim);
 }
 Tensor arg(const char* name, ArgKind kind, const Tensor& x, int64_t dim, bool keepdim) {
@@ -109,7 +110,8 @@ Tensor sum(const Tensor& x, const Shape& dims, bool keepdim) {
 }
 Tensor mean(const Tensor& x, const Shape& dims, bool keepdim) {
   const Shape to = reduced_shape("mean", x, dims);
-  if (!is_floating(x.dtype())) throw Error(fmt::format("mean: a tensor of {} has no mean of its own dtype; cast() it to a floating dtype", name_of(x.dtype())));
+  if (!is_floating(x.dtype()))
+    throw Error(fmt::format("mean: a tensor of {} has no mean of its own dtype; cast() it to a floating dtype", name_of(x.dtype())));
   return sum(x, dims, keepdim) / double(reduced_count(x, to));
 }
 Tensor amax(const Tensor& x, const Shape& dims, bool keepdim) { return extreme("amax", ReduceKind::max, x, dims, keepdim); }
@@ -125,7 +127,8 @@ Tensor argmin(const Tensor& x, int64_t dim, bool keepdim) { return arg("argmin",
 
 Tensor sum_to(const Tensor& x, const Shape& shape) {
   if (x.shape() == shape) return x;
-  if (!(broadcast_shapes("sum_to", x.shape(), shape) == x.shape())) throw Error(fmt::format("sum_to: {} does not broadcast to {}", shape.str(), x.shape().str()));
+  if (!(broadcast_shapes("sum_to", x.shape(), shape) == x.shape()))
+    throw Error(fmt::format("sum_to: {} does not broadcast to {}", shape.str(), x.shape().str()));
   Shape to = x.shape();
   const int skip = x.dim() - shape.rank();
   for (int d = 0; d < x.dim(); ++d) to[d] = d < skip ? 1 : shape[d - skip];

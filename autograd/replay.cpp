@@ -94,7 +94,8 @@ void materialise(Node& asking, Entry& e) {
     for (auto& s : sources)
       if (auto it = plan.find(s.get()); it != plan.end() && --it->second.uses == 0) it->second.bytes.clear();
   }
-  if (!e.is_here()) throw Error(fmt::format("{}: replay did not make a saved value again; its forward must give the same each time", asking.name()));
+  if (!e.is_here())
+    throw Error(fmt::format("{}: replay did not make a saved value again; its forward must give the same each time", asking.name()));
 }
 
 }  // namespace retape::detail

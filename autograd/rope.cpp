@@ -29,21 +29,27 @@ struct Rope {
 Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, bool interleaved) {
   if (!x || !cos || !sin) throw Error("rope: x, cos or sin is an undefined tensor");
   if (!is_floating(x.dtype()) || !is_floating(cos.dtype()) || !is_floating(sin.dtype()))
-    throw Error(fmt::format("rope: x, cos and sin have dtypes {}, {} and {}; all must be floating", name_of(x.dtype()), name_of(cos.dtype()), name_of(sin.dtype())));
-  if (!(x.device() == cos.device()) || !(x.device() == sin.device())) throw Error("rope: x, cos and sin are on different devices; move them with to()");
-  if (x.dim() < 2 || x.shape()[-1] % 2) throw Error(fmt::format("rope: x has shape {}; it must be (..., T, D) with an even D", x.shape().str()));
+    throw Error(fmt::format("rope: x, cos and sin have dtypes {}, {} and {}; all must be floating", name_of(x.dtype()),
+                            name_of(cos.dtype()), name_of(sin.dtype())));
+  if (!(x.device() == cos.device()) || !(x.device() == sin.device()))
+    throw Error("rope: x, cos and sin are on different devices; move them with to()");
+  if (x.dim() < 2 || x.shape()[-1] % 2)
+    throw Error(fmt::format("rope: x has shape {}; it must be (..., T, D) with an even D", x.shape().str()));
   const Shape table{x.shape()[-2], x.shape()[-1] / 2};
   if (!(cos.shape() == table && sin.shape() == table))
-    throw Error(fmt::format("rope: cos {} and sin {} do not fit x of shape {}; both must have shape {}", cos.shape().str(), sin.shape().str(), x.shape().str(), table.str()));
+    throw Error(fmt::format("rope: cos {} and sin {} do not fit x of shape {}; both must have shape {}", cos.shape().str(),
+                            sin.shape().str(), x.shape().str(), table.str()));
   if (ctx.recording && (cos.requires_grad() || sin.requires_grad())) throw Error("rope: cos and sin have no gradient here; detach() them");
   const DType dtype = x.dtype() == DType::f64 ? DType::f64 : DType::f32;
   return record(Rope{interleaved, false}, x, cast(cos, dtype), cast(sin, dtype));
 }
 
 std::pair<Tensor, Tensor> rope_tables(int64_t length, int64_t head_dim, double base, Options options) {
-  if (length < 0 || head_dim < 0 || head_dim % 2) throw Error(fmt::format("rope_tables: length {} and head_dim {} are not valid; both must be >= 0 and head_dim even", length, head_dim));
+  if (length < 0 || head_dim < 0 || head_dim % 2)
+    throw Error(fmt::format("rope_tables: length {} and head_dim {} are not valid; both must be >= 0 and head_dim even", length, head_dim));
   if (!(base > 0)) throw Error(fmt::format("rope_tables: base {} is not valid; it must be positive", base));
-  if (!is_floating(options.dtype)) throw Error(fmt::format("rope_tables: dtype {} cannot hold cosines; use a floating dtype", name_of(options.dtype)));
+  if (!is_floating(options.dtype))
+    throw Error(fmt::format("rope_tables: dtype {} cannot hold cosines; use a floating dtype", name_of(options.dtype)));
   const int64_t half = head_dim / 2;
   if (options.device.is_meta()) return {empty({length, half}, options), empty({length, half}, options)};
   Tensor cos = empty({length, half}, {DType::f64}), sin = empty_like(cos);

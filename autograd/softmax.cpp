@@ -48,7 +48,8 @@ struct Softmax {
 
 void check(const char* name, const Tensor& x) {
   if (!x) throw Error(fmt::format("{}: the tensor is undefined", name));
-  if (!is_floating(x.dtype())) throw Error(fmt::format("{}: a tensor of {} has no softmax of its own dtype; cast() it to a floating dtype", name, name_of(x.dtype())));
+  if (!is_floating(x.dtype()))
+    throw Error(fmt::format("{}: a tensor of {} has no softmax of its own dtype; cast() it to a floating dtype", name, name_of(x.dtype())));
 }
 
 }  // namespace

@@ -45,7 +45,9 @@ Tensor resident(Node& owner, Entry& e) {
   if (!e.absent && !e.held) return {};  // an optional input that was not given
   if (!e.is_here()) materialise(owner, e);
   if (e.storage()->version != e.version)
-    throw Error(fmt::format("{}: a value that it saved for backward was changed in place afterwards (version {}, saved at {}); clone() it before the change", owner.name(), e.storage()->version, e.version));
+    throw Error(fmt::format(
+        "{}: a value that it saved for backward was changed in place afterwards (version {}, saved at {}); clone() it before the change",
+        owner.name(), e.storage()->version, e.version));
   if (!e.absent) return e.held;
   return make_tensor(e.absent->storage->lock(), e.absent->layout);
 }
@@ -108,7 +110,9 @@ void Grads::set(int i, Tensor dx) {
   if (!(dx.shape() == shape)) {
     bool fits = dx.dim() >= shape.rank();
     for (int d = 1; fits && d <= shape.rank(); ++d) fits = shape[-d] == dx.shape()[-d] || shape[-d] == 1;
-    if (!fits) throw Error(fmt::format("{}: backward gave a gradient of shape {} for input {} of shape {}", node_.name(), dx.shape().str(), i, shape.str()));
+    if (!fits)
+      throw Error(
+          fmt::format("{}: backward gave a gradient of shape {} for input {} of shape {}", node_.name(), dx.shape().str(), i, shape.str()));
     dx = sum_to(dx, shape);
   }
   if (dx.dtype() != dtype) dx = cast(dx, dtype);
@@ -213,8 +217,10 @@ void run(Pass& pass) {
         continue;
       }
       Tensor& d = dx.at(i);
-      if (!d && !dx.is_none(i)) throw Error(fmt::format("{}: backward set no gradient for input {}; call dx.none({}) if it is zero", node->name(), i, i));
-      if (d && linear_in_graph && !d.requires_grad()) throw Error(fmt::format("{}: its backward left the graph, so a second derivative would be cut", node->name()));
+      if (!d && !dx.is_none(i))
+        throw Error(fmt::format("{}: backward set no gradient for input {}; call dx.none({}) if it is zero", node->name(), i, i));
+      if (d && linear_in_graph && !d.requires_grad())
+        throw Error(fmt::format("{}: its backward left the graph, so a second derivative would be cut", node->name()));
       edges.push(pass.retain ? node->edges[i] : std::move(node->edges[i]));
     }
     if (!pass.retain) node->forget();
@@ -227,7 +233,8 @@ void run(Pass& pass) {
       }
       Node& to = *edges[i].node;
       if (to.sequence < pass.stop_before) continue;
-      if (to.pass && to.pass != &pass) throw Error(fmt::format("{}: two backward passes meet here at the same time; run them one after the other", to.name()));
+      if (to.pass && to.pass != &pass)
+        throw Error(fmt::format("{}: two backward passes meet here at the same time; run them one after the other", to.name()));
       if (!to.pass) {
         to.pass = &pass;
         pass.push(edges[i].node);
@@ -240,11 +247,14 @@ void run(Pass& pass) {
 }
 
 void seed(Pass& pass, const Tensor& y, const Tensor& given) {
-  if (given && !(given.shape() == y.shape())) throw Error(fmt::format("backward: dy has shape {}, but y has shape {}; they must be equal", given.shape().str(), y.shape().str()));
+  if (given && !(given.shape() == y.shape()))
+    throw Error(fmt::format("backward: dy has shape {}, but y has shape {}; they must be equal", given.shape().str(), y.shape().str()));
   Tensor dy = given ? given : ones_like(y);
   if (dy.dtype() != y.dtype()) dy = cast(dy, y.dtype());
   if (!y->producer) {
-    if (!y->leaf_wants_grad) throw Error("backward: the tensor has no history: none of the values it was made from wants a gradient (or it was made under NoGrad)");
+    if (!y->leaf_wants_grad)
+      throw Error(
+          "backward: the tensor has no history: none of the values it was made from wants a gradient (or it was made under NoGrad)");
     to_leaf(pass, *y.impl(), dy);
     return;
   }
@@ -256,7 +266,8 @@ void seed(Pass& pass, const Tensor& y, const Tensor& given) {
   accumulate_grad(n.outputs[y->index].grad, dy, pass.create_graph);
 }
 
-std::vector<Tensor> grad_since(const std::vector<Tensor>& y, const std::vector<Tensor>& x, GradOptions options, const std::vector<Tensor>& dy, uint64_t stop_before) {
+std::vector<Tensor> grad_since(const std::vector<Tensor>& y, const std::vector<Tensor>& x, GradOptions options,
+                               const std::vector<Tensor>& dy, uint64_t stop_before) {
   Pass pass;
   pass.create_graph = options.create_graph;
   pass.retain = options.retain_graph || options.create_graph;
@@ -274,7 +285,9 @@ std::vector<Tensor> grad_since(const std::vector<Tensor>& y, const std::vector<T
 }  // namespace
 
 void cut_by_private_value(const char* op) {
-  throw Error(fmt::format("{}: its backward gives a private saved value to {}, so a second derivative would be cut; make that backward one op with a composite", ctx.current ? ctx.current->name() : "backward", op));
+  throw Error(fmt::format(
+      "{}: its backward gives a private saved value to {}, so a second derivative would be cut; make that backward one op with a composite",
+      ctx.current ? ctx.current->name() : "backward", op));
 }
 
 void begin(Node& node, const Tensor* const* in, int n) {

@@ -36,7 +36,9 @@ template <class T> constexpr int list_inputs = 0;
 template <class... A> constexpr int list_inputs<std::tuple<A...>> = (0 + ... + int(std::is_same_v<A, std::vector<Tensor>>));
 constexpr int all_outputs = 1 << 20;
 template <class Op> constexpr int differentiable_outputs = all_outputs;
-template <class Op> requires requires { Op::differentiable; } constexpr int differentiable_outputs<Op> = Op::differentiable;
+template <class Op>
+requires requires { Op::differentiable; }
+constexpr int differentiable_outputs<Op> = Op::differentiable;
 
 struct LikeTensor {
   operator Tensor() const;
@@ -45,7 +47,9 @@ struct LikeTensor {
 struct LikeAny {
   template <class T> operator T() const;
 };
-template <class Op, int... I> constexpr bool makes(std::integer_sequence<int, I...>) { return requires { Op{(void(I), LikeAny{})...}; }; }
+template <class Op, int... I> constexpr bool makes(std::integer_sequence<int, I...>) {
+  return requires { Op{(void(I), LikeAny{})...}; };
+}
 template <class Op, int At, int... I> constexpr bool tensor_at(std::integer_sequence<int, I...>) {
   return requires { Op{std::conditional_t<I == At, LikeTensor, LikeAny>{}...}; };
 }
@@ -56,27 +60,34 @@ template <class Op, int N = 12> constexpr int members() {  // of an aggregate, u
 }
 template <class Op> constexpr bool holds_a_tensor() {
   if constexpr (!std::is_aggregate_v<Op>) return false;
-  else
-    return []<int... K>(std::integer_sequence<int, K...>) {
+  else return []<int... K>(std::integer_sequence<int, K...>) {
       return (tensor_at<Op, K>(std::make_integer_sequence<int, members<Op>()>{}) || ...);
-    }(std::make_integer_sequence<int, members<Op>()>{});
+    }
+  (std::make_integer_sequence<int, members<Op>()>{});
 }
 }  // namespace detail
 
-template <class Op> concept HasName = requires(const Op& op) { { op.name } -> std::convertible_to<const char*>; };
+template <class Op> concept HasName = requires(const Op& op) {
+  { op.name } -> std::convertible_to<const char*>;
+};
 template <class Op> concept HasForward = requires { &Op::forward; };
 template <class Op> concept HasBackward = requires { &Op::backward; };
 template <class Op> concept HasComposite = requires { &Op::composite; };
 
 template <class Op> consteval void check_op() {
   static_assert(HasName<Op>, "retape op: add a name: static constexpr auto name = \"softmax\";");
-  static_assert(HasForward<Op>, "retape op: add one (not overloaded, not templated) forward(const Tensor& x, ...) that returns Tensor, std::array<Tensor, N> or std::vector<Tensor>");
-  static_assert(HasBackward<Op> || HasComposite<Op> || detail::differentiable_outputs<Op> == 0, "retape op: add backward(const Tensor& dy, Grads& dx), or composite(inputs...) written with other ops");
+  static_assert(
+      HasForward<Op>,
+      "retape op: add one (not overloaded, not templated) forward(const Tensor& x, ...) that returns Tensor, std::array<Tensor, N> or std::vector<Tensor>");
+  static_assert(HasBackward<Op> || HasComposite<Op> || detail::differentiable_outputs<Op> == 0,
+                "retape op: add backward(const Tensor& dy, Grads& dx), or composite(inputs...) written with other ops");
   static_assert(std::is_copy_constructible_v<Op>, "retape op: must be copyable, because a replay runs forward on a copy");
   static_assert(!detail::holds_a_tensor<Op>(), "retape op: has a Tensor member; make it an input of forward, or a Saved");
   if constexpr (HasForward<Op>) {
-    static_assert(detail::all_inputs<typename detail::Signature<decltype(&Op::forward)>::Args>, "retape op: forward takes const Tensor& and const std::vector<Tensor>& only; other arguments are members of the op");
-    static_assert(detail::list_inputs<typename detail::Signature<decltype(&Op::forward)>::Args> <= 1, "retape op: forward takes at most one std::vector<Tensor>");
+    static_assert(detail::all_inputs<typename detail::Signature<decltype(&Op::forward)>::Args>,
+                  "retape op: forward takes const Tensor& and const std::vector<Tensor>& only; other arguments are members of the op");
+    static_assert(detail::list_inputs<typename detail::Signature<decltype(&Op::forward)>::Args> <= 1,
+                  "retape op: forward takes at most one std::vector<Tensor>");
   }
 }
 
@@ -100,7 +111,7 @@ template <class R> std::vector<Tensor> to_list(R result) {
   else return {result.begin(), result.end()};
 }
 template <class Args, class F> decltype(auto) apply_flat(F&& f, const std::vector<Tensor>& in) {
-  return [&]<size_t... I>(std::index_sequence<I...>) -> decltype(auto) {
+  return [&]<size_t... I>(std::index_sequence<I...>)->decltype(auto) {
     size_t at = 0;
     auto take = [&]<class T>(std::type_identity<T>) -> T {
       if constexpr (std::is_same_v<T, Tensor>) return in[at++];
@@ -112,7 +123,8 @@ template <class Args, class F> decltype(auto) apply_flat(F&& f, const std::vecto
     };
     Args args{take(std::type_identity<std::tuple_element_t<I, Args>>{})...};
     return f(std::get<I>(args)...);
-  }(std::make_index_sequence<std::tuple_size_v<Args>>{});
+  }
+  (std::make_index_sequence<std::tuple_size_v<Args>>{});
 }
 
 // ---- the parts of the gate that need no template ---------------------------------------------------------------------
@@ -138,7 +150,7 @@ template <class Op> struct NodeOf final : Node {
   void forward(const std::vector<Tensor>& in, std::vector<Tensor>& out) override {
     Op again = op;
     out = to_list(apply_flat<Args>([&](const auto&... x) { return again.forward(x...); }, in));
-    if constexpr (!HasBackward<Op> && differentiable_outputs<Op> > 0)
+    if constexpr (!HasBackward<Op> && differentiable_outputs < Op >> 0)
       for (auto& x : in) save(x);
   }
   void backward(Few<Tensor, 1>& dy, Grads& dx) override {
@@ -165,7 +177,8 @@ template <class Op> struct NodeOf final : Node {
 /// Runs op.forward(in...) and records it if an input wants a gradient. An op called by another op's forward is a plain call.
 template <class Op, class... In> auto record(Op op, const In&... in) {
   check_op<Op>();
-  static_assert(requires { op.forward(in...); }, "retape op: record(op, inputs...) must pass exactly what forward takes");
+  static_assert(
+      requires { op.forward(in...); }, "retape op: record(op, inputs...) must pass exactly what forward takes");
   if (ctx.inside_forward) return op.forward(in...);
   const Tensor* few[8];
   std::vector<const Tensor*> many;
@@ -180,7 +193,7 @@ template <class Op, class... In> auto record(Op op, const In&... in) {
     (detail::flatten(in, at), ...);
   }
   bool wants = false;
-  if (ctx.recording && detail::differentiable_outputs<Op> > 0)
+  if (ctx.recording && detail::differentiable_outputs < Op >> 0)
     for (int i = 0; i < n; ++i) wants |= all[i]->requires_grad();
   if (ctx.module && detail::parameter_check_hook) detail::parameter_check_hook(op.name, all, n);
   if constexpr (HasBackward<Op>)
@@ -198,7 +211,7 @@ template <class Op, class... In> auto record(Op op, const In&... in) {
     const Scoped inside(ctx.inside_forward, true);
     const Scoped me(ctx.current, static_cast<Node*>(node.get()));
     auto result = node->op.forward(in...);
-    if constexpr (!HasBackward<Op> && detail::differentiable_outputs<Op> > 0)
+    if constexpr (!HasBackward<Op> && detail::differentiable_outputs < Op >> 0)
       for (int i = 0; i < n; ++i) save(*all[i]);
     return result;
   }();

@@ -13,7 +13,9 @@ namespace {
 void check(const char* name, const Tensor& x) {
   if (!x) throw Error(fmt::format("{}: the tensor is undefined", name));
 }
-Tensor view(const Tensor& x, const Shape& shape, const Shape& strides, int64_t offset) { return make_tensor(x->storage, {shape, strides, offset, x.dtype()}); }
+Tensor view(const Tensor& x, const Shape& shape, const Shape& strides, int64_t offset) {
+  return make_tensor(x->storage, {shape, strides, offset, x.dtype()});
+}
 Tensor view(const Tensor& x, const Shape& shape, const Shape& strides) { return view(x, shape, strides, x.offset()); }
 
 void run_copy(const Tensor& x, Tensor y) { RETAPE_DISPATCH(y.device(), copy(x, y)); }
@@ -232,12 +234,15 @@ Tensor reshape(const Tensor& x, const Shape& shape) {
   int64_t known = 1;
   for (int d = 0; d < to.rank(); ++d) {
     if (to[d] == -1 && unknown < 0) unknown = d;
-    else if (to[d] < 0) throw Error(fmt::format("reshape: size {} in {} is not valid; sizes are >= 0 and one may be -1", to[d], shape.str()));
+    else if (to[d] < 0)
+      throw Error(fmt::format("reshape: size {} in {} is not valid; sizes are >= 0 and one may be -1", to[d], shape.str()));
     else if (__builtin_mul_overflow(known, to[d], &known)) throw Error(fmt::format("reshape: the sizes of {} overflow", shape.str()));
   }
   const int64_t n = x.numel();
   if (unknown >= 0) {
-    if (known == 0 || n % known) throw Error(fmt::format("reshape: {} with {} elements cannot become {}: {} is no multiple of {}", x.shape().str(), n, shape.str(), n, known));
+    if (known == 0 || n % known)
+      throw Error(
+          fmt::format("reshape: {} with {} elements cannot become {}: {} is no multiple of {}", x.shape().str(), n, shape.str(), n, known));
     to[unknown] = n / known;
   } else if (known != n) {
     throw Error(fmt::format("reshape: {} has {} elements, but {} has {}; they must be equal", x.shape().str(), n, shape.str(), known));
@@ -269,7 +274,8 @@ Tensor permute(const Tensor& x, const Shape& dims) {
   unsigned seen = 0;
   for (int64_t& d : std::vector<int64_t>(dims.begin(), dims.end())) seen |= 1u << normalize_dim("permute", d, x.dim());
   if (dims.rank() != x.dim() || seen != (1u << x.dim()) - 1)
-    throw Error(fmt::format("permute: {} is no order of the {} dims of {}; every dim must occur once", dims.str(), x.dim(), x.shape().str()));
+    throw Error(
+        fmt::format("permute: {} is no order of the {} dims of {}; every dim must occur once", dims.str(), x.dim(), x.shape().str()));
   for (int d = 0; d < dims.rank(); ++d) normal[d] = normalize_dim("permute", dims[d], x.dim());
   return record(Permute{"permute", normal}, x);
 }
@@ -308,7 +314,8 @@ Tensor narrow(const Tensor& x, int64_t dim, int64_t start, int64_t length) {
   const int d = sized_dim("narrow", x, dim);
   const int64_t n = x.shape()[d];
   if (start < 0 || length < 0 || start > n - length)
-    throw Error(fmt::format("narrow: elements {} to {} of dim {} are not all in {}; its size is {}", start, start + length, d, x.shape().str(), n));
+    throw Error(
+        fmt::format("narrow: elements {} to {} of dim {} are not all in {}; its size is {}", start, start + length, d, x.shape().str(), n));
   return record(Slice{d, start, length, 1}, x);
 }
 Tensor slice(const Tensor& x, int64_t dim, int64_t start, int64_t end, int64_t step) {
@@ -321,7 +328,9 @@ Tensor slice(const Tensor& x, int64_t dim, int64_t start, int64_t end, int64_t s
 Tensor select(const Tensor& x, int64_t dim, int64_t index) {
   const int d = sized_dim("select", x, dim);
   const int64_t n = x.shape()[d];
-  if (index < -n || index >= n) throw Error(fmt::format("select: index {} is out of range for dim {} of {}; expected {} <= index < {}", index, d, x.shape().str(), -n, n));
+  if (index < -n || index >= n)
+    throw Error(
+        fmt::format("select: index {} is out of range for dim {} of {}; expected {} <= index < {}", index, d, x.shape().str(), -n, n));
   return squeeze(record(Slice{d, index < 0 ? index + n : index, 1, 1}, x), d);
 }
 std::vector<Tensor> split(const Tensor& x, const std::vector<int64_t>& sizes, int64_t dim) {
@@ -332,7 +341,9 @@ std::vector<Tensor> split(const Tensor& x, const std::vector<int64_t>& sizes, in
     valid = valid && n >= 0;
     total += n;
   }
-  if (!valid || total != x.shape()[d]) throw Error(fmt::format("split: parts of sizes [{}] do not make up dim {} of {}, whose size is {}", fmt::join(sizes, ", "), d, x.shape().str(), x.shape()[d]));
+  if (!valid || total != x.shape()[d])
+    throw Error(fmt::format("split: parts of sizes [{}] do not make up dim {} of {}, whose size is {}", fmt::join(sizes, ", "), d,
+                            x.shape().str(), x.shape()[d]));
   return record(Split{d, sizes}, x);
 }
 std::vector<Tensor> split(const Tensor& x, int64_t size, int64_t dim) {
@@ -357,7 +368,9 @@ Tensor cat(const std::vector<Tensor>& xs, int64_t dim) {
     check("cat", x);
     Shape a = xs[0].shape(), b = x.shape();
     if (a.rank() == b.rank()) a[d] = b[d] = 0;
-    if (!(a == b)) throw Error(fmt::format("cat: {} and {} cannot be joined along dim {}: all other sizes must be equal", xs[0].shape().str(), x.shape().str(), d));
+    if (!(a == b))
+      throw Error(fmt::format("cat: {} and {} cannot be joined along dim {}: all other sizes must be equal", xs[0].shape().str(),
+                              x.shape().str(), d));
     if (!(x.device() == xs[0].device())) throw Error("cat: tensors are on different devices; move them with to()");
     dtype = promote(dtype, x.dtype());
   }
@@ -370,7 +383,8 @@ Tensor stack(const std::vector<Tensor>& xs, int64_t dim) {
   std::vector<Tensor> rows;
   for (auto& x : xs) {
     check("stack", x);
-    if (!(x.shape() == xs[0].shape())) throw Error(fmt::format("stack: shapes {} and {} differ; they must be equal", xs[0].shape().str(), x.shape().str()));
+    if (!(x.shape() == xs[0].shape()))
+      throw Error(fmt::format("stack: shapes {} and {} differ; they must be equal", xs[0].shape().str(), x.shape().str()));
     rows.push_back(unsqueeze(x, normalize_dim("stack", dim, x.dim() + 1)));
   }
   return cat(rows, normalize_dim("stack", dim, xs[0].dim() + 1));
@@ -397,7 +411,8 @@ Tensor to(const Tensor& x, Device device) {
 }
 void copy_into(const Tensor& x, const Tensor& y) {
   check("copy_into", x), check("copy_into", y);
-  if (ctx.recording && y.requires_grad()) throw Error("copy_into: writing in place into a value that wants a gradient is not recorded; use NoGrad, or make a new value");
+  if (ctx.recording && y.requires_grad())
+    throw Error("copy_into: writing in place into a value that wants a gradient is not recorded; use NoGrad, or make a new value");
   const Tensor from = expand(x.detach(), y.shape());
   const Scoped inside(ctx.inside_forward, true);
   ++y->storage->version;

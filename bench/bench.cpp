@@ -31,7 +31,8 @@ void chain_of_multiplications(benchmark::State& state, bool recorded) {
       benchmark::DoNotOptimize(chain(x, w, n));
     }
   }
-  state.counters["ns_per_op"] = benchmark::Counter(double(n) * 1e-9, benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
+  state.counters["ns_per_op"] =
+      benchmark::Counter(double(n) * 1e-9, benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
 }
 BENCHMARK_CAPTURE(chain_of_multiplications, forward_backward, true)->Unit(benchmark::kMicrosecond);
 BENCHMARK_CAPTURE(chain_of_multiplications, without_recording, false)->Unit(benchmark::kMicrosecond);
@@ -56,7 +57,12 @@ void row_op(benchmark::State& state, Function f) {
   }
   state.SetBytesProcessed(state.iterations() * x.numel() * 4 * 5);  // x, y; dy, x or y, dx
 }
-#define ROW_OP(name, expression) BENCHMARK_CAPTURE(row_op, name, [](const Tensor& x) -> Tensor { return expression; })->Arg(256)->Arg(4096)->Unit(benchmark::kMicrosecond)->UseRealTime()
+#define ROW_OP(name, expression)                                                        \
+  BENCHMARK_CAPTURE(row_op, name, [](const Tensor& x) -> Tensor { return expression; }) \
+      ->Arg(256)                                                                        \
+      ->Arg(4096)                                                                       \
+      ->Unit(benchmark::kMicrosecond)                                                   \
+      ->UseRealTime()
 ROW_OP(gelu, gelu(x));
 ROW_OP(gelu_tanh, gelu_tanh(x));
 ROW_OP(softmax, softmax(x, -1));
@@ -71,7 +77,13 @@ void matrix_product(benchmark::State& state) {
   for (auto _ : state) benchmark::DoNotOptimize(linear(a, b));
   state.counters["flops"] = benchmark::Counter(2.0 * double(m * n * k), benchmark::Counter::kIsIterationInvariantRate);
 }
-BENCHMARK(matrix_product)->Args({768, 384, 128})->Args({768, 512, 128})->Args({4096, 1152, 384})->Args({4096, 1536, 384})->Unit(benchmark::kMicrosecond)->UseRealTime();
+BENCHMARK(matrix_product)
+    ->Args({768, 384, 128})
+    ->Args({768, 512, 128})
+    ->Args({4096, 1152, 384})
+    ->Args({4096, 1536, 384})
+    ->Unit(benchmark::kMicrosecond)
+    ->UseRealTime();
 
 void causal_attention(benchmark::State& state) {
   const Shape shape{state.range(0), state.range(1), state.range(2), state.range(3)};
@@ -83,16 +95,23 @@ void causal_attention(benchmark::State& state) {
     backward(scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], {.is_causal = true}), {}, dy);
   }
   const double t = double(shape[2]), products = double(shape[0] * shape[1] * shape[3]) * t * (t + 1) / 2;
-  state.counters["flops"] = benchmark::Counter(products * 2 * 7, benchmark::Counter::kIsIterationInvariantRate);  // 2 products forward, 5 backward
+  state.counters["flops"] =
+      benchmark::Counter(products * 2 * 7, benchmark::Counter::kIsIterationInvariantRate);  // 2 products forward, 5 backward
 }
-BENCHMARK(causal_attention)->Args({12, 4, 64, 32})->Args({8, 6, 512, 64})->Args({2, 8, 4096, 64})->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK(causal_attention)
+    ->Args({12, 4, 64, 32})
+    ->Args({8, 6, 512, 64})
+    ->Args({2, 8, 4096, 64})
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime();
 
 // ---- whole steps ----------------------------------------------------------------------------------------------------
 
 void gpt_step(benchmark::State& state, StepSettings settings) {
   GptStep step(settings);
   for (auto _ : state) step.run();
-  state.counters["tokens_per_s"] = benchmark::Counter(double(settings.batch * settings.block), benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["tokens_per_s"] =
+      benchmark::Counter(double(settings.batch * settings.block), benchmark::Counter::kIsIterationInvariantRate);
 }
 BENCHMARK_CAPTURE(gpt_step, nano, StepSettings{})->Unit(benchmark::kMillisecond)->UseRealTime();
 

@@ -88,9 +88,9 @@ class Peer {
 
 struct Work {
   std::string name;
-  int steps;               // a round
-  std::string peer;        // what the peer is asked: a work, steps, and the work's numbers
-  double at_least;         // how many times faster Retape should be
+  int steps;         // a round
+  std::string peer;  // what the peer is asked: a work, steps, and the work's numbers
+  double at_least;   // how many times faster Retape should be
   std::function<void()> run;
 };
 
@@ -104,12 +104,15 @@ int compare_with_peer(const char* python) try {
   Tensor x = full({4}, 0.5), w = ones({4});
   w.set_requires_grad();
   const std::vector<Work> works = {
-      {"chain of 1000 multiplications, forward + backward", 30, "chain 30", 8, [&] {
+      {"chain of 1000 multiplications, forward + backward", 30, "chain 30", 8,
+       [&] {
          Tensor h = x;
          for (int i = 0; i < 1000; ++i) h = h * w;
          backward(sum(h));
        }},
-      {"training step, nanoGPT's CPU settings", 20, fmt::format("gpt 20 {} {} {} {} {} {}", nano.vocab, nano.layers, nano.heads, nano.width, nano.block, nano.batch), 1.5, [&] { step.run(); }},
+      {"training step, nanoGPT's CPU settings", 20,
+       fmt::format("gpt 20 {} {} {} {} {} {}", nano.vocab, nano.layers, nano.heads, nano.width, nano.block, nano.batch), 1.5,
+       [&] { step.run(); }},
   };
   fmt::print("Retape ({} threads, level {}) and {}; median ms over rounds taken in turn\n\n", threads, cpu_level(), peer.version);
   fmt::print("| work | Retape | peer | ratio | at least |\n|---|---|---|---|---|\n");
@@ -123,7 +126,8 @@ int compare_with_peer(const char* python) try {
     }
     std::sort(ours.begin(), ours.end()), std::sort(theirs.begin(), theirs.end());
     const double ratio = theirs[3] / ours[3];
-    fmt::print("| {} | {:.2f} | {:.2f} | {:.2f} | {} |{}\n", work.name, ours[3], theirs[3], ratio, work.at_least, ratio < work.at_least ? " falls short" : "");
+    fmt::print("| {} | {:.2f} | {:.2f} | {:.2f} | {} |{}\n", work.name, ours[3], theirs[3], ratio, work.at_least,
+               ratio < work.at_least ? " falls short" : "");
     std::fflush(stdout);
     all = all && ratio >= work.at_least;
   }

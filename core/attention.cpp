@@ -31,9 +31,7 @@ template <> struct Simd<float> {
   typedef float V __attribute__((vector_size(vector_bytes), may_alias));
   typedef int32_t I __attribute__((vector_size(vector_bytes), may_alias));
 };
-template <> struct Simd<double> {
-  typedef double V __attribute__((vector_size(vector_bytes), may_alias));
-};
+template <> struct Simd<double> { typedef double V __attribute__((vector_size(vector_bytes), may_alias)); };
 template <class A> constexpr int64_t lanes = vector_bytes / int64_t(sizeof(A));
 template <class A> constexpr int64_t padding = lanes<A> < 4 ? 4 : lanes<A>;  // rows are whole vectors, and whole 4 x 4 blocks
 template <class A> RETAPE_INLINE typename Simd<A>::V& vec(A* p) { return *reinterpret_cast<typename Simd<A>::V*>(p); }
@@ -97,17 +95,21 @@ RETAPE_INLINE void column(int64_t rows, int64_t depth, const A* a, int64_t a_row
 // c (rows, cols) = or += a (rows, depth) b (depth, cols), or c = factor (rows) * c + a b. `rows` is a multiple of 4, `cols` of
 // the lanes of a vector. a is read through two strides, so that it may stand transposed in memory.
 template <Into into, class A>
-RETAPE_FULL_WIDTH __attribute__((noinline))
-void multiply(int64_t rows, int64_t cols, int64_t depth, const A* a, int64_t a_row, int64_t a_depth, const A* b, int64_t b_row, A* c,
-              int64_t c_row, const A* factor = nullptr) {
+RETAPE_FULL_WIDTH __attribute__((noinline)) void multiply(int64_t rows, int64_t cols, int64_t depth, const A* a, int64_t a_row,
+                                                          int64_t a_depth, const A* b, int64_t b_row, A* c, int64_t c_row,
+                                                          const A* factor = nullptr) {
   while (cols > 0) {
     const int64_t left = cols / lanes<A>;
     const int64_t width = left <= widest ? left : left == widest + 1 ? (left + 1) / 2 : widest;
     switch (width) {
       case 1: column<into, 1>(rows, depth, a, a_row, a_depth, b, b_row, c, c_row, factor); break;
       case 2: column<into, 2>(rows, depth, a, a_row, a_depth, b, b_row, c, c_row, factor); break;
-      case 3: if constexpr (widest >= 3) column<into, 3>(rows, depth, a, a_row, a_depth, b, b_row, c, c_row, factor); break;
-      case 4: if constexpr (widest >= 4) column<into, 4>(rows, depth, a, a_row, a_depth, b, b_row, c, c_row, factor); break;
+      case 3:
+        if constexpr (widest >= 3) column<into, 3>(rows, depth, a, a_row, a_depth, b, b_row, c, c_row, factor);
+        break;
+      case 4:
+        if constexpr (widest >= 4) column<into, 4>(rows, depth, a, a_row, a_depth, b, b_row, c, c_row, factor);
+        break;
     }
     b += width * lanes<A>, c += width * lanes<A>, cols -= width * lanes<A>;
   }
@@ -186,8 +188,8 @@ RETAPE_INLINE Simd<float>::V exponential(Simd<float>::V x) {
   using I = Simd<float>::I;
   const V shifted = x * 0x1.715476p0f + (0x1.8p23f + 127.0f);  // the last bits of the sum are round(x / log 2) + 127
   const V n = shifted - (0x1.8p23f + 127.0f);
-  const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;     // log 2 in two parts; the product with the first is exact
-  V y = r * 0.00138146162659f + 0.00836871209586f;             // minimax for the relative error on |r| <= log(2) / 2
+  const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // log 2 in two parts; the product with the first is exact
+  V y = r * 0.00138146162659f + 0.00836871209586f;          // minimax for the relative error on |r| <= log(2) / 2
   y = y * r + 0.0416683874789f;
   y = y * r + 0.16666520671f;
   y = y * r + 0.499999934507f;
@@ -227,7 +229,13 @@ struct Place {
 };
 template <class T> RETAPE_INLINE Place place(const Problem<T>& p, int64_t b, int64_t h, int64_t first_query, int64_t first_key) {
   const int64_t queries = min_of(tile, p.queries - first_query), end = p.keys_before(first_query + queries);
-  return {b, h, first_query, first_key, queries, min_of(tile, end - first_key), round_up(queries, padding<compute_t<T>>),
+  return {b,
+          h,
+          first_query,
+          first_key,
+          queries,
+          min_of(tile, end - first_key),
+          round_up(queries, padding<compute_t<T>>),
           p.options.causal && first_key == first_query};
 }
 
@@ -417,14 +425,15 @@ template <class A> RETAPE_FULL_WIDTH void softmax_step(const Place& at, A* score
 }
 
 // Turns scores into the probabilities that met v, and dp, the gradients of those, into the gradients of the scores.
-template <class A> RETAPE_FULL_WIDTH void softmax_gradient(const Place& at, A* scores, A* dp, const A* keep, const A* lse, const A* delta) {
+template <class A>
+RETAPE_FULL_WIDTH void softmax_gradient(const Place& at, A* scores, A* dp, const A* keep, const A* top, const A* share, const A* delta) {
   using V = typename Simd<A>::V;
   for (int64_t i = 0; i < at.width; i += lanes<A>) {
     const int64_t keys = keys_of<A>(at, i);
-    const V l = vec(lse + i), d = vec(delta + i);
+    const V t = vec(top + i), u = vec(share + i), d = vec(delta + i);
     for (int64_t j = 0; j < keys; ++j) {
       V &s = vec(scores + j * tile + i), &g = vec(dp + j * tile + i);
-      const V p = exponential(s - l);
+      const V p = exponential(s - t) * u;
       if (keep) {
         const V kept = vec(keep + j * tile + i);
         g = p * (g * kept - d), s = p * kept;
@@ -490,8 +499,12 @@ template <class T> struct Sizes {
   using A = compute_t<T>;
   int64_t k_cols, v_cols, keys, heads, tiles, items;
   explicit Sizes(const Problem<T>& p)
-      : k_cols(round_up(p.head_dim, padding<A>)), v_cols(round_up(p.value_dim, padding<A>)), keys(round_up(p.keys, tile)),
-        heads(p.batch * p.kv_heads), tiles(divide_up(p.queries, tile)), items(heads ? p.heads / p.kv_heads * tiles : 0) {}
+      : k_cols(round_up(p.head_dim, padding<A>)),
+        v_cols(round_up(p.value_dim, padding<A>)),
+        keys(round_up(p.keys, tile)),
+        heads(p.batch * p.kv_heads),
+        tiles(divide_up(p.queries, tile)),
+        items(heads ? p.heads / p.kv_heads * tiles : 0) {}
 };
 template <class T> RETAPE_INLINE Place item(const Problem<T>& p, const Sizes<T>& sizes, int64_t head, int64_t n) {
   const int64_t group = p.heads / p.kv_heads;
@@ -510,7 +523,8 @@ template <class A> struct Tile {
   A *scores, *bias, *keep;
   template <class T>
   Tile(const Problem<T>& p, Arena<A>& arena)
-      : scores(arena.take((tile + 4) * tile)), bias(p.mask.data ? arena.take(tile * tile) : nullptr),
+      : scores(arena.take((tile + 4) * tile)),
+        bias(p.mask.data ? arena.take(tile * tile) : nullptr),
         keep(p.options.dropout > 0 ? arena.take(tile * tile) : nullptr) {}
   static constexpr int64_t size = (3 * tile + 4) * tile;
 };
@@ -520,7 +534,15 @@ template <class A> struct ForwardTile {
   A *q, *out, *top, *sum;  // q (features, tile); out (queries, features) packed
 };
 
-template <class T> void forward(const Problem<T>& p, const Rows<T>& y, compute_t<T>* lse) {
+// What backward needs of a row's softmax: the largest score and the sum of e^(score - largest). Their sum as one number, the
+// log-sum-exp, would lose the second where a mask of -1e9 hides a whole row.
+template <class A> struct RowStatistics {
+  A *top, *sum;
+  RETAPE_INLINE RowStatistics(A* all, int64_t row, int64_t queries, int64_t first)
+      : top(all + 2 * row * queries + first), sum(top + queries) {}
+};
+
+template <class T> void forward(const Problem<T>& p, const Rows<T>& y, compute_t<T>* statistics) {
   using A = compute_t<T>;
   const Sizes<T> sizes(p);
   const int64_t k_cols = sizes.k_cols, v_cols = sizes.v_cols, keys = sizes.keys, heads = sizes.heads, items = sizes.items;
@@ -568,10 +590,10 @@ template <class T> void forward(const Problem<T>& p, const Rows<T>& y, compute_t
 
       for (int64_t t = 0; t < count; ++t) {
         const auto& [at, q, out, top, sum] = query[t];
-        A* const lse_row = lse + (at.b * p.heads + at.h) * p.queries + at.first_query;
+        const RowStatistics<A> row(statistics, at.b * p.heads + at.h, p.queries, at.first_query);
         for (int64_t i = 0; i < at.queries; ++i) {
           const bool empty = sum[i] == 0;  // such a row gives 0
-          lse_row[i] = empty ? -infinity<A> : top[i] + m::log(sum[i]);
+          row.top[i] = top[i], row.sum[i] = sum[i];
           factor[i] = empty ? A(0) : A(1) / (sum[i] * A(1 - p.options.dropout));
         }
         store_rows(out, v_cols, at.queries, p.value_dim, factor, y.at(at.b, at.h, at.first_query), y.stride[2]);
@@ -582,13 +604,13 @@ template <class T> void forward(const Problem<T>& p, const Rows<T>& y, compute_t
 
 template <class A> struct BackwardTile {
   Place at;
-  A *q, *q_lanes, *dq, *dy, *dy_lanes, *lse, *delta;  // `lanes`: (features, tile); the other matrices are packed
+  A *q, *q_lanes, *dq, *dy, *dy_lanes, *top, *share, *delta;  // `lanes`: (features, tile); the other matrices are packed
 };
 
 // A task has every `chunks`-th of the items; it sums their shares of dK and dV. Only where heads are few is there more than one
 // chunk, and then the shares are added in order: the bits depend on shapes alone.
 template <class T>
-void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& dy, const compute_t<T>* lse, const Rows<T>& dq,
+void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& dy, const compute_t<T>* statistics, const Rows<T>& dq,
               const Rows<T>& dk, const Rows<T>& dv) {
   using A = compute_t<T>;
   const Sizes<T> sizes(p);
@@ -607,7 +629,7 @@ void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& 
     store_rows(sum_v, v_cols, rows, p.value_dim, ones, dv.at(b, h, j), dv.stride[2]);
   };
 
-  const int64_t scratch = 2 * share + turns * tile * (3 * k_cols + 2 * v_cols + 2) + tile * tile + Tile<A>::size;
+  const int64_t scratch = 2 * share + turns * tile * (3 * k_cols + 2 * v_cols + 3) + tile * tile + Tile<A>::size;
   each_task<A>(heads * chunks, scratch, worth_threads(p), [&](int64_t task, Arena<A> arena) {
     const int64_t chunk = task / heads, head = task % heads;
     A *const k = arena.take(keys * k_cols), *const v = arena.take(keys * v_cols);
@@ -615,9 +637,10 @@ void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& 
     A* const dp = arena.take(tile * tile);
     const Tile<A> space(p, arena);
     BackwardTile<A> query[turns];
-    for (auto& [at, q, q_lanes, dq, dy, dy_lanes, lse, delta] : query) {
+    for (auto& [at, q, q_lanes, dq, dy, dy_lanes, top, share, delta] : query) {
       q = arena.take(tile * k_cols), q_lanes = arena.take(tile * k_cols), dq = arena.take(tile * k_cols);
-      dy = arena.take(tile * v_cols), dy_lanes = arena.take(tile * v_cols), lse = arena.take(tile), delta = arena.take(tile);
+      dy = arena.take(tile * v_cols), dy_lanes = arena.take(tile * v_cols);
+      top = arena.take(tile), share = arena.take(tile), delta = arena.take(tile);
     }
     for (int64_t j = 0; j < p.keys_before(p.queries); j += tile) load_keys(p, sizes, head, j, k, v);
     for (int64_t i = 0; i < share; ++i) sum_k[i] = 0;
@@ -637,8 +660,11 @@ void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& 
         row_dots(x.dy_lanes, x.dy, v_cols, at, x.delta, space.scores, dp);
         transpose_packed(x.dy, v_cols, at.queries, p.value_dim, at.width, x.dy_lanes);
         // Lanes without a query, and rows that see nothing, get probabilities e^(score - inf) = 0.
-        const A* const lse_row = lse + (at.b * p.heads + at.h) * p.queries + at.first_query;
-        for (int64_t i = 0; i < tile; ++i) x.lse[i] = i >= at.queries || lse_row[i] == -infinity<A> ? infinity<A> : lse_row[i];
+        const RowStatistics<const A> row(statistics, at.b * p.heads + at.h, p.queries, at.first_query);
+        for (int64_t i = 0; i < tile; ++i) {
+          const bool empty = i >= at.queries || row.sum[i] == 0;
+          x.top[i] = empty ? infinity<A> : row.top[i], x.share[i] = empty ? A(0) : 1 / row.sum[i];
+        }
       }
 
       for (int64_t j = 0; j < seen; j += tile)
@@ -652,7 +678,7 @@ void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& 
           if (space.keep) load_keep(p, at, space.keep, space.scores);
           score(at, p.head_dim, k + j * k_cols, k_cols, x.q_lanes, bias, space.scores);
           dots(at, p.value_dim, v + j * v_cols, v_cols, x.dy_lanes, A(0), dp);
-          softmax_gradient(at, space.scores, dp, space.keep, x.lse, x.delta);
+          softmax_gradient(at, space.scores, dp, space.keep, x.top, x.share, x.delta);
           sum_over_queries(at, space.scores, x.dy, v_cols, sum_v + j * v_cols);
           sum_over_queries(at, dp, x.q, k_cols, sum_k + j * k_cols);
           sum_over_keys(at, dp, k + j * k_cols, k_cols, x.dq);
@@ -681,16 +707,12 @@ void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& 
   });
 }
 
-template <class T> Rows<const T> rows_of(const Tensor& x) {
-  return {x.data<T>(), {x.strides()[0], x.strides()[1], x.strides()[2]}};
-}
-template <class T> Rows<T> output_rows(Tensor& x) {
-  return {x.mutable_data<T>(), {x.strides()[0], x.strides()[1], x.strides()[2]}};
-}
+template <class T> Rows<const T> rows_of(const Tensor& x) { return {x.data<T>(), {x.strides()[0], x.strides()[1], x.strides()[2]}}; }
+template <class T> Rows<T> output_rows(Tensor& x) { return {x.mutable_data<T>(), {x.strides()[0], x.strides()[1], x.strides()[2]}}; }
 template <class T>
 Problem<T> problem(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const AttentionOptions& options) {
-  Problem<T> p{q.shape()[0], q.shape()[1], k.shape()[1], q.shape()[2], k.shape()[2], q.shape()[3], v.shape()[3],
-               rows_of<T>(q), rows_of<T>(k), rows_of<T>(v), {}, options};
+  Problem<T> p{q.shape()[0], q.shape()[1],  k.shape()[1],  q.shape()[2],  k.shape()[2], q.shape()[3],
+               v.shape()[3], rows_of<T>(q), rows_of<T>(k), rows_of<T>(v), {},           options};
   if (mask) {
     p.mask.dtype = mask.dtype();
     switch (mask.dtype()) {
@@ -709,22 +731,22 @@ Problem<T> problem(const Tensor& q, const Tensor& k, const Tensor& v, const Tens
 
 }  // namespace
 
-// q (B, Hq, T, D), k (B, Hkv, S, D), v (B, Hkv, S, Dv), y (B, Hq, T, Dv): last dimension contiguous. lse (B, Hq, T) contiguous,
-// f32, or f64 if q is: the logarithm of each row's sum of e^score. mask (B, Hq, T, S), any strides: bool, or added to the scores.
+// q (B, Hq, T, D), k (B, Hkv, S, D), v (B, Hkv, S, Dv), y (B, Hq, T, Dv): last dimension contiguous. statistics (B, Hq, 2, T)
+// contiguous, f32, or f64 if q is: see RowStatistics. mask (B, Hq, T, S), any strides: bool, or added to the scores.
 void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const AttentionOptions& options, Tensor& y,
-               Tensor& lse) {
+               Tensor& statistics) {
   with_floating("attention", q.dtype(), [&](auto type) {
     using T = decltype(type);
-    forward(problem<T>(q, k, v, mask, options), output_rows<T>(y), lse.mutable_data<compute_t<T>>());
+    forward(problem<T>(q, k, v, mask, options), output_rows<T>(y), statistics.mutable_data<compute_t<T>>());
   });
 }
 
 // dq, dk, dv: shapes of q, k, v, last dimension contiguous.
 void attention_backward(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const Tensor& y,
-                        const Tensor& lse, const AttentionOptions& options, Tensor& dq, Tensor& dk, Tensor& dv) {
+                        const Tensor& statistics, const AttentionOptions& options, Tensor& dq, Tensor& dk, Tensor& dv) {
   with_floating("attention_backward", q.dtype(), [&](auto type) {
     using T = decltype(type);
-    backward(problem<T>(q, k, v, mask, options), rows_of<T>(y), rows_of<T>(dy), lse.data<compute_t<T>>(), output_rows<T>(dq),
+    backward(problem<T>(q, k, v, mask, options), rows_of<T>(y), rows_of<T>(dy), statistics.data<compute_t<T>>(), output_rows<T>(dq),
              output_rows<T>(dk), output_rows<T>(dv));
   });
 }

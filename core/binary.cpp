@@ -21,13 +21,12 @@ template <class T> void where_loop(char* const* p, const int64_t* stride, int64_
     return;
   }
   for (int64_t i = 0; i < n; ++i)
-    *reinterpret_cast<T*>(p[3] + i * stride[3]) =
-        *reinterpret_cast<const uint8_t*>(p[0] + i * stride[0]) ? *reinterpret_cast<const T*>(p[1] + i * stride[1]) : *reinterpret_cast<const T*>(p[2] + i * stride[2]);
+    *reinterpret_cast<T*>(p[3] + i * stride[3]) = *reinterpret_cast<const uint8_t*>(p[0] + i * stride[0])
+                                                      ? *reinterpret_cast<const T*>(p[1] + i * stride[1])
+                                                      : *reinterpret_cast<const T*>(p[2] + i * stride[2]);
 }
 
-template <class T> struct Type {
-  using type = T;
-};
+template <class T> struct Type { using type = T; };
 template <class F> RETAPE_INLINE void with_arithmetic(DType d, const F& f) {
   switch (d) {
     case DType::f64: return f(Type<double>{});
@@ -36,7 +35,8 @@ template <class F> RETAPE_INLINE void with_arithmetic(DType d, const F& f) {
     case DType::bf16: return f(Type<bf16>{});
     case DType::i64: return f(Type<int64_t>{});
     case DType::i32: return f(Type<int32_t>{});
-    case DType::u8: case DType::boolean: return f(Type<uint8_t>{});
+    case DType::u8:
+    case DType::boolean: return f(Type<uint8_t>{});
   }
 }
 
@@ -47,8 +47,10 @@ void binary(BinaryKind op, const Tensor& a, const Tensor& b, Tensor& y) {
   with_arithmetic(y.dtype(), [&](auto type) {
     using T = typename decltype(type)::type;
     switch (op) {
-#define RETAPE_X(name, F) \
-  case BinaryKind::name: loop = value_loop<functor::F, T>; break;
+#define RETAPE_X(name, F)             \
+  case BinaryKind::name:              \
+    loop = value_loop<functor::F, T>; \
+    break;
       RETAPE_BINARY_OPS(RETAPE_X)
 #undef RETAPE_X
     }
@@ -61,8 +63,10 @@ void compare(CompareKind op, const Tensor& a, const Tensor& b, Tensor& y) {
   with_arithmetic(a.dtype(), [&](auto type) {
     using T = typename decltype(type)::type;
     switch (op) {
-#define RETAPE_X(name, F) \
-  case CompareKind::name: loop = compare_loop<functor::F, T>; break;
+#define RETAPE_X(name, F)               \
+  case CompareKind::name:               \
+    loop = compare_loop<functor::F, T>; \
+    break;
       RETAPE_COMPARE_OPS(RETAPE_X)
 #undef RETAPE_X
     }

@@ -9,9 +9,15 @@ namespace retape {
 namespace functor {
 template <class T> constexpr bool is_real = std::is_floating_point_v<T>;
 
-struct Add { template <class T> static RETAPE_HD T value(T a, T b) { return T(a + b); } };
-struct Sub { template <class T> static RETAPE_HD T value(T a, T b) { return T(a - b); } };
-struct Mul { template <class T> static RETAPE_HD T value(T a, T b) { return T(a * b); } };
+struct Add {
+  template <class T> static RETAPE_HD T value(T a, T b) { return T(a + b); }
+};
+struct Sub {
+  template <class T> static RETAPE_HD T value(T a, T b) { return T(a - b); }
+};
+struct Mul {
+  template <class T> static RETAPE_HD T value(T a, T b) { return T(a * b); }
+};
 struct Div {  // integers never come here: the op converts them to floating first
   template <class T> static RETAPE_HD T value(T a, T b) {
     if constexpr (is_real<T>) return a / b;
@@ -38,12 +44,24 @@ struct Pow {
     }
   }
 };
-struct Equal { template <class T> static RETAPE_HD bool value(T a, T b) { return a == b; } };
-struct NotEqual { template <class T> static RETAPE_HD bool value(T a, T b) { return a != b; } };
-struct Less { template <class T> static RETAPE_HD bool value(T a, T b) { return a < b; } };
-struct LessEqual { template <class T> static RETAPE_HD bool value(T a, T b) { return a <= b; } };
-struct Greater { template <class T> static RETAPE_HD bool value(T a, T b) { return a > b; } };
-struct GreaterEqual { template <class T> static RETAPE_HD bool value(T a, T b) { return a >= b; } };
+struct Equal {
+  template <class T> static RETAPE_HD bool value(T a, T b) { return a == b; }
+};
+struct NotEqual {
+  template <class T> static RETAPE_HD bool value(T a, T b) { return a != b; }
+};
+struct Less {
+  template <class T> static RETAPE_HD bool value(T a, T b) { return a < b; }
+};
+struct LessEqual {
+  template <class T> static RETAPE_HD bool value(T a, T b) { return a <= b; }
+};
+struct Greater {
+  template <class T> static RETAPE_HD bool value(T a, T b) { return a > b; }
+};
+struct GreaterEqual {
+  template <class T> static RETAPE_HD bool value(T a, T b) { return a >= b; }
+};
 }  // namespace functor
 
 #define RETAPE_BINARY_OPS(X) \

@@ -13,9 +13,9 @@ struct Replayed;
 struct ModuleScope;
 
 struct Context {
-  bool recording = true;          // ops on values that want gradients are put on the tape
-  bool inside_forward = false;    // an op's forward runs: ops called now are plain calls
-  bool differentiating = false;   // a backward that is itself recorded
+  bool recording = true;         // ops on values that want gradients are put on the tape
+  bool inside_forward = false;   // an op's forward runs: ops called now are plain calls
+  bool differentiating = false;  // a backward that is itself recorded
   bool burying = false;
   Node* current = nullptr;        // whose forward or backward runs: what save() and *saved refer to
   Replayed* replay = nullptr;     // set while a node's forward is run again

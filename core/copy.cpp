@@ -21,7 +21,8 @@ template <class From, class To> void convert_loop(char* const* p, const int64_t*
     for (int64_t i = 0; i < n; ++i) y[i] = convert<From, To>(x[i]);
     return;
   }
-  for (int64_t i = 0; i < n; ++i) *reinterpret_cast<To*>(p[1] + i * stride[1]) = convert<From, To>(*reinterpret_cast<const From*>(p[0] + i * stride[0]));
+  for (int64_t i = 0; i < n; ++i)
+    *reinterpret_cast<To*>(p[1] + i * stride[1]) = convert<From, To>(*reinterpret_cast<const From*>(p[0] + i * stride[0]));
 }
 template <class T> void fill_loop(char* const* p, const int64_t* stride, int64_t n, const void* value) {
   const T v = *static_cast<const T*>(value);
@@ -40,9 +41,7 @@ void copy(const Tensor& x, Tensor& y) {
       default: loop = convert_loop<uint64_t, uint64_t>; break;
     }
   } else {
-    with_any(x.dtype(), [&](auto from) {
-      with_any(y.dtype(), [&](auto to) { loop = convert_loop<decltype(from), decltype(to)>; });
-    });
+    with_any(x.dtype(), [&](auto from) { with_any(y.dtype(), [&](auto to) { loop = convert_loop<decltype(from), decltype(to)>; }); });
   }
   walk(make_loops(y.shape(), {&x, &y}), loop);
 }

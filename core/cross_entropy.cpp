@@ -7,7 +7,8 @@ namespace {
 
 RETAPE_INLINE void check_targets(const int64_t* target, int64_t rows, int64_t classes, int64_t ignore_index) {
   for (int64_t r = 0; r < rows; ++r)
-    if (target[r] != ignore_index && (target[r] < 0 || target[r] >= classes)) detail::index_out_of_range("cross_entropy", target[r], classes);
+    if (target[r] != ignore_index && (target[r] < 0 || target[r] >= classes))
+      detail::index_out_of_range("cross_entropy", target[r], classes);
 }
 
 }  // namespace

@@ -38,30 +38,39 @@ RETAPE_INLINE Backend backend(Device device, const char* kernel) {
 }  // namespace detail
 
 #ifdef RETAPE_WITH_CPU_V2
-#define RETAPE_CASE_V2(...) case ::retape::Backend::cpu_v2: ::retape::cpu_v2::__VA_ARGS__; break;
+#define RETAPE_CASE_V2(...)        \
+  case ::retape::Backend::cpu_v2:  \
+    ::retape::cpu_v2::__VA_ARGS__; \
+    break;
 #else
 #define RETAPE_CASE_V2(...)
 #endif
 #ifdef RETAPE_WITH_CPU_V3
-#define RETAPE_CASE_V3(...) case ::retape::Backend::cpu_v3: ::retape::cpu_v3::__VA_ARGS__; break;
+#define RETAPE_CASE_V3(...)        \
+  case ::retape::Backend::cpu_v3:  \
+    ::retape::cpu_v3::__VA_ARGS__; \
+    break;
 #else
 #define RETAPE_CASE_V3(...)
 #endif
 #ifdef RETAPE_WITH_CPU_V4
-#define RETAPE_CASE_V4(...) case ::retape::Backend::cpu_v4: ::retape::cpu_v4::__VA_ARGS__; break;
+#define RETAPE_CASE_V4(...)        \
+  case ::retape::Backend::cpu_v4:  \
+    ::retape::cpu_v4::__VA_ARGS__; \
+    break;
 #else
 #define RETAPE_CASE_V4(...)
 #endif
 // On a meta tensor nothing runs. A kernel outside an op's forward, in a backward that is being differentiated, is an Error: it
 // would cut the second derivative.
-#define RETAPE_DISPATCH(device, ...)                                \
-  do {                                                              \
-    switch (::retape::detail::backend(device, #__VA_ARGS__)) {      \
-      RETAPE_CASE_V2(__VA_ARGS__)                                   \
-      RETAPE_CASE_V3(__VA_ARGS__)                                   \
-      RETAPE_CASE_V4(__VA_ARGS__)                                   \
-      default: break;                                               \
-    }                                                               \
+#define RETAPE_DISPATCH(device, ...)                           \
+  do {                                                         \
+    switch (::retape::detail::backend(device, #__VA_ARGS__)) { \
+      RETAPE_CASE_V2(__VA_ARGS__)                              \
+      RETAPE_CASE_V3(__VA_ARGS__)                              \
+      RETAPE_CASE_V4(__VA_ARGS__)                              \
+      default: break;                                          \
+    }                                                          \
   } while (0)
 
 }  // namespace retape

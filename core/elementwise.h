@@ -16,7 +16,9 @@ template <int N> struct Loops {
   int64_t stride[Shape::max_rank][N];  // in bytes
 };
 
-RETAPE_INLINE char* bytes_of(const Tensor& t) { return reinterpret_cast<char*>(t->storage->data) + t->layout.offset * int64_t(size_of(t->layout.dtype)); }
+RETAPE_INLINE char* bytes_of(const Tensor& t) {
+  return reinterpret_cast<char*>(t->storage->data) + t->layout.offset * int64_t(size_of(t->layout.dtype));
+}
 
 // All operands have `shape`, broadcast dims by stride 0.
 template <int N> RETAPE_INLINE Loops<N> make_loops(const Shape& shape, const Tensor* const (&t)[N]) {

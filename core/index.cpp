@@ -88,7 +88,8 @@ template <class T> class Sums {
 // Offsets in `whole` of the elements of a smaller box: dims [from, to) of `part`, in row-major order. Null if they are 0, 1, 2, ...
 class Offsets {
  public:
-  RETAPE_INLINE Offsets(const Shape& part, const Shape& whole, int from, int to) : values_(plain(part, whole, from, to) ? 0 : count(part, from, to)) {
+  RETAPE_INLINE Offsets(const Shape& part, const Shape& whole, int from, int to)
+      : values_(plain(part, whole, from, to) ? 0 : count(part, from, to)) {
     if (plain(part, whole, from, to)) return;
     int64_t* p = values_;
     p_ = p;
@@ -192,7 +193,8 @@ void index_add(const Tensor& index, const Tensor& source, int dim, Tensor& y) {
         const int64_t *const group = groups.begin(position), *const group_end = groups.end(position);
         if (group != group_end)
           for (int64_t c = first; c < min_of(inner, first + part); c += columns)
-            add_rows(from + outer * k * inner + c, group, group_end, inner, min_of(columns, inner - c), to + (outer * size + position) * inner + c);
+            add_rows(from + outer * k * inner + c, group, group_end, inner, min_of(columns, inner - c),
+                     to + (outer * size + position) * inner + c);
         if ((first += part) < inner) continue;
         first = 0;
         if (++position < size) continue;

@@ -57,10 +57,12 @@ template <class F> RETAPE_INLINE void with_any(DType d, const F& f) {
 /// Scratch memory of a kernel, 64-byte aligned, uninitialised.
 template <class T> class Scratch {
  public:
-  RETAPE_INLINE explicit Scratch(int64_t n) : bytes_(size_t(n > 0 ? n : 1) * sizeof(T)), p_(reinterpret_cast<T*>(detail::allocate(bytes_))) {}
+  RETAPE_INLINE explicit Scratch(int64_t n)
+      : bytes_(size_t(n > 0 ? n : 1) * sizeof(T)), p_(reinterpret_cast<T*>(detail::allocate(bytes_))) {}
   Scratch(const Scratch&) = delete;
   RETAPE_INLINE ~Scratch() { detail::deallocate(reinterpret_cast<std::byte*>(p_), bytes_); }
   RETAPE_INLINE operator T*() const { return p_; }
+
  private:
   size_t bytes_;
   T* p_;

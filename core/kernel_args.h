@@ -21,10 +21,10 @@ struct AttentionOptions {
 
 struct AdamWArgs {
   double lr, beta1, beta2, eps, weight_decay;
-  bool decoupled;           // AdamW: decay the weight itself; Adam: add the decay to the gradient
+  bool decoupled;  // AdamW: decay the weight itself; Adam: add the decay to the gradient
   bool maximize;
 };
-struct SgdArgs {
+struct SGDArgs {
   double lr, momentum, dampening, weight_decay;
   bool nesterov, maximize;
 };

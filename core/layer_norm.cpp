@@ -5,9 +5,7 @@
 namespace retape::RETAPE_LEVEL {
 namespace {
 
-template <class C> struct Moments {
-  C mean, rstd;
-};
+template <class C> struct Moments { C mean, rstd; };
 
 // x, weight, bias, y (n)
 template <class T, class C> Moments<C> layer_norm_row(const T* x, const C* weight, const C* bias, C eps, int64_t n, T* y) {
@@ -70,8 +68,8 @@ void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, doubl
 }
 
 // dweight and dbias may be undefined
-void layer_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& mean, const Tensor& rstd,
-                         Tensor& dx, Tensor& dweight, Tensor& dbias) {
+void layer_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& mean, const Tensor& rstd, Tensor& dx,
+                         Tensor& dweight, Tensor& dbias) {
   const int64_t n = x.shape()[-1], rows = mean.numel();
   with_floating("layer_norm_backward", x.dtype(), [&](auto zero) {
     using T = decltype(zero);

@@ -10,8 +10,8 @@ RETAPE_INLINE float exp_nonpositive(float x) {
   const float t = x < -87.0f ? -87.0f : x;
   const float shifted = t * 0x1.715476p0f + (0x1.8p23f + 127.0f);  // its last bits are round(t / log 2) + 127
   const float n = shifted - (0x1.8p23f + 127.0f);
-  const float r = (t - n * 0.693359375f) + n * 2.12194440e-4f;     // log 2 in two parts; the product with the first is exact
-  float y = r * 0.0013814320554956794f + 0.00836885068565607f;     // minimax for the relative error on |r| <= log(2) / 2
+  const float r = (t - n * 0.693359375f) + n * 2.12194440e-4f;  // log 2 in two parts; the product with the first is exact
+  float y = r * 0.0013814320554956794f + 0.00836885068565607f;  // minimax for the relative error on |r| <= log(2) / 2
   y = y * r + 0.041668400168418884f;
   y = y * r + 0.1666651964187622f;
   y = y * r + 0.4999999403953552f;

@@ -15,8 +15,7 @@ template <class T> RETAPE_INLINE T* at(void* p, int64_t offset) { return static_
 // ---- tiny products, and k = 0: no packing, no library ----
 
 // Columns [j, j + width) of one row of c: a is the row, b and c point at the first column.
-template <int width, bool unit, class T>
-RETAPE_INLINE void direct_columns(const Gemm& g, const T* a, const T* b, const T* bias, T* c) {
+template <int width, bool unit, class T> RETAPE_INLINE void direct_columns(const Gemm& g, const T* a, const T* b, const T* bias, T* c) {
   using S = compute_t<T>;
   S sum[width] = {};
   for (int64_t l = 0; l < g.k; ++l) {
@@ -244,11 +243,23 @@ template <class T> void gemm_through_f32(const Gemm& g) {
       const int64_t m = min_of(rows, g.m - i0), a_batch = g.a_batch ? m * g.k : 0;
       pack(at<T>(g.a, q0 * g.a_batch + i0 * g.a_row), g.a_batch ? batch : 1, g.a_batch, m, g.k, g.a_row, g.a_col, static_cast<float*>(a));
       const Packed a_layout(m, g.k, g.a_row, g.a_col);
-      onednn::gemm_f32({.batch = batch, .m = m, .n = g.n, .k = g.k,
-                        .a = a, .a_row = a_layout.row, .a_col = a_layout.col, .a_batch = a_batch,
-                        .b = b, .b_row = b_layout.row, .b_col = b_layout.col, .b_batch = g.b_batch ? g.k * g.n : 0,
-                        .c = c, .c_row = g.n, .c_batch = m * g.n,
-                        .accumulate = false, .bias = g.bias ? static_cast<float*>(bias) : nullptr});
+      onednn::gemm_f32({.batch = batch,
+                        .m = m,
+                        .n = g.n,
+                        .k = g.k,
+                        .a = a,
+                        .a_row = a_layout.row,
+                        .a_col = a_layout.col,
+                        .a_batch = a_batch,
+                        .b = b,
+                        .b_row = b_layout.row,
+                        .b_col = b_layout.col,
+                        .b_batch = g.b_batch ? g.k * g.n : 0,
+                        .c = c,
+                        .c_row = g.n,
+                        .c_batch = m * g.n,
+                        .accumulate = false,
+                        .bias = g.bias ? static_cast<float*>(bias) : nullptr});
       parallel_for(batch * m, row_grain(g.n), [&](int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; ++t) {
           const float* from = c + t * g.n;
@@ -274,7 +285,9 @@ template <class T> void gemm(const Gemm& g) {
   else gemm_through_f32<T>(g);
 }
 
-struct BatchDim { int64_t size, a, b, c; };
+struct BatchDim {
+  int64_t size, a, b, c;
+};
 
 // g for all batches: dims are the batch dimensions beyond the one that g has itself.
 template <class T> void gemm_over(Gemm g, const BatchDim* dims, int rank) {
@@ -296,11 +309,23 @@ template <class T> void gemm_over(Gemm g, const BatchDim* dims, int rank) {
 template <class T> void matmul_typed(const Tensor& a, const Tensor& b, const Tensor& bias, bool accumulate, Tensor& c) {
   const Shape &sa = a.strides(), &sb = b.strides(), &sc = c.strides();
   const Shape& shape = c.shape();
-  Gemm g{.batch = 1, .m = shape[-2], .n = shape[-1], .k = a.shape()[-1],
-         .a = a.data<T>(), .a_row = sa[-2], .a_col = sa[-1], .a_batch = 0,
-         .b = b.data<T>(), .b_row = sb[-2], .b_col = sb[-1], .b_batch = 0,
-         .c = c.mutable_data<T>(), .c_row = sc[-2], .c_batch = 0,
-         .accumulate = accumulate, .bias = bias ? bias.data<T>() : nullptr};
+  Gemm g{.batch = 1,
+         .m = shape[-2],
+         .n = shape[-1],
+         .k = a.shape()[-1],
+         .a = a.data<T>(),
+         .a_row = sa[-2],
+         .a_col = sa[-1],
+         .a_batch = 0,
+         .b = b.data<T>(),
+         .b_row = sb[-2],
+         .b_col = sb[-1],
+         .b_batch = 0,
+         .c = c.mutable_data<T>(),
+         .c_row = sc[-2],
+         .c_batch = 0,
+         .accumulate = accumulate,
+         .bias = bias ? bias.data<T>() : nullptr};
 
   // Batch dimensions, neighbours merged where all three tensors step evenly through both.
   BatchDim dims[Shape::max_rank];

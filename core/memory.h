@@ -31,8 +31,14 @@ inline thread_local constinit MakeRoom make_room = nullptr;
 // Free lists for objects of at most 1 KiB, one set a thread; a block freed on another thread just moves there.
 struct Pool {
   static constexpr size_t step = 64, classes = 16, limit = 4096;
-  struct Block { Block* next; };
-  struct Lists { Block* head[classes]; uint32_t count[classes]; bool watched, closed; };
+  struct Block {
+    Block* next;
+  };
+  struct Lists {
+    Block* head[classes];
+    uint32_t count[classes];
+    bool watched, closed;
+  };
   static inline thread_local constinit Lists lists{};
   static void* refill(size_t k);  // from the system; also arranges that the lists are freed when the thread ends
   static void* take(size_t bytes) {
@@ -75,26 +81,45 @@ struct Object {
   virtual ~Object() = default;
   virtual void destroy() noexcept = 0;  // called when the last reference goes
   void retain() { refs.up(); }
-  void release() { if (refs.down()) destroy(); }
+  void release() {
+    if (refs.down()) destroy();
+  }
 };
 
 // An intrusive pointer: T has retain() and release().
 template <class T> class Ref {
  public:
   Ref() = default;
-  static Ref adopt(T* p) { Ref r; r.p_ = p; return r; }
-  static Ref share(T* p) { if (p) p->retain(); return adopt(p); }
-  Ref(const Ref& o) : p_(o.p_) { if (p_) p_->retain(); }
+  static Ref adopt(T* p) {
+    Ref r;
+    r.p_ = p;
+    return r;
+  }
+  static Ref share(T* p) {
+    if (p) p->retain();
+    return adopt(p);
+  }
+  Ref(const Ref& o) : p_(o.p_) {
+    if (p_) p_->retain();
+  }
   Ref(Ref&& o) noexcept : p_(std::exchange(o.p_, nullptr)) {}
   Ref& operator=(const Ref& o) { return *this = Ref(o); }
-  Ref& operator=(Ref&& o) noexcept { std::swap(p_, o.p_); return *this; }
-  ~Ref() { if (p_) p_->release(); }
-  void reset() { if (T* p = std::exchange(p_, nullptr)) p->release(); }
+  Ref& operator=(Ref&& o) noexcept {
+    std::swap(p_, o.p_);
+    return *this;
+  }
+  ~Ref() {
+    if (p_) p_->release();
+  }
+  void reset() {
+    if (T* p = std::exchange(p_, nullptr)) p->release();
+  }
   RETAPE_INLINE T* get() const { return p_; }
   RETAPE_INLINE T* operator->() const { return p_; }
   RETAPE_INLINE T& operator*() const { return *p_; }
   RETAPE_INLINE explicit operator bool() const { return p_; }
   bool operator==(const Ref&) const = default;
+
  private:
   T* p_ = nullptr;
 };

@@ -42,7 +42,8 @@ void check_slots(const char* kernel, const std::vector<OptimizerSlot>& slots, in
     if (!is_floating(d)) detail::unsupported_dtype(kernel, d);
     if (s.grad.dtype() != d) detail::kernel_error("optimizer: a gradient's dtype differs from its parameter's");
     for (int k = 0; k < states; ++k)
-      if (s.state[k].dtype() != state_dtype(d)) detail::kernel_error("optimizer: a state's dtype does not fit its parameter's; it must be f64 for f64, else f32");
+      if (s.state[k].dtype() != state_dtype(d))
+        detail::kernel_error("optimizer: a state's dtype does not fit its parameter's; it must be f64 for f64, else f32");
   }
   for (size_t i = 0; i < slots.size(); ++i) {
     count_write(slot[i].value);
@@ -50,65 +51,41 @@ void check_slots(const char* kernel, const std::vector<OptimizerSlot>& slots, in
   }
 }
 
-}  // namespace
-
-void adamw(const AdamWArgs& args, const std::vector<OptimizerSlot>& slots) {
-  check_slots("adamw", slots, 2);
+// Applies a rule of optimizer_ops.h, which has `states` tensors of its own, to every element of every parameter.
+template <int states, template <class> class Rule, class Args>
+RETAPE_INLINE void update_all(const char* kernel, const Args& args, const std::vector<OptimizerSlot>& slots) {
+  check_slots(kernel, slots, states);
   const OptimizerSlot* all = slots.data();
   for_chunks(
       int64_t(slots.size()), [&](int64_t i) -> const Tensor& { return all[i].value; },
       [&](int64_t i, int64_t begin, int64_t end, int64_t) {
         const OptimizerSlot& slot = all[i];
-        with_floating("adamw", slot.value.dtype(), [&](auto zero) {
+        with_floating(kernel, slot.value.dtype(), [&](auto zero) {
           using T = decltype(zero);
           using C = compute_t<T>;
-          const functor::AdamW<C> update(args, slot.step);
+          const Rule<C> update(args, slot.step);
           T* __restrict value = elements<T>(slot.value);
           const T* __restrict grad = elements<T>(slot.grad);
-          C* __restrict m = elements<C>(slot.state[0]);
-          C* __restrict v = elements<C>(slot.state[1]);
+          C* __restrict first = states > 0 ? elements<C>(slot.state[0]) : nullptr;
+          C* __restrict second = states > 1 ? elements<C>(slot.state[1]) : nullptr;
 #pragma omp simd
           for (int64_t k = begin; k < end; ++k) {
             C x = C(value[k]);
-            update(x, C(grad[k]), m[k], v[k]);
+            if constexpr (states == 0) update(x, C(grad[k]));
+            else if constexpr (states == 1) update(x, C(grad[k]), first[k]);
+            else update(x, C(grad[k]), first[k], second[k]);
             put(value[k], x);
           }
         });
       });
 }
 
-void sgd(const SgdArgs& args, const std::vector<OptimizerSlot>& slots) {
-  const bool has_buffer = args.momentum != 0;
-  check_slots("sgd", slots, has_buffer ? 1 : 0);
-  const OptimizerSlot* all = slots.data();
-  for_chunks(
-      int64_t(slots.size()), [&](int64_t i) -> const Tensor& { return all[i].value; },
-      [&](int64_t i, int64_t begin, int64_t end, int64_t) {
-        const OptimizerSlot& slot = all[i];
-        with_floating("sgd", slot.value.dtype(), [&](auto zero) {
-          using T = decltype(zero);
-          using C = compute_t<T>;
-          const functor::Sgd<C> update(args, slot.step);
-          T* __restrict value = elements<T>(slot.value);
-          const T* __restrict grad = elements<T>(slot.grad);
-          if (!has_buffer) {
-#pragma omp simd
-            for (int64_t k = begin; k < end; ++k) {
-              C x = C(value[k]);
-              update(x, C(grad[k]));
-              put(value[k], x);
-            }
-            return;
-          }
-          C* __restrict buffer = elements<C>(slot.state[0]);
-#pragma omp simd
-          for (int64_t k = begin; k < end; ++k) {
-            C x = C(value[k]);
-            update(x, C(grad[k]), buffer[k]);
-            put(value[k], x);
-          }
-        });
-      });
+}  // namespace
+
+void adamw(const AdamWArgs& args, const std::vector<OptimizerSlot>& slots) { update_all<2, functor::AdamW>("adamw", args, slots); }
+void sgd(const SGDArgs& args, const std::vector<OptimizerSlot>& slots) {
+  if (args.momentum != 0) update_all<1, functor::SGD>("sgd", args, slots);
+  else update_all<0, functor::SGD>("sgd", args, slots);
 }
 
 // The sum of a chunk is made in 32 lanes, and the chunks of a tensor are added in order: the number of threads does not matter.

@@ -33,11 +33,11 @@ template <class T> struct AdamW {
 
 /// Gradient descent with momentum (Sutskever et al. 2013, in PyTorch's form: the learning rate is outside the buffer). The first
 /// step sets the buffer to the gradient.
-template <class T> struct Sgd {
+template <class T> struct SGD {
   T sign, decay, momentum, rest, lr, ahead;
   bool nesterov;
 
-  RETAPE_HD Sgd(const SgdArgs& a, int64_t step)
+  RETAPE_HD SGD(const SGDArgs& a, int64_t step)
       : sign(a.maximize ? T(-1) : T(1)),
         decay(T(a.weight_decay)),
         momentum(step == 1 ? T(0) : T(a.momentum)),

@@ -70,7 +70,7 @@ void random_integers(RandomState state, int64_t low, int64_t high, Tensor& y) {
       for (int64_t i = begin; i < end; ++i) {
         const Philox r(state.seed, state.offset + uint64_t(i) / 2);
         const uint64_t bits = uint64_t(i % 2 ? r.x[2] : r.x[0]) << 32 | (i % 2 ? r.x[3] : r.x[1]);
-        const int64_t v = int64_t(uint64_t(low) + uint64_t((unsigned __int128)(bits) * range >> 64));
+        const int64_t v = int64_t(uint64_t(low) + uint64_t((unsigned __int128)(bits)*range >> 64));
         if constexpr (std::is_same_v<T, f16> || std::is_same_v<T, bf16>) out[i] = T(float(v));
         else out[i] = T(v);
       }

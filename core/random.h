@@ -14,7 +14,7 @@ class Generator {
   void manual_seed(uint64_t seed);
   /// Reserves `count` numbers. Throws Error inside an op's forward: a replay would draw other numbers.
   RandomState draw(int64_t count);
-  RandomState state() const;            ///< for checkpoints
+  RandomState state() const;  ///< for checkpoints
   void set_state(RandomState state);
 
  private:
@@ -39,6 +39,6 @@ Tensor randperm(int64_t n, Generator& generator = default_generator());
 namespace detail {  // write into an existing tensor; count as in-place writes
 void fill_uniform(Tensor& x, double low, double high, Generator& generator);
 void fill_normal(Tensor& x, double mean, double std, Generator& generator);
-}
+}  // namespace detail
 
 }  // namespace retape

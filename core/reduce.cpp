@@ -142,7 +142,8 @@ template <class T, class A, template <class> class R> void reduce_as(const Tenso
       A acc = RA::start();
       for (int64_t b = 0; b < blocks; ++b) {
         const int64_t from = b % run_blocks * block;
-        acc = RA::join(acc, reduce_run<RA, T, A>(base + reduced.offset(b / run_blocks * run) + from * stride, min_of(block, run - from), stride));
+        acc = RA::join(
+            acc, reduce_run<RA, T, A>(base + reduced.offset(b / run_blocks * run) + from * stride, min_of(block, run - from), stride));
       }
       out[i] = T(compute_t<T>(acc));
     }
@@ -167,7 +168,8 @@ void reduce(ReduceKind op, const Tensor& x, Tensor& y) {
     case DType::bf16: return reduce_typed<bf16, float>(op, x, y);
     case DType::i64: return reduce_typed<int64_t, int64_t>(op, x, y);
     case DType::i32: return reduce_typed<int32_t, int32_t>(op, x, y);
-    case DType::u8: case DType::boolean: return reduce_typed<uint8_t, uint8_t>(op, x, y);
+    case DType::u8:
+    case DType::boolean: return reduce_typed<uint8_t, uint8_t>(op, x, y);
   }
 }
 

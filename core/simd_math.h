@@ -29,8 +29,8 @@ RETAPE_SIMD double erf(double) noexcept;
 #endif
 
 namespace retape::m {
-#define RETAPE_MATH1(name)                                    \
-  RETAPE_HD float name(float x) { return ::name##f(x); }      \
+#define RETAPE_MATH1(name)                               \
+  RETAPE_HD float name(float x) { return ::name##f(x); } \
   RETAPE_HD double name(double x) { return ::name(x); }
 RETAPE_MATH1(exp)
 RETAPE_MATH1(exp2)
@@ -72,12 +72,21 @@ template <class T> struct Dual {
   friend RETAPE_HD bool operator>=(Dual a, Dual b) { return a.v >= b.v; }
 };
 namespace m {
-template <class T> RETAPE_HD Dual<T> exp(Dual<T> a) { const T e = exp(a.v); return {e, a.d * e}; }
+template <class T> RETAPE_HD Dual<T> exp(Dual<T> a) {
+  const T e = exp(a.v);
+  return {e, a.d * e};
+}
 template <class T> RETAPE_HD Dual<T> log(Dual<T> a) { return {log(a.v), a.d / a.v}; }
 template <class T> RETAPE_HD Dual<T> sin(Dual<T> a) { return {sin(a.v), a.d * cos(a.v)}; }
 template <class T> RETAPE_HD Dual<T> cos(Dual<T> a) { return {cos(a.v), -a.d * sin(a.v)}; }
-template <class T> RETAPE_HD Dual<T> tanh(Dual<T> a) { const T t = tanh(a.v); return {t, a.d * (T(1) - t * t)}; }
-template <class T> RETAPE_HD Dual<T> sqrt(Dual<T> a) { const T s = sqrt(a.v); return {s, a.d / (T(2) * s)}; }
+template <class T> RETAPE_HD Dual<T> tanh(Dual<T> a) {
+  const T t = tanh(a.v);
+  return {t, a.d * (T(1) - t * t)};
+}
+template <class T> RETAPE_HD Dual<T> sqrt(Dual<T> a) {
+  const T s = sqrt(a.v);
+  return {s, a.d / (T(2) * s)};
+}
 template <class T> RETAPE_HD Dual<T> erf(Dual<T> a) { return {erf(a.v), a.d * T(1.1283791670955126) * exp(-a.v * a.v)}; }
 }  // namespace m
 }  // namespace retape

@@ -21,14 +21,14 @@ struct Device {
 
 class Storage {
  public:
-  uint32_t version = 0;            // grows with every in-place write
-  uint32_t tape_refs = 0;          // weak references by the tape; when the last goes, `kept` goes
-  bool kept = false;               // the tape itself holds the bytes
-  bool wanted = false;             // scratch of a replay
+  uint32_t version = 0;    // grows with every in-place write
+  uint32_t tape_refs = 0;  // weak references by the tape; when the last goes, `kept` goes
+  bool kept = false;       // the tape itself holds the bytes
+  bool wanted = false;     // scratch of a replay
   Device device;
   const Region* region = nullptr;  // the checkpoint in which the value was made
   size_t bytes = 0;
-  std::byte* data = nullptr;       // null: absent. Meta storages point at small_, which nobody reads
+  std::byte* data = nullptr;  // null: absent. Meta storages point at small_, which nobody reads
 
   static Ref<Storage> make(size_t bytes, Device device);
   /// Memory of somebody else, kept alive by `owner`.
@@ -50,8 +50,18 @@ class Storage {
   Ref<Storage> lock() { return data ? Ref<Storage>::share(this) : Ref<Storage>{}; }
   /// Takes over the bytes that a replay has made; identity and version stay.
   Ref<Storage> revive(Storage& fresh);
-  void keep() { if (!kept) { kept = true; retain(); } }
-  void unkeep() { if (kept) { kept = false; release(); } }
+  void keep() {
+    if (!kept) {
+      kept = true;
+      retain();
+    }
+  }
+  void unkeep() {
+    if (kept) {
+      kept = false;
+      release();
+    }
+  }
   uint32_t owners() const { return strong_.load(); }
 
  private:
@@ -65,12 +75,20 @@ class Storage {
 class WeakStorage {
  public:
   WeakStorage() = default;
-  explicit WeakStorage(Storage* s) : p_(s) { if (p_) p_->weak_retain(); }
+  explicit WeakStorage(Storage* s) : p_(s) {
+    if (p_) p_->weak_retain();
+  }
   WeakStorage(WeakStorage&& o) noexcept : p_(std::exchange(o.p_, nullptr)) {}
-  WeakStorage& operator=(WeakStorage&& o) noexcept { std::swap(p_, o.p_); return *this; }
-  ~WeakStorage() { if (p_) p_->weak_release(); }
+  WeakStorage& operator=(WeakStorage&& o) noexcept {
+    std::swap(p_, o.p_);
+    return *this;
+  }
+  ~WeakStorage() {
+    if (p_) p_->weak_release();
+  }
   Storage* operator->() const { return p_; }
   Storage* get() const { return p_; }
+
  private:
   Storage* p_ = nullptr;
 };

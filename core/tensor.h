@@ -35,8 +35,8 @@ class Tensor {
   RETAPE_INLINE const Shape& shape() const;
   RETAPE_INLINE const Shape& strides() const;
   RETAPE_INLINE int64_t offset() const;
-  RETAPE_INLINE int dim() const;          ///< number of dimensions
-  int64_t size(int64_t dim) const;        ///< negative counts from the end; throws Error when out of range
+  RETAPE_INLINE int dim() const;    ///< number of dimensions
+  int64_t size(int64_t dim) const;  ///< negative counts from the end; throws Error when out of range
   RETAPE_INLINE int64_t numel() const;
   RETAPE_INLINE DType dtype() const;
   RETAPE_INLINE Device device() const;
@@ -128,8 +128,13 @@ template <class T> T Tensor::item() const {
   else return T(item_as_double());
 }
 template <class T> std::vector<T> Tensor::to_vector() const {
-  if constexpr (std::is_integral_v<T>) { auto v = to_ints(); return {v.begin(), v.end()}; }
-  else { auto v = to_doubles(); return {v.begin(), v.end()}; }
+  if constexpr (std::is_integral_v<T>) {
+    auto v = to_ints();
+    return {v.begin(), v.end()};
+  } else {
+    auto v = to_doubles();
+    return {v.begin(), v.end()};
+  }
 }
 
 /// Tensors with dotted names, such as `blocks.2.attn.weight`: what state dicts and weight files hold.

@@ -24,8 +24,10 @@ void unary(UnaryKind op, const Tensor& x, Tensor& y) {
   with_floating("unary", x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     switch (op) {
-#define RETAPE_X(name, F, ...) \
-  case UnaryKind::name: loop = value_loop<functor::F, T>; break;
+#define RETAPE_X(name, F, ...)        \
+  case UnaryKind::name:               \
+    loop = value_loop<functor::F, T>; \
+    break;
       RETAPE_UNARY_OPS(RETAPE_X)
 #undef RETAPE_X
     }
@@ -38,8 +40,10 @@ void unary_backward(UnaryKind op, const Tensor& dy, const Tensor& kept, Tensor& 
   with_floating("unary_backward", kept.dtype(), [&](auto zero) {
     using T = decltype(zero);
     switch (op) {
-#define RETAPE_X(name, F, ...) \
-  case UnaryKind::name: loop = backward_loop<functor::F, T>; break;
+#define RETAPE_X(name, F, ...)           \
+  case UnaryKind::name:                  \
+    loop = backward_loop<functor::F, T>; \
+    break;
       RETAPE_UNARY_OPS(RETAPE_X)
 #undef RETAPE_X
     }
@@ -52,8 +56,10 @@ void unary_curve(UnaryKind op, const Tensor& dy, const Tensor& kept, Tensor& out
   with_floating("unary_curve", kept.dtype(), [&](auto zero) {
     using T = decltype(zero);
     switch (op) {
-#define RETAPE_X(name, F, ...) \
-  case UnaryKind::name: loop = curve_loop<functor::F, T>; break;
+#define RETAPE_X(name, F, ...)        \
+  case UnaryKind::name:               \
+    loop = curve_loop<functor::F, T>; \
+    break;
       RETAPE_UNARY_OPS(RETAPE_X)
 #undef RETAPE_X
     }

@@ -119,30 +119,30 @@ struct Round {
 }  // namespace functor
 
 // name, struct, range in which tests draw x (away from kinks and poles), torch's expression for the doc
-#define RETAPE_UNARY_OPS(X)                        \
-  X(neg, Neg, -2, 2, "-x")                         \
-  X(abs, Abs, 0.1, 2, "|x|")                       \
-  X(sign, Sign, 0.1, 2, "-1, 0 or 1")              \
-  X(exp, Exp, -2, 2, "e^x")                        \
-  X(expm1, Expm1, -2, 2, "e^x - 1")                \
-  X(log, Log, 0.2, 3, "natural logarithm")         \
-  X(log1p, Log1p, -0.5, 2, "log(1 + x)")           \
-  X(sqrt, Sqrt, 0.2, 3, "square root")             \
-  X(rsqrt, Rsqrt, 0.2, 3, "1 / sqrt(x)")           \
-  X(square, Square, -2, 2, "x^2")                  \
-  X(reciprocal, Reciprocal, 0.4, 2, "1 / x")       \
-  X(sin, Sin, -3, 3, "sine")                       \
-  X(cos, Cos, -3, 3, "cosine")                     \
-  X(tanh, Tanh, -2, 2, "hyperbolic tangent")       \
-  X(sigmoid, Sigmoid, -4, 4, "1 / (1 + e^-x)")     \
-  X(erf, Erf, -2, 2, "error function")             \
-  X(relu, Relu, 0.1, 2, "max(x, 0)")               \
-  X(silu, Silu, -4, 4, "x sigmoid(x)")             \
-  X(softplus, Softplus, -4, 4, "log(1 + e^x)")     \
-  X(gelu, Gelu, -4, 4, "x Phi(x)")                 \
-  X(gelu_tanh, GeluTanh, -4, 4, "gelu by tanh")    \
-  X(floor, Floor, 0.1, 0.9, "round down")          \
-  X(ceil, Ceil, 0.1, 0.9, "round up")              \
+#define RETAPE_UNARY_OPS(X)                     \
+  X(neg, Neg, -2, 2, "-x")                      \
+  X(abs, Abs, 0.1, 2, "|x|")                    \
+  X(sign, Sign, 0.1, 2, "-1, 0 or 1")           \
+  X(exp, Exp, -2, 2, "e^x")                     \
+  X(expm1, Expm1, -2, 2, "e^x - 1")             \
+  X(log, Log, 0.2, 3, "natural logarithm")      \
+  X(log1p, Log1p, -0.5, 2, "log(1 + x)")        \
+  X(sqrt, Sqrt, 0.2, 3, "square root")          \
+  X(rsqrt, Rsqrt, 0.2, 3, "1 / sqrt(x)")        \
+  X(square, Square, -2, 2, "x^2")               \
+  X(reciprocal, Reciprocal, 0.4, 2, "1 / x")    \
+  X(sin, Sin, -3, 3, "sine")                    \
+  X(cos, Cos, -3, 3, "cosine")                  \
+  X(tanh, Tanh, -2, 2, "hyperbolic tangent")    \
+  X(sigmoid, Sigmoid, -4, 4, "1 / (1 + e^-x)")  \
+  X(erf, Erf, -2, 2, "error function")          \
+  X(relu, Relu, 0.1, 2, "max(x, 0)")            \
+  X(silu, Silu, -4, 4, "x sigmoid(x)")          \
+  X(softplus, Softplus, -4, 4, "log(1 + e^x)")  \
+  X(gelu, Gelu, -4, 4, "x Phi(x)")              \
+  X(gelu_tanh, GeluTanh, -4, 4, "gelu by tanh") \
+  X(floor, Floor, 0.1, 0.9, "round down")       \
+  X(ceil, Ceil, 0.1, 0.9, "round up")           \
   X(round, Round, 0.1, 0.4, "round to even")
 
 enum class UnaryKind : uint8_t {

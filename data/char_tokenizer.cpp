@@ -91,7 +91,8 @@ std::vector<int64_t> CharTokenizer::encode(std::string_view text) const {
     const size_t start = at;
     const char32_t c = next_character("encode", text, at);
     const int64_t id = id_of(c);
-    if (id < 0) throw Error(fmt::format("encode: character {} at byte {} is none of the {} that the tokenizer knows", describe(c), start, size()));
+    if (id < 0)
+      throw Error(fmt::format("encode: character {} at byte {} is none of the {} that the tokenizer knows", describe(c), start, size()));
     ids.push_back(id);
   }
   return ids;
@@ -120,7 +121,8 @@ CharTokenizer CharTokenizer::load(const std::filesystem::path& path) {
   const std::string content = read_file(path);
   const auto json = nlohmann::json::parse(content, nullptr, false);
   if (json.is_discarded()) fail("not valid JSON");
-  if (!json.is_object() || !json.contains("type") || json["type"] != "char" || !json.contains("characters") || !json["characters"].is_array())
+  if (!json.is_object() || !json.contains("type") || json["type"] != "char" || !json.contains("characters") ||
+      !json["characters"].is_array())
     fail("not a character tokenizer, which is an object of \"type\": \"char\" and \"characters\", a list");
   std::u32string characters;
   std::set<char32_t> known;
@@ -128,7 +130,8 @@ CharTokenizer CharTokenizer::load(const std::filesystem::path& path) {
     size_t at = 0;
     const std::string text = entry.is_string() ? entry.get<std::string>() : "";
     const char32_t c = text.empty() ? 0 : next_character("char_tokenizer", text, at);
-    if (at == 0 || at != text.size()) fail(fmt::format("character {} is {}; it must be a string of one character", characters.size(), entry.dump()));
+    if (at == 0 || at != text.size())
+      fail(fmt::format("character {} is {}; it must be a string of one character", characters.size(), entry.dump()));
     if (!known.insert(c).second) fail(fmt::format("character {} is there twice", describe(c)));
     characters += c;
   }

@@ -17,7 +17,7 @@ enum class Split : uint8_t { train, val };
 struct TokenDatasetOptions {
   int64_t block = 64;         ///< tokens that a model sees at once
   double val_fraction = 0.1;  ///< of the tokens, at the end; 0 for no validation part
-  uint64_t seed = 0;          ///< of sample()
+  uint64_t seed = 0;          ///< of the order of sample()
 };
 
 class TokenDataset {
@@ -30,9 +30,10 @@ class TokenDataset {
   /// The number of tokens of a part.
   int64_t size(Split split) const { return split == Split::train ? train_ : int64_t(tokens_.size()) - train_; }
 
-  /// `batch` blocks that begin at random places of a part, each place equally likely. Throws Error if the part is empty.
+  /// The next `batch` blocks of a part in random order. An epoch visits every block once; each epoch cuts the part into blocks
+  /// anew, from a random place near its beginning on. Throws Error if the part is empty.
   TokenBatch sample(int64_t batch, Split split = Split::train);
-  /// Where sample() is in its random numbers. A dataset that is set to it goes on with the same blocks.
+  /// The seed, and how many blocks sample() has given. A dataset that is set to it goes on with the same blocks.
   RandomState state() const { return state_; }
   void set_state(RandomState state) { state_ = state; }
 

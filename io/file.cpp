@@ -25,7 +25,9 @@ class File {
  public:
   explicit File(int file) : file_(file) {}
   File(const File&) = delete;
-  ~File() { if (file_ >= 0) ::close(file_); }
+  ~File() {
+    if (file_ >= 0) ::close(file_);
+  }
   int get() const { return file_; }
   bool close() { return ::close(std::exchange(file_, -1)) == 0; }
 
@@ -36,7 +38,9 @@ class File {
 // Deletes a file unless it was kept.
 struct Temporary {
   std::filesystem::path path;
-  ~Temporary() { if (!path.empty()) ::unlink(path.c_str()); }
+  ~Temporary() {
+    if (!path.empty()) ::unlink(path.c_str());
+  }
 };
 
 constexpr size_t block = size_t{1} << 20;

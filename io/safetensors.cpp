@@ -28,12 +28,12 @@ struct KnownDType {
   std::optional<DType> dtype;
 };
 constexpr KnownDType known_dtypes[] = {
-    {"F64", 64, DType::f64},   {"F32", 32, DType::f32},   {"F16", 16, DType::f16},   {"BF16", 16, DType::bf16},
-    {"I64", 64, DType::i64},   {"I32", 32, DType::i32},   {"U8", 8, DType::u8},      {"BOOL", 8, DType::boolean},
-    {"I16", 16, {}},           {"U16", 16, {}},           {"U32", 32, {}},           {"U64", 64, {}},
-    {"I8", 8, {}},             {"C64", 64, {}},           {"F8_E4M3", 8, {}},        {"F8_E5M2", 8, {}},
-    {"F8_E8M0", 8, {}},        {"F8_E4M3FNUZ", 8, {}},    {"F8_E5M2FNUZ", 8, {}},    {"F4", 4, {}},
-    {"F6_E2M3", 6, {}},        {"F6_E3M2", 6, {}},
+    {"F64", 64, DType::f64}, {"F32", 32, DType::f32}, {"F16", 16, DType::f16}, {"BF16", 16, DType::bf16},
+    {"I64", 64, DType::i64}, {"I32", 32, DType::i32}, {"U8", 8, DType::u8},    {"BOOL", 8, DType::boolean},
+    {"I16", 16, {}},         {"U16", 16, {}},         {"U32", 32, {}},         {"U64", 64, {}},
+    {"I8", 8, {}},           {"C64", 64, {}},         {"F8_E4M3", 8, {}},      {"F8_E5M2", 8, {}},
+    {"F8_E8M0", 8, {}},      {"F8_E4M3FNUZ", 8, {}},  {"F8_E5M2FNUZ", 8, {}},  {"F4", 4, {}},
+    {"F6_E2M3", 6, {}},      {"F6_E3M2", 6, {}},
 };
 const KnownDType* find_dtype(std::string_view name) {
   for (auto& known : known_dtypes)
@@ -100,7 +100,8 @@ class HeaderReader {
   }
   bool end_array() {
     if (at_ == At::skipped) return end_skipped();
-    if (at_ == At::offsets && offsets_ != 2) fail(fmt::format("tensor {}: data_offsets has {} numbers; it must have 2", entry_name(), offsets_));
+    if (at_ == At::offsets && offsets_ != 2)
+      fail(fmt::format("tensor {}: data_offsets has {} numbers; it must have 2", entry_name(), offsets_));
     return go(At::entry);
   }
   bool key(string_t& name) {
@@ -115,7 +116,10 @@ class HeaderReader {
         key_ = std::move(name);
         return true;
       case At::entry:
-        at_ = name == "dtype" ? At::dtype_value : name == "shape" ? At::shape_value : name == "data_offsets" ? At::offsets_value : At::unknown_value;
+        at_ = name == "dtype"          ? At::dtype_value
+              : name == "shape"        ? At::shape_value
+              : name == "data_offsets" ? At::offsets_value
+                                       : At::unknown_value;
         if (!fields_.insert(name).second) fail(fmt::format("tensor {} has {} twice", entry_name(), in_quotes(name)));
         return true;
       default: return true;
@@ -145,7 +149,19 @@ class HeaderReader {
 
  private:
   enum class At : uint8_t {
-    document, root, metadata_value, metadata, entry_value, entry, dtype_value, shape_value, shape, offsets_value, offsets, unknown_value, skipped
+    document,
+    root,
+    metadata_value,
+    metadata,
+    entry_value,
+    entry,
+    dtype_value,
+    shape_value,
+    shape,
+    offsets_value,
+    offsets,
+    unknown_value,
+    skipped
   };
   bool go(At to) {
     at_ = to;
@@ -165,9 +181,13 @@ class HeaderReader {
       case At::metadata: fail(fmt::format("{} has {} under {}; all must be strings", metadata_key, what, in_quotes(key_)));
       case At::entry_value: fail(fmt::format("tensor {} is {}; it must be an object", entry_name(), what));
       case At::dtype_value: fail(fmt::format("tensor {}: dtype is {}; it must be a string", entry_name(), what));
-      case At::shape_value: case At::shape: case At::offsets_value: case At::offsets:
+      case At::shape_value:
+      case At::shape:
+      case At::offsets_value:
+      case At::offsets:
         fail(fmt::format("tensor {}: {} {} {}; it must be a list of whole numbers from 0 to 2^63 - 1", entry_name(),
-                         at_ == At::shape_value || at_ == At::shape ? "shape" : "data_offsets", at_ == At::shape || at_ == At::offsets ? "has" : "is", what));
+                         at_ == At::shape_value || at_ == At::shape ? "shape" : "data_offsets",
+                         at_ == At::shape || at_ == At::offsets ? "has" : "is", what));
       default: fail(fmt::format("the header is {}; it must be an object", what));
     }
   }
@@ -190,27 +210,33 @@ void check_layout(std::vector<SafeTensorsEntry>& entries, size_t data_size, std:
   };
   for (auto& e : entries) {
     if (e.begin > e.end) fail(e, fmt::format("data_offsets [{}, {}] end before they begin", e.begin, e.end));
-    if (e.end > data_size) fail(e, fmt::format("data_offsets [{}, {}] lie outside the file, which has {} bytes of data", e.begin, e.end, data_size));
+    if (e.end > data_size)
+      fail(e, fmt::format("data_offsets [{}, {}] lie outside the file, which has {} bytes of data", e.begin, e.end, data_size));
     const KnownDType* known = find_dtype(e.dtype);
     if (!known) continue;
     uint64_t bits = known->bits;
     for (const int64_t n : e.shape)
-      if (__builtin_mul_overflow(bits, uint64_t(std::max<int64_t>(n, 1)), &bits)) fail(e, fmt::format("shape {} of {} has more than 2^64 bits", str(e.shape), e.dtype));
+      if (__builtin_mul_overflow(bits, uint64_t(std::max<int64_t>(n, 1)), &bits))
+        fail(e, fmt::format("shape {} of {} has more than 2^64 bits", str(e.shape), e.dtype));
     if (std::find(e.shape.begin(), e.shape.end(), 0) != e.shape.end()) bits = 0;
     if (bits % 8 != 0) fail(e, fmt::format("shape {} of {} does not fill whole bytes", str(e.shape), e.dtype));
     if (bits / 8 != e.end - e.begin)
-      fail(e, fmt::format("data_offsets [{}, {}] hold {} bytes, but shape {} of {} takes {}", e.begin, e.end, e.end - e.begin, str(e.shape), e.dtype, bits / 8));
+      fail(e, fmt::format("data_offsets [{}, {}] hold {} bytes, but shape {} of {} takes {}", e.begin, e.end, e.end - e.begin, str(e.shape),
+                          e.dtype, bits / 8));
   }
   std::sort(entries.begin(), entries.end(), [](const SafeTensorsEntry& a, const SafeTensorsEntry& b) {
     return std::tie(a.begin, a.end, a.name) < std::tie(b.begin, b.end, b.name);
   });
   size_t filled = 0;
   for (auto& e : entries) {
-    if (e.begin < filled) fail(e, fmt::format("data_offsets [{}, {}] overlap those of another tensor, which end at {}", e.begin, e.end, filled));
-    if (e.begin > filled) fail(e, fmt::format("data_offsets begin at {}, which leaves a hole of {} bytes before them", e.begin, e.begin - filled));
+    if (e.begin < filled)
+      fail(e, fmt::format("data_offsets [{}, {}] overlap those of another tensor, which end at {}", e.begin, e.end, filled));
+    if (e.begin > filled)
+      fail(e, fmt::format("data_offsets begin at {}, which leaves a hole of {} bytes before them", e.begin, e.begin - filled));
     filled = e.end;
   }
-  if (filled != data_size) throw Error(fmt::format("safetensors: {}: the file has {} bytes of data, but its tensors take {}", file, data_size, filled));
+  if (filled != data_size)
+    throw Error(fmt::format("safetensors: {}: the file has {} bytes of data, but its tensors take {}", file, data_size, filled));
 }
 
 }  // namespace
@@ -220,12 +246,14 @@ SafeTensorsHeader parse_safetensors_header(const std::byte* data, size_t size, s
   if (size < length_bytes) fail(fmt::format("{} bytes are too few; the header's length alone takes {}", size, length_bytes));
   uint64_t length = 0;
   std::memcpy(&length, data, length_bytes);
-  if (length > max_header) fail(fmt::format("a header of {} bytes is too long; at most {}. Is this a safetensors file?", length, max_header));
+  if (length > max_header)
+    fail(fmt::format("a header of {} bytes is too long; at most {}. Is this a safetensors file?", length, max_header));
   if (length > size - length_bytes) fail(fmt::format("a header of {} bytes does not fit into a file of {}; is it cut off?", length, size));
   const char* text = reinterpret_cast<const char*>(data) + length_bytes;
   if (length == 0 || *text != '{') fail("the header does not begin with {");
   // The JSON reader takes a zero for the end of the text, and would not see what follows.
-  if (const void* zero = std::memchr(text, 0, length)) fail(fmt::format("the header is not valid JSON, at its byte {}", static_cast<const char*>(zero) - text + 1));
+  if (const void* zero = std::memchr(text, 0, length))
+    fail(fmt::format("the header is not valid JSON, at its byte {}", static_cast<const char*>(zero) - text + 1));
 
   SafeTensorsHeader header;
   HeaderReader reader(header, file);
@@ -262,7 +290,8 @@ std::vector<std::string> SafeTensors::names() const {
 }
 const SafeTensorsEntry& SafeTensors::info(const std::string& name) const {
   const auto found = index_.find(name);
-  if (found == index_.end()) throw Error(fmt::format("safetensors: {}: there is no tensor {}; the file has {}", file_, in_quotes(name), header_.entries.size()));
+  if (found == index_.end())
+    throw Error(fmt::format("safetensors: {}: there is no tensor {}; the file has {}", file_, in_quotes(name), header_.entries.size()));
   return header_.entries[found->second];
 }
 std::optional<DType> SafeTensors::dtype_of(const SafeTensorsEntry& entry) {
@@ -273,14 +302,20 @@ std::optional<DType> SafeTensors::dtype_of(const SafeTensorsEntry& entry) {
 Tensor SafeTensors::tensor(const std::string& name) const {
   const SafeTensorsEntry& e = info(name);
   const auto dtype = dtype_of(e);
-  if (!dtype) throw Error(fmt::format("safetensors: {}: tensor {} has dtype {}, which is not supported; F64, F32, F16, BF16, I64, I32, U8 and BOOL are", file_, in_quotes(name), in_quotes(e.dtype)));
+  if (!dtype)
+    throw Error(
+        fmt::format("safetensors: {}: tensor {} has dtype {}, which is not supported; F64, F32, F16, BF16, I64, I32, U8 and BOOL are",
+                    file_, in_quotes(name), in_quotes(e.dtype)));
   if (e.shape.size() > size_t(Shape::max_rank))
-    throw Error(fmt::format("safetensors: {}: tensor {} has {} dims; at most {} are supported", file_, in_quotes(name), e.shape.size(), Shape::max_rank));
+    throw Error(fmt::format("safetensors: {}: tensor {} has {} dims; at most {} are supported", file_, in_quotes(name), e.shape.size(),
+                            Shape::max_rank));
   const std::byte* from = data_ + header_.data_begin + e.begin;
   const size_t bytes = e.end - e.begin;
   if (*dtype == DType::boolean)
     for (size_t i = 0; i < bytes; ++i)
-      if (from[i] > std::byte{1}) throw Error(fmt::format("safetensors: {}: tensor {} is BOOL, but its byte {} is {}; it must be 0 or 1", file_, in_quotes(name), i, int(from[i])));
+      if (from[i] > std::byte{1})
+        throw Error(fmt::format("safetensors: {}: tensor {} is BOOL, but its byte {} is {}; it must be 0 or 1", file_, in_quotes(name), i,
+                                int(from[i])));
 
   const Shape shape(e.shape);
   if (bytes == 0 || reinterpret_cast<uintptr_t>(from) % size_of(*dtype) != 0) {
@@ -315,7 +350,8 @@ void save_safetensors(const std::filesystem::path& path, const NamedTensors& ten
   for (auto& named : tensors) {
     auto& [name, tensor] = named;
     if (!tensor) throw Error(fmt::format("save_safetensors: tensor {} is undefined", in_quotes(name)));
-    if (tensor.device().is_meta()) throw Error(fmt::format("save_safetensors: tensor {} is on the meta device and has no values", in_quotes(name)));
+    if (tensor.device().is_meta())
+      throw Error(fmt::format("save_safetensors: tensor {} is on the meta device and has no values", in_quotes(name)));
     if (name == metadata_key) throw Error(fmt::format("save_safetensors: no tensor can be named {}", metadata_key));
     if (!names.insert(name).second) throw Error(fmt::format("save_safetensors: the name {} is there twice", in_quotes(name)));
     order.push_back(&named);
@@ -329,20 +365,24 @@ void save_safetensors(const std::filesystem::path& path, const NamedTensors& ten
   std::string header = "{";
   if (!metadata.empty()) {
     for (auto& [key, text] : metadata)
-      header += fmt::format("{}{}:{}", header.size() == 1 ? fmt::format("\"{}\":{{", metadata_key) : ",", escaped(key, "metadata key"), escaped(text, "metadata"));
+      header += fmt::format("{}{}:{}", header.size() == 1 ? fmt::format("\"{}\":{{", metadata_key) : ",", escaped(key, "metadata key"),
+                            escaped(text, "metadata"));
     header += "}";
   }
   size_t begin = 0;
   for (auto* named : order) {
     auto& [name, tensor] = *named;
     const size_t end = begin + size_t(tensor.numel()) * size_of(tensor.dtype());
-    header += fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", header.size() == 1 ? "" : ",", escaped(name, "name"),
-                          file_name_of(tensor.dtype()), fmt::join(tensor.shape().begin(), tensor.shape().end(), ","), begin, end);
+    header += fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", header.size() == 1 ? "" : ",",
+                          escaped(name, "name"), file_name_of(tensor.dtype()), fmt::join(tensor.shape().begin(), tensor.shape().end(), ","),
+                          begin, end);
     begin = end;
   }
   header += "}";
   header.append((8 - header.size() % 8) % 8, ' ');
-  if (header.size() > max_header) throw Error(fmt::format("save_safetensors: the names of {} tensors make a header of {} bytes; at most {}", order.size(), header.size(), max_header));
+  if (header.size() > max_header)
+    throw Error(fmt::format("save_safetensors: the names of {} tensors make a header of {} bytes; at most {}", order.size(), header.size(),
+                            max_header));
 
   write_file_atomically(path, [&](FileWriter& writer) {
     const uint64_t length = header.size();

@@ -19,14 +19,14 @@ namespace retape {
 /// A tensor as the header describes it. The format knows more dtypes, and more dims, than a Tensor can have.
 struct SafeTensorsEntry {
   std::string name;
-  std::string dtype;            ///< as written: "F32", "BF16", "F8_E4M3", ...
+  std::string dtype;  ///< as written: "F32", "BF16", "F8_E4M3", ...
   std::vector<int64_t> shape;
-  size_t begin = 0, end = 0;    ///< bytes, counted from the end of the header
+  size_t begin = 0, end = 0;  ///< bytes, counted from the end of the header
 };
 struct SafeTensorsHeader {
   std::vector<SafeTensorsEntry> entries;  // in the order of their bytes
   std::map<std::string, std::string> metadata;
-  size_t data_begin = 0;                  // where in the file the bytes start
+  size_t data_begin = 0;  // where in the file the bytes start
 };
 /// Reads and checks the header of a whole file in memory: afterwards every entry lies inside it, no two overlap, no byte belongs to
 /// none, and sizes fit shapes and dtypes (sizes of dtypes that are not known to this reader cannot be checked). Throws Error for
@@ -69,6 +69,7 @@ class SafeTensors {
 /// Writes all tensors to a file, which is replaced as a whole or not at all; see write_file_atomically(). They are laid out by the
 /// size of their elements, then by name. Throws Error for a name that is there twice, is "__metadata__" or is not UTF-8, for
 /// undefined and meta tensors, and if writing fails.
-void save_safetensors(const std::filesystem::path& path, const NamedTensors& tensors, const std::map<std::string, std::string>& metadata = {});
+void save_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,
+                      const std::map<std::string, std::string>& metadata = {});
 
 }  // namespace retape

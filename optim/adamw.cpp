@@ -12,10 +12,17 @@ template <class O> void check_adam(const O& o) {
   detail::check_not_negative(O::optimizer, "eps", o.eps);
   detail::check_not_negative(O::optimizer, "weight_decay", o.weight_decay);
   for (const double beta : {o.betas.first, o.betas.second})
-    if (!(beta >= 0 && beta < 1)) throw Error(fmt::format("{}: beta {} is not valid; it must be at least 0 and below 1", O::optimizer, beta));
+    if (!(beta >= 0 && beta < 1))
+      throw Error(fmt::format("{}: beta {} is not valid; it must be at least 0 and below 1", O::optimizer, beta));
 }
 template <class O> AdamWArgs args_of(const O& o, bool decoupled) {
-  return {.lr = o.lr, .beta1 = o.betas.first, .beta2 = o.betas.second, .eps = o.eps, .weight_decay = o.weight_decay, .decoupled = decoupled, .maximize = o.maximize};
+  return {.lr = o.lr,
+          .beta1 = o.betas.first,
+          .beta2 = o.betas.second,
+          .eps = o.eps,
+          .weight_decay = o.weight_decay,
+          .decoupled = decoupled,
+          .maximize = o.maximize};
 }
 
 }  // namespace

@@ -57,7 +57,8 @@ double largest_magnitude(const Parts& parts) {
 double clip_grad_norm(const std::vector<Tensor>& params, double max_norm, ClipOptions options) {
   if (!(max_norm >= 0)) throw Error(fmt::format("clip_grad_norm: max_norm {} is not valid; it must be at least 0", max_norm));
   const bool euclidean = options.norm_type == 2;
-  if (!euclidean && options.norm_type != INFINITY) throw Error(fmt::format("clip_grad_norm: norm_type {} is not supported; use 2 or infinity", options.norm_type));
+  if (!euclidean && options.norm_type != INFINITY)
+    throw Error(fmt::format("clip_grad_norm: norm_type {} is not supported; use 2 or infinity", options.norm_type));
   const NoGrad no_grad;
   const Parts parts = gradients("clip_grad_norm", params);
   const double norm = euclidean ? euclidean_norm(parts) : largest_magnitude(parts);

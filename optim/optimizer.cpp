@@ -36,8 +36,9 @@ void Optimizer::add_group(const char* optimizer, const std::vector<Tensor>& para
     if (!is_floating(p.dtype()))
       throw Error(fmt::format("{}: parameter {} is {}; only floating tensors can be optimized", optimizer, i, describe(p)));
     if (!p.is_leaf())
-      throw Error(fmt::format("{}: can't optimize a non-leaf: parameter {} {} was made by an op; give the leaf that it was made from, or its detach()",
-                              optimizer, i, describe(p)));
+      throw Error(fmt::format(
+          "{}: can't optimize a non-leaf: parameter {} {} was made by an op; give the leaf that it was made from, or its detach()",
+          optimizer, i, describe(p)));
     for (size_t j = 0; j < i; ++j)
       if (states_[j].param.impl() == p.impl())
         throw Error(fmt::format("{}: parameters {} and {} are the same tensor {}; each may be listed once", optimizer, j, i, describe(p)));
@@ -80,14 +81,16 @@ OptimizerSlot Optimizer::make_slot(int group, int64_t index) const {
   const Tensor& param = state.param;
   const Tensor grad = param.grad();
   if (!(grad.shape() == param.shape()) || grad.dtype() != param.dtype() || !(grad.device() == param.device()))
-    throw Error(fmt::format("{}: the gradient of parameter {} is {}, the parameter {}; both must have one shape, dtype and device", name(), index, describe(grad), describe(param)));
+    throw Error(fmt::format("{}: the gradient of parameter {} is {}, the parameter {}; both must have one shape, dtype and device", name(),
+                            index, describe(grad), describe(param)));
   OptimizerSlot slot{.value = contiguous(param), .grad = contiguous(grad), .state = {}, .step = state.step + 1};
   for (int k = 0; k < states(group); ++k) {
     slot.state[k] = state.tensors[k];
     if (!slot.state[k]) {
       slot.state[k] = zeros(param.shape(), {state_dtype(param), param.device()});
       slot.step = 1;
-    } else if (slot.state[k].dtype() != state_dtype(param) || !(slot.state[k].device() == param.device()) || !(slot.state[k].shape() == param.shape())) {
+    } else if (slot.state[k].dtype() != state_dtype(param) || !(slot.state[k].device() == param.device()) ||
+               !(slot.state[k].shape() == param.shape())) {
       throw Error(fmt::format("{}: parameter {} is {}, but its {} was made as {}; make the optimizer after moving or converting the model",
                               name(), index, describe(param), state_names()[size_t(k)], describe(slot.state[k])));
     }
@@ -211,7 +214,8 @@ void Optimizer::load_state_dict(const NamedTensors& state) {
     const Tensor step = entries.take(step_name);
     if (!step) continue;
     const double count = entries.number(step_name, step);
-    if (count < 1 || count != std::floor(count) || count > 0x1p53) entries.fail(fmt::format("{} is {}; it must be a whole number, at least 1", step_name, count));
+    if (count < 1 || count != std::floor(count) || count > 0x1p53)
+      entries.fail(fmt::format("{} is {}; it must be a whole number, at least 1", step_name, count));
     fresh.step = int64_t(count);
     for (size_t k = 0; k < names.size(); ++k) {
       const std::string entry = fmt::format("{}.{}", i, names[k]);
@@ -221,7 +225,8 @@ void Optimizer::load_state_dict(const NamedTensors& state) {
         continue;
       }
       if (!(value.shape() == fresh.param.shape()) || value.dtype() != state_dtype(fresh.param))
-        entries.fail(fmt::format("{} is {}; parameter {} needs {} {}", entry, describe(value), i, name_of(state_dtype(fresh.param)), fresh.param.shape().str()));
+        entries.fail(fmt::format("{} is {}; parameter {} needs {} {}", entry, describe(value), i, name_of(state_dtype(fresh.param)),
+                                 fresh.param.shape().str()));
       fresh.tensors[k] = clone(to(value.detach(), fresh.param.device()));
     }
   }

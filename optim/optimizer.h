@@ -105,6 +105,6 @@ template <class Options> class OptimizerWith : public Optimizer {
 namespace detail {
 /// Throws Error naming the optimizer and the option unless value is at least 0.
 void check_not_negative(const char* optimizer, const char* option, double value);
-}
+}  // namespace detail
 
 }  // namespace retape

@@ -4,7 +4,7 @@
 
 namespace retape {
 
-struct SgdOptions {
+struct SGDOptions {
   double lr = 1e-3;
   double momentum = 0;
   double dampening = 0;     ///< the buffer takes 1 - dampening of a gradient; the first one whole
@@ -16,7 +16,7 @@ struct SgdOptions {
   void check() const;
 };
 /// With momentum as Sutskever et al. 2013, in PyTorch's form. torch: optim.SGD. A parameter's step count starts with its buffer.
-class Sgd : public OptimizerWith<SgdOptions> {
+class SGD : public OptimizerWith<SGDOptions> {
  public:
   using OptimizerWith::OptimizerWith;
 

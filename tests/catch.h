@@ -22,7 +22,9 @@ inline Tensor leaf(const Shape& shape, double low = -1, double high = 1, uint64_
   t.set_requires_grad();
   return t;
 }
-inline Tensor values(const Shape& shape, double low = -1, double high = 1, uint64_t seed = 1, DType dtype = DType::f64) { return cast(leaf(shape, low, high, seed).detach(), dtype); }
+inline Tensor values(const Shape& shape, double low = -1, double high = 1, uint64_t seed = 1, DType dtype = DType::f64) {
+  return cast(leaf(shape, low, high, seed).detach(), dtype);
+}
 
 inline bool same_bits(const Tensor& a, const Tensor& b) {
   if (!(a.shape() == b.shape()) || a.dtype() != b.dtype()) return false;

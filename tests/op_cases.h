@@ -27,6 +27,7 @@ inline std::vector<OpCase> op_cases() {
 #define RETAPE_X(name, F, low, high, ...) cases.push_back({#name, [](auto& x) { return name(x[0]); }, {{{2, 3}, low, high}}});
   RETAPE_UNARY_OPS(RETAPE_X)
 #undef RETAPE_X
+  // clang-format off
   const std::vector<OpCase> more = {
       {"add, broadcast", [](auto& x) { return x[0] + x[1]; }, {{{2, 3}}, {{3}}}},
       {"add, the same tensor twice", [](auto& x) { return x[0] + x[0]; }, {{{2, 3}}}},
@@ -113,6 +114,7 @@ inline std::vector<OpCase> op_cases() {
       {"attention with dropout", [](auto& x) { Generator g(2); return scaled_dot_product_attention(x[0], x[1], x[2], {.dropout_p = 0.3}, g); }, {{{1, 2, 3, 4}}, {{1, 2, 5, 4}}, {{1, 2, 5, 3}}},
        [](auto& x) { Generator g(2); return matmul(dropout(softmax(matmul(x[0], transpose(x[1])) * 0.5, -1), 0.3, true, g), x[2]); }},
   };
+  // clang-format on
   cases.insert(cases.end(), more.begin(), more.end());
   return cases;
 }

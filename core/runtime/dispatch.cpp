@@ -17,8 +17,8 @@ bool supported(Backend level) {
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && supported(Backend::cpu_v3);
     case Backend::cpu_v3:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma") &&
-             supported(Backend::cpu_v2);
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
+             __builtin_cpu_supports("fma") && supported(Backend::cpu_v2);
     case Backend::cpu_v2: return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
 #else
     case Backend::cpu_v2: return true;  // the only level elsewhere
@@ -71,16 +71,19 @@ void check_cpu_backend() {
   std::string built;
   for (auto& level : levels) built += std::string(built.empty() ? "" : ", ") + level.name;
   const char* wish = std::getenv("RETAPE_CPU_LEVEL");
-  throw Error(fmt::format("no CPU kernels for this processor{}: this build has the levels {}", wish ? fmt::format(" at RETAPE_CPU_LEVEL={}", wish) : "", built));
+  throw Error(fmt::format("no CPU kernels for this processor{}: this build has the levels {}",
+                          wish ? fmt::format(" at RETAPE_CPU_LEVEL={}", wish) : "", built));
 }
 
 void no_backend(Device device, const char* kernel) {
-  throw Error(fmt::format("{}: a tensor is on {}, and this build of Retape has no kernels for it", std::string(kernel).substr(0, std::string(kernel).find('(')),
+  throw Error(fmt::format("{}: a tensor is on {}, and this build of Retape has no kernels for it",
+                          std::string(kernel).substr(0, std::string(kernel).find('(')),
                           device.type == Device::Type::cuda ? fmt::format("cuda:{}", device.index) : "an unknown device"));
 }
 void kernel_outside_forward(const char* kernel) {
   const std::string name = std::string(kernel).substr(0, std::string(kernel).find('('));
-  throw Error(fmt::format("{}: a backward calls this kernel directly, so it has no second derivative; wrap the kernel in an op with a composite", name));
+  throw Error(fmt::format(
+      "{}: a backward calls this kernel directly, so it has no second derivative; wrap the kernel in an op with a composite", name));
 }
 
 }  // namespace detail

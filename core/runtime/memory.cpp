@@ -70,9 +70,9 @@ Cache& cache() {
 
 std::byte* from_system(size_t size) {
   const bool huge = size >= huge_page;
-  auto* p = static_cast<std::byte*>(std::aligned_alloc(huge ? huge_page : alignment, (size + (huge ? huge_page : alignment) - 1) /
-                                                                                         (huge ? huge_page : alignment) *
-                                                                                         (huge ? huge_page : alignment)));
+  auto* p = static_cast<std::byte*>(
+      std::aligned_alloc(huge ? huge_page : alignment,
+                         (size + (huge ? huge_page : alignment) - 1) / (huge ? huge_page : alignment) * (huge ? huge_page : alignment)));
   if (p && huge) madvise(p, size, MADV_HUGEPAGE);
   return p;
 }

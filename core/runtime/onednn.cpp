@@ -75,10 +75,10 @@ void check(dnnl_status_t status) {
   if (status != dnnl_success) throw Error("matmul: oneDNN's sgemm failed with status " + std::to_string(int(status)));
 }
 
-dnnl_status_t sgemm(Side a, Side b, const float* pa, const float* pb, float* pc, int64_t c_row, int64_t m, int64_t n,
-                    int64_t k, bool accumulate) {
-  return dnnl_sgemm(a.transposed ? 'T' : 'N', b.transposed ? 'T' : 'N', m, n, k, 1, pa, a.stride, pb, b.stride,
-                    accumulate ? 1 : 0, pc, c_row);
+dnnl_status_t sgemm(Side a, Side b, const float* pa, const float* pb, float* pc, int64_t c_row, int64_t m, int64_t n, int64_t k,
+                    bool accumulate) {
+  return dnnl_sgemm(a.transposed ? 'T' : 'N', b.transposed ? 'T' : 'N', m, n, k, 1, pa, a.stride, pb, b.stride, accumulate ? 1 : 0, pc,
+                    c_row);
 }
 
 void add_bias(float* c, int64_t c_row, const float* bias, int64_t m, int64_t n) {
@@ -107,7 +107,9 @@ struct Cut {
 // are also cut along K; their partial sums are added in order.
 void gemm_tiles(const Gemm& g, Side a, Side b) {
   constexpr int64_t enough = 8, k_part = 1024;
-  struct Size { int64_t m, n; };
+  struct Size {
+    int64_t m, n;
+  };
   Cut rows(g.m, 256, 16), cols(g.n, 384, 16);
   const auto tiles = [&] { return g.batch * rows.count * cols.count; };
   if (g.k < 4 * k_part)
@@ -130,9 +132,8 @@ void gemm_tiles(const Gemm& g, Side a, Side b) {
     const int64_t m0 = rows.begin(i), n0 = cols.begin(j), k0 = depth.begin(l), m = rows.length(i), n = cols.length(j);
     const bool whole = depth.count == 1;
     float* tile = whole ? pc + q * g.c_batch + m0 * g.c_row + n0 : partial.get() + (q * depth.count + l) * plane + m0 * g.n + n0;
-    const dnnl_status_t status =
-        sgemm(a, b, pa + q * g.a_batch + a.offset(m0, k0), pb + q * g.b_batch + b.offset(k0, n0), tile, whole ? g.c_row : g.n, m, n,
-              depth.length(l), whole && g.accumulate);
+    const dnnl_status_t status = sgemm(a, b, pa + q * g.a_batch + a.offset(m0, k0), pb + q * g.b_batch + b.offset(k0, n0), tile,
+                                       whole ? g.c_row : g.n, m, n, depth.length(l), whole && g.accumulate);
     if (status != dnnl_success) {
 #pragma omp atomic write
       failed = status;
@@ -219,10 +220,10 @@ void gemm_primitive(const Gemm& g, Side a, Side b, memory::data_type in, memory:
   const int threads = omp_in_parallel() ? 1 : omp_get_max_threads();
   const bool batched = g.batch > 1;
   const bool in_bf16 = in == memory::data_type::bf16, out_bf16 = out == memory::data_type::bf16;
-  const int64_t flags =
-      a.transposed | b.transposed << 1 | g.accumulate << 2 | (g.bias != nullptr) << 3 | in_bf16 << 4 | out_bf16 << 5;
-  const Key key{g.batch, g.m, g.n, g.k, a.stride, b.stride, g.c_row, batched ? g.a_batch : 0, batched ? g.b_batch : 0,
-                batched ? g.c_batch : 0, flags, threads};
+  const int64_t flags = a.transposed | b.transposed << 1 | g.accumulate << 2 | (g.bias != nullptr) << 3 | in_bf16 << 4 | out_bf16 << 5;
+  const Key key{
+      g.batch, g.m,    g.n, g.k, a.stride, b.stride, g.c_row, batched ? g.a_batch : 0, batched ? g.b_batch : 0, batched ? g.c_batch : 0,
+      flags,   threads};
   auto found = cache.map.find(key);
   if (found == cache.map.end()) {
     if (cache.map.size() >= capacity)

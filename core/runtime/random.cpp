@@ -10,7 +10,9 @@ namespace retape {
 
 void Generator::manual_seed(uint64_t seed) { set_state({seed, 0}); }
 RandomState Generator::draw(int64_t count) {
-  if (ctx.inside_forward) throw Error("random numbers are drawn inside an op's forward, so a replay would draw others; draw before record() and hand the op the state");
+  if (ctx.inside_forward)
+    throw Error(
+        "random numbers are drawn inside an op's forward, so a replay would draw others; draw before record() and hand the op the state");
   const std::lock_guard lock(mutex_);
   const RandomState state = state_;
   state_.offset += uint64_t(count + 3) / 4;
@@ -33,7 +35,8 @@ void manual_seed(uint64_t seed) { default_generator().manual_seed(seed); }
 namespace detail {
 namespace {
 void check_floating(const char* name, const Tensor& x) {
-  if (!is_floating(x.dtype())) throw Error(fmt::format("{}: dtype {} cannot hold these numbers; use a floating dtype", name, name_of(x.dtype())));
+  if (!is_floating(x.dtype()))
+    throw Error(fmt::format("{}: dtype {} cannot hold these numbers; use a floating dtype", name, name_of(x.dtype())));
 }
 // Kernels fill contiguous memory; any other tensor gets a copy, so that its values do not depend on its strides.
 template <class F> void fill_contiguous(Tensor& x, F&& f) {
@@ -92,7 +95,7 @@ Tensor randperm(int64_t n, Generator& generator) {
     const Philox r(state.seed, state.offset + uint64_t(i) / 2);
     const int lane = int(i % 2) * 2;
     const uint64_t bits = uint64_t(r.x[lane]) << 32 | r.x[lane + 1];
-    std::swap(p[i], p[int64_t((unsigned __int128)(bits) * uint64_t(i + 1) >> 64)]);
+    std::swap(p[i], p[int64_t((unsigned __int128)(bits)*uint64_t(i + 1) >> 64)]);
   }
   return y;
 }

@@ -21,7 +21,8 @@ Shape broadcast_shapes(const char* op, const Shape& a, const Shape& b) {
   for (int d = 1; d <= s.rank(); ++d) {
     const int64_t x = d <= a.rank() ? a[-d] : 1, y = d <= b.rank() ? b[-d] : 1;
     if (x != y && x != 1 && y != 1)
-      throw Error(fmt::format("{}: cannot broadcast {} with {}: sizes {} and {} at dim {} differ; they must be equal or 1", op, a.str(), b.str(), x, y, -d));
+      throw Error(fmt::format("{}: cannot broadcast {} with {}: sizes {} and {} at dim {} differ; they must be equal or 1", op, a.str(),
+                              b.str(), x, y, -d));
     s[-d] = x == 1 ? y : x;
   }
   return s;

@@ -43,7 +43,9 @@ void Storage::drop_bytes() noexcept {
   data = nullptr;
 }
 Ref<Storage> Storage::revive(Storage& fresh) {
-  if (fresh.bytes != bytes) throw Error(fmt::format("replay: forward made {} bytes, the first time {}; a forward must give the same each time", fresh.bytes, bytes));
+  if (fresh.bytes != bytes)
+    throw Error(
+        fmt::format("replay: forward made {} bytes, the first time {}; a forward must give the same each time", fresh.bytes, bytes));
   if (fresh.data == fresh.small_) {
     std::memcpy(small_, fresh.small_, small_bytes);
     data = small_;
@@ -67,15 +69,19 @@ Tensor make_tensor(Ref<Storage> storage, const Layout& layout) {
 
 void Tensor::bad_access(const Tensor& t, DType wanted) {
   if (!t) throw Error("data: the tensor is undefined");
-  if (t.dtype() != wanted) throw Error(fmt::format("data: asked for {} in a tensor of {}; use data<T>() with the tensor's type, or cast()", name_of(wanted), name_of(t.dtype())));
-  throw Error(fmt::format("data: a tensor of shape {} is on the {} device and has no bytes on the CPU", t.shape().str(), t.device().is_meta() ? "meta" : "cuda"));
+  if (t.dtype() != wanted)
+    throw Error(fmt::format("data: asked for {} in a tensor of {}; use data<T>() with the tensor's type, or cast()", name_of(wanted),
+                            name_of(t.dtype())));
+  throw Error(fmt::format("data: a tensor of shape {} is on the {} device and has no bytes on the CPU", t.shape().str(),
+                          t.device().is_meta() ? "meta" : "cuda"));
 }
 int64_t Tensor::size(int64_t dim) const { return shape()[normalize_dim("size", dim, this->dim())]; }
 Options Tensor::options() const { return {dtype(), device()}; }
 bool Tensor::requires_grad() const { return impl_ && (impl_->producer || impl_->leaf_wants_grad); }
 bool Tensor::is_leaf() const { return !impl_->producer; }
 Tensor& Tensor::set_requires_grad(bool on) {
-  if (on && !is_floating(dtype())) throw Error(fmt::format("set_requires_grad: a tensor of {} has no gradient; only floating tensors do", name_of(dtype())));
+  if (on && !is_floating(dtype()))
+    throw Error(fmt::format("set_requires_grad: a tensor of {} has no gradient; only floating tensors do", name_of(dtype())));
   if (!is_leaf()) throw Error("set_requires_grad: this value was made by an op; only leaves can be set, use detach() for one");
   impl_->leaf_wants_grad = on;
   return *this;
@@ -83,7 +89,8 @@ Tensor& Tensor::set_requires_grad(bool on) {
 Tensor Tensor::grad() const { return impl_->gradient; }
 void Tensor::set_grad(Tensor g) const {
   if (g && !(g.shape() == shape() && g.dtype() == dtype()))
-    throw Error(fmt::format("set_grad: a gradient of shape {} and {} does not fit a tensor of shape {} and {}", g.shape().str(), name_of(g.dtype()), shape().str(), name_of(dtype())));
+    throw Error(fmt::format("set_grad: a gradient of shape {} and {} does not fit a tensor of shape {} and {}", g.shape().str(),
+                            name_of(g.dtype()), shape().str(), name_of(dtype())));
   impl_->gradient = g ? g.detach() : g;
 }
 Tensor Tensor::detach() const {
@@ -104,7 +111,8 @@ Tensor on_cpu_as(const Tensor& t, DType dtype) {
   return y;
 }
 void check_one(const Tensor& t) {
-  if (t && t.numel() != 1) throw Error(fmt::format("item: a tensor of shape {} has {} elements; item() needs exactly one", t.shape().str(), t.numel()));
+  if (t && t.numel() != 1)
+    throw Error(fmt::format("item: a tensor of shape {} has {} elements; item() needs exactly one", t.shape().str(), t.numel()));
 }
 }  // namespace
 
@@ -135,7 +143,8 @@ Tensor empty(const Shape& shape, Options options) {
     zero |= n == 0;
   }
   for (int64_t n : shape)
-    if (!zero && __builtin_mul_overflow(bytes, n, &bytes)) throw Error(fmt::format("empty: a tensor of shape {} and {} has more than 2^63 bytes", shape.str(), name_of(options.dtype)));
+    if (!zero && __builtin_mul_overflow(bytes, n, &bytes))
+      throw Error(fmt::format("empty: a tensor of shape {} and {} has more than 2^63 bytes", shape.str(), name_of(options.dtype)));
   if (options.device.is_cpu() && detail::cpu_backend == Backend::none) detail::check_cpu_backend();
   return make_tensor(Storage::make(zero ? 0 : size_t(bytes), options.device), {shape, contiguous_strides(shape), 0, options.dtype});
 }
@@ -163,7 +172,8 @@ Tensor ones_like(const Tensor& x) { return full_like(x, 1); }
 
 Tensor arange(double start, double end, double step, Options options) {
   if (step == 0 || !std::isfinite(start) || !std::isfinite(end) || !std::isfinite(step) || (end - start) / step < 0)
-    throw Error(fmt::format("arange: from {} to {} in steps of {} never ends; step must be non-zero and lead from start to end", start, end, step));
+    throw Error(
+        fmt::format("arange: from {} to {} in steps of {} never ends; step must be non-zero and lead from start to end", start, end, step));
   Tensor y = empty({int64_t(std::ceil((end - start) / step))}, options);
   const Scoped inside(ctx.inside_forward, true);
   RETAPE_DISPATCH(y.device(), arange(start, step, y));
@@ -172,7 +182,8 @@ Tensor arange(double start, double end, double step, Options options) {
 
 Tensor detail::tensor_from(const void* values, size_t count, DType dtype, const Shape& shape) {
   Tensor y = empty(shape, {dtype});
-  if (y.numel() != int64_t(count)) throw Error(fmt::format("tensor: {} values do not fill shape {}, which has {} elements", count, shape.str(), y.numel()));
+  if (y.numel() != int64_t(count))
+    throw Error(fmt::format("tensor: {} values do not fill shape {}, which has {} elements", count, shape.str(), y.numel()));
   if (count) std::memcpy(y->storage->data, values, count * size_of(dtype));
   return y;
 }
@@ -214,7 +225,8 @@ std::string to_string(const Tensor& x) {
   if (x.device().is_meta()) return tail + " on meta";
   const auto values = x.to_vector<double>();
   int width = 0;
-  for (double v : values) width = std::max(width, int(is_floating(x.dtype()) ? fmt::formatted_size("{:.4f}", v) : fmt::formatted_size("{}", int64_t(v))));
+  for (double v : values)
+    width = std::max(width, int(is_floating(x.dtype()) ? fmt::formatted_size("{:.4f}", v) : fmt::formatted_size("{}", int64_t(v))));
   fmt::memory_buffer out;
   print(out, values, x.dtype(), x.shape(), 0, 0, width);
   return fmt::to_string(out) + "\n" + tail;

@@ -35,7 +35,8 @@ std::function<void()> train_verb(CLI::App& app) {
   app.add_option("--threads", o->threads, "threads; 0 takes all cores");
   app.add_option("--eval-every", o->eval_every, "steps between validations, each with a checkpoint");
   app.add_option("--out", o->out, "run folder to create (runs/gpt-<time> if not given)");
-  app.add_option("--resume", o->resume, "continue this run (or checkpoint) with its own settings; --data, --steps, --eval-every, --threads may be given anew");
+  app.add_option("--resume", o->resume,
+                 "continue this run (or checkpoint) with its own settings; --data, --steps, --eval-every, --threads may be given anew");
   app.add_option("--weights", o->weights, "start from the weights of this .safetensors file");
   app.add_flag("--quiet", o->quiet, "print nothing but errors");
   return [o, &app] {
@@ -60,6 +61,7 @@ std::function<void()> sample_verb(CLI::App& app) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return examples::run_program(argc, argv, "gpt", "trains a character GPT on any text, and samples from it",
-                               {{"train", "trains on a text file", train_verb}, {"sample", "writes text with a trained model", sample_verb}});
+  return examples::run_program(
+      argc, argv, "gpt", "trains a character GPT on any text, and samples from it",
+      {{"train", "trains on a text file", train_verb}, {"sample", "writes text with a trained model", sample_verb}});
 }

@@ -11,13 +11,18 @@ void check(const Config& c) {
   auto positive = [](const char* flag, int64_t value) {
     if (value <= 0) throw Error(fmt::format("{} {} is not valid; it must be positive", flag, value));
   };
-  positive("vocabulary", c.vocab), positive("--block", c.block), positive("--layers", c.layers), positive("--heads", c.heads), positive("--width", c.width);
+  positive("vocabulary", c.vocab), positive("--block", c.block), positive("--layers", c.layers), positive("--heads", c.heads),
+      positive("--width", c.width);
   if (c.width % c.heads) throw Error(fmt::format("--width {} is no multiple of --heads {}", c.width, c.heads));
   if (!(c.dropout >= 0 && c.dropout < 1)) throw Error(fmt::format("--dropout {} is not valid; expected 0 <= dropout < 1", c.dropout));
 }
 
 CausalSelfAttention::CausalSelfAttention(const Config& c)
-    : heads(c.heads), dropout(c.dropout), c_attn(c.width, 3 * c.width, {.bias = false}), c_proj(c.width, c.width, {.bias = false}), resid_dropout(c.dropout) {}
+    : heads(c.heads),
+      dropout(c.dropout),
+      c_attn(c.width, 3 * c.width, {.bias = false}),
+      c_proj(c.width, c.width, {.bias = false}),
+      resid_dropout(c.dropout) {}
 Tensor CausalSelfAttention::forward(const Tensor& x) {
   const int64_t batch = x.size(0), length = x.size(1), width = x.size(2);
   std::vector<Tensor> qkv = split(c_attn(x), width, -1);
@@ -26,16 +31,17 @@ Tensor CausalSelfAttention::forward(const Tensor& x) {
   return resid_dropout(c_proj(reshape(transpose(y, 1, 2), {batch, length, width})));
 }
 
-Mlp::Mlp(const Config& c) : c_fc(c.width, 4 * c.width, {.bias = false}), c_proj(4 * c.width, c.width, {.bias = false}), dropout(c.dropout) {}
+Mlp::Mlp(const Config& c)
+    : c_fc(c.width, 4 * c.width, {.bias = false}), c_proj(4 * c.width, c.width, {.bias = false}), dropout(c.dropout) {}
 Tensor Mlp::forward(const Tensor& x) { return dropout(c_proj(gelu(c_fc(x)))); }
 
-Block::Block(const Config& c) : ln_1({c.width}, {.bias = false}), attn(c), ln_2({c.width}, {.bias = false}), mlp(c) {}
+Block::Block(const Config& c) : ln_1(c.width, {.bias = false}), attn(c), ln_2(c.width, {.bias = false}), mlp(c) {}
 Tensor Block::forward(const Tensor& x) {
   const Tensor h = x + attn(ln_1(x));
   return h + mlp(ln_2(h));
 }
 
-Transformer::Transformer(const Config& c) : wte(c.vocab, c.width), wpe(c.block, c.width), drop(c.dropout), ln_f({c.width}, {.bias = false}) {
+Transformer::Transformer(const Config& c) : wte(c.vocab, c.width), wpe(c.block, c.width), drop(c.dropout), ln_f(c.width, {.bias = false}) {
   for (int64_t i = 0; i < c.layers; ++i) h.emplace_back(c);
 }
 Tensor Transformer::forward(const Tensor& ids) {

@@ -31,10 +31,26 @@ template <class T> T get(const json& j, const char* key, const fs::path& file) {
 
 void write_config(const fs::path& run, const TrainOptions& o) {
   const json j = {
-      {"data", fs::absolute(o.data).string()}, {"weights", o.weights},
-      {"vocab", o.model.vocab}, {"block", o.model.block}, {"layers", o.model.layers}, {"heads", o.model.heads}, {"width", o.model.width}, {"dropout", o.model.dropout},
-      {"batch", o.batch}, {"accumulate", o.accumulate}, {"steps", o.steps}, {"lr", o.lr}, {"min_lr", o.min_lr}, {"warmup", o.warmup},
-      {"beta1", o.beta1}, {"beta2", o.beta2}, {"weight_decay", o.weight_decay}, {"clip", o.clip}, {"seed", o.seed}, {"eval_every", o.eval_every},
+      {"data", fs::absolute(o.data).string()},
+      {"weights", o.weights},
+      {"vocab", o.model.vocab},
+      {"block", o.model.block},
+      {"layers", o.model.layers},
+      {"heads", o.model.heads},
+      {"width", o.model.width},
+      {"dropout", o.model.dropout},
+      {"batch", o.batch},
+      {"accumulate", o.accumulate},
+      {"steps", o.steps},
+      {"lr", o.lr},
+      {"min_lr", o.min_lr},
+      {"warmup", o.warmup},
+      {"beta1", o.beta1},
+      {"beta2", o.beta2},
+      {"weight_decay", o.weight_decay},
+      {"clip", o.clip},
+      {"seed", o.seed},
+      {"eval_every", o.eval_every},
   };
   write_file_atomically(run / "config.json", j.dump(2) + "\n");
 }
@@ -44,8 +60,12 @@ TrainOptions read_config(const fs::path& run) {
   const json j = parse(file);
   TrainOptions o;
   o.data = get<std::string>(j, "data", file), o.weights = get<std::string>(j, "weights", file);
-  o.model = {.vocab = get<int64_t>(j, "vocab", file), .block = get<int64_t>(j, "block", file), .layers = get<int64_t>(j, "layers", file),
-             .heads = get<int64_t>(j, "heads", file), .width = get<int64_t>(j, "width", file), .dropout = get<double>(j, "dropout", file)};
+  o.model = {.vocab = get<int64_t>(j, "vocab", file),
+             .block = get<int64_t>(j, "block", file),
+             .layers = get<int64_t>(j, "layers", file),
+             .heads = get<int64_t>(j, "heads", file),
+             .width = get<int64_t>(j, "width", file),
+             .dropout = get<double>(j, "dropout", file)};
   check(o.model);
   o.batch = get<int64_t>(j, "batch", file), o.accumulate = get<int64_t>(j, "accumulate", file), o.steps = get<int64_t>(j, "steps", file);
   o.lr = get<double>(j, "lr", file), o.min_lr = get<double>(j, "min_lr", file), o.warmup = get<int64_t>(j, "warmup", file);
@@ -57,7 +77,8 @@ TrainOptions read_config(const fs::path& run) {
 CharTokenizer read_tokenizer(const fs::path& run, const Config& model) {
   CharTokenizer tokenizer = CharTokenizer::load(run / "tokenizer.json");
   if (tokenizer.size() != model.vocab)
-    throw Error(fmt::format("{}: tokenizer.json has {} characters, but config.json says {}; the run folder is damaged", run.string(), tokenizer.size(), model.vocab));
+    throw Error(fmt::format("{}: tokenizer.json has {} characters, but config.json says {}; the run folder is damaged", run.string(),
+                            tokenizer.size(), model.vocab));
   return tokenizer;
 }
 
@@ -81,7 +102,10 @@ void write_checkpoint(const fs::path& folder, const Progression& at, const Gpt& 
   save_safetensors(folder / "model.safetensors", model.state_dict());
   save_safetensors(folder / "optimizer.safetensors", optimizer.state_dict());
   const RandomState generator = default_generator().state(), loader = data.state();
-  const json j = {{"step", at.step}, {"seconds", at.seconds}, {"generator", {generator.seed, generator.offset}}, {"loader", {loader.seed, loader.offset}}};
+  const json j = {{"step", at.step},
+                  {"seconds", at.seconds},
+                  {"generator", {generator.seed, generator.offset}},
+                  {"loader", {loader.seed, loader.offset}}};
   write_file_atomically(folder / "state.json", j.dump(2) + "\n");
 }
 

@@ -31,7 +31,8 @@ struct Progression {
   int64_t step = 0;
   double seconds = 0;
 };
-void write_checkpoint(const std::filesystem::path& folder, const Progression& at, const Gpt& model, const AdamW& optimizer, const TokenDataset& data);
+void write_checkpoint(const std::filesystem::path& folder, const Progression& at, const Gpt& model, const AdamW& optimizer,
+                      const TokenDataset& data);
 Progression read_checkpoint(const std::filesystem::path& folder, Gpt& model, AdamW& optimizer, TokenDataset& data);
 
 }  // namespace retape::gpt

@@ -20,7 +20,7 @@ namespace retape::gpt {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr int64_t report_every = 10;      // steps between rows of metrics.csv
+constexpr int64_t report_every = 10;  // steps between rows of metrics.csv
 constexpr int64_t checkpoints_kept = 2;
 
 void check(const TrainOptions& o) {
@@ -28,7 +28,8 @@ void check(const TrainOptions& o) {
     if (!(value >= low)) throw Error(fmt::format("{} {} is not valid; it must be at least {}", flag, value, low));
   };
   at_least("--batch", double(o.batch), 1), at_least("--accumulate", double(o.accumulate), 1), at_least("--steps", double(o.steps), 1);
-  at_least("--warmup", double(o.warmup), 0), at_least("--eval-every", double(o.eval_every), 1), at_least("--lr", o.lr, 0), at_least("--min-lr", o.min_lr, 0);
+  at_least("--warmup", double(o.warmup), 0), at_least("--eval-every", double(o.eval_every), 1), at_least("--lr", o.lr, 0),
+      at_least("--min-lr", o.min_lr, 0);
   at_least("--weight-decay", o.weight_decay, 0), at_least("--clip", o.clip, 0), at_least("--threads", o.threads, 0);
   if (o.min_lr > o.lr) throw Error(fmt::format("--min-lr {} is above --lr {}", o.min_lr, o.lr));
 }
@@ -38,16 +39,21 @@ void take_settings_of(const fs::path& run, TrainOptions& o) {
   TrainOptions before = read_config(run);
   auto must_equal = [&](const char* flag, auto given, auto stored) {
     if (o.given.contains(flag) && given != stored)
-      throw Error(fmt::format("{} {} does not fit the run to resume, which has {}; leave the flag out, or start a new run", flag, given, stored));
+      throw Error(
+          fmt::format("{} {} does not fit the run to resume, which has {}; leave the flag out, or start a new run", flag, given, stored));
   };
   must_equal("--layers", o.model.layers, before.model.layers), must_equal("--heads", o.model.heads, before.model.heads);
   must_equal("--width", o.model.width, before.model.width), must_equal("--block", o.model.block, before.model.block);
   must_equal("--dropout", o.model.dropout, before.model.dropout), must_equal("--batch", o.batch, before.batch);
-  must_equal("--accumulate", o.accumulate, before.accumulate), must_equal("--lr", o.lr, before.lr), must_equal("--min-lr", o.min_lr, before.min_lr);
-  must_equal("--warmup", o.warmup, before.warmup), must_equal("--beta1", o.beta1, before.beta1), must_equal("--beta2", o.beta2, before.beta2);
-  must_equal("--weight-decay", o.weight_decay, before.weight_decay), must_equal("--clip", o.clip, before.clip), must_equal("--seed", o.seed, before.seed);
+  must_equal("--accumulate", o.accumulate, before.accumulate), must_equal("--lr", o.lr, before.lr),
+      must_equal("--min-lr", o.min_lr, before.min_lr);
+  must_equal("--warmup", o.warmup, before.warmup), must_equal("--beta1", o.beta1, before.beta1),
+      must_equal("--beta2", o.beta2, before.beta2);
+  must_equal("--weight-decay", o.weight_decay, before.weight_decay), must_equal("--clip", o.clip, before.clip),
+      must_equal("--seed", o.seed, before.seed);
   for (const char* flag : {"--out", "--weights"})
-    if (o.given.contains(flag)) throw Error(fmt::format("{} and --resume exclude each other: a resumed run goes on in its own folder with its own weights", flag));
+    if (o.given.contains(flag))
+      throw Error(fmt::format("{} and --resume exclude each other: a resumed run goes on in its own folder with its own weights", flag));
   if (o.given.contains("--data")) before.data = o.data;
   if (o.given.contains("--steps")) before.steps = o.steps;
   if (o.given.contains("--eval-every")) before.eval_every = o.eval_every;
@@ -62,7 +68,9 @@ std::vector<ParamGroup<AdamWOptions>> groups(const Gpt& model, const TrainOption
   return {matrices, vectors};
 }
 
-double seconds_since(std::chrono::steady_clock::time_point start) { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); }
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
 
 // The mean loss over the whole validation part, in blocks that follow each other.
 double validate(Gpt& model, const TokenDataset& data, const TrainOptions& o) {
@@ -86,7 +94,10 @@ void plot(const fs::path& run, const std::vector<examples::MetricsRow>& rows) {
     train.x.push_back(double(row.step)), train.y.push_back(row.train_loss);
     if (row.val_loss) validation.x.push_back(double(row.step)), validation.y.push_back(*row.val_loss);
   }
-  write_file_atomically(run / "loss.svg", examples::to_svg({.title = run.filename().string(), .x_label = "step", .y_label = "loss (nats a character)", .curves = {train, validation}}));
+  write_file_atomically(
+      run / "loss.svg",
+      examples::to_svg(
+          {.title = run.filename().string(), .x_label = "step", .y_label = "loss (nats a character)", .curves = {train, validation}}));
 }
 
 }  // namespace
@@ -123,7 +134,9 @@ void train(const TrainOptions& options) {
   tokenizer.save(run / "tokenizer.json");
   auto metrics = from ? examples::MetricsFile(run / "metrics.csv", at.step) : examples::MetricsFile(run / "metrics.csv");
   if (!o.quiet)
-    fmt::print(stderr, "{} characters ({} different), {} parameters, {} threads; writing to {}\n", data.size(Split::train) + data.size(Split::val), tokenizer.size(), model.num_parameters(), omp_get_max_threads(), run.string());
+    fmt::print(stderr, "{} characters ({} different), {} parameters, {} threads; writing to {}\n",
+               data.size(Split::train) + data.size(Split::val), tokenizer.size(), model.num_parameters(), omp_get_max_threads(),
+               run.string());
 
   const WarmupCosine schedule{.lr = o.lr, .min_lr = o.min_lr, .warmup = o.warmup, .steps = o.steps};
   const int64_t tokens_per_step = o.batch * o.model.block * o.accumulate;
@@ -149,14 +162,21 @@ void train(const TrainOptions& options) {
     if (o.clip > 0) clip_grad_norm(params, o.clip);
     optimizer.step();
     ++at.step;
-    if (!std::isfinite(loss_value)) throw Error(fmt::format("the loss is {} at step {}; a smaller --lr or a --clip may help. Earlier checkpoints in {} are intact", loss_value, at.step, run.string()));
+    if (!std::isfinite(loss_value))
+      throw Error(fmt::format("the loss is {} at step {}; a smaller --lr or a --clip may help. Earlier checkpoints in {} are intact",
+                              loss_value, at.step, run.string()));
     loss_sum += loss_value, ++loss_count;
     progress.update(at.step, loss_value, tokens_per_step);
 
     const bool last = at.step == o.steps, stop = interrupt.requested(), evaluate = last || at.step % o.eval_every == 0;
     if (at.step % report_every && !evaluate && !stop) continue;
     at.seconds = seconds_before + seconds_since(start);
-    examples::MetricsRow row{.step = at.step, .train_loss = loss_sum / double(loss_count), .val_loss = {}, .lr = lr, .tokens_per_s = progress.tokens_per_second(), .seconds = at.seconds};
+    examples::MetricsRow row{.step = at.step,
+                             .train_loss = loss_sum / double(loss_count),
+                             .val_loss = {},
+                             .lr = lr,
+                             .tokens_per_s = progress.tokens_per_second(),
+                             .seconds = at.seconds};
     loss_sum = 0, loss_count = 0;
     if (evaluate) {
       row.val_loss = validate(model, data, o);

@@ -90,7 +90,8 @@ TEST_CASE("layer_norm does not lose a small variance next to a large mean", "[no
   const Tensor x = values({4, 768}, -1, 1, 1, DType::f32);
   const Tensor far = x + 4096;
   const double half_step = 0x1p-12, deviation = std::sqrt(1 / 3.0);  // the mean is a float: at 4096 it can be off by so much
-  CHECK(difference(layer_norm(far, {768}), layer_norm(cast(far, DType::f64), {768}), DType::f32) * tolerance(DType::f32) <= 1.2 * half_step / deviation);
+  CHECK(difference(layer_norm(far, {768}), layer_norm(cast(far, DType::f64), {768}), DType::f32) * tolerance(DType::f32) <=
+        1.2 * half_step / deviation);
 }
 
 TEST_CASE("rms_norm's epsilon defaults to the dtype's own", "[norm]") {
@@ -171,14 +172,18 @@ TEST_CASE("the mean cross_entropy of nothing that counts is nan, the sum is 0", 
 }
 
 TEST_CASE("cross_entropy of huge logits is exact, also over many classes", "[cross_entropy]") {
-  CHECK(cross_entropy(tensor<float>({1e6f, 1e6f + 1, -1e6f}, {1, 3}), tensor<int64_t>({0})).item() == Approx(1 + std::log1p(std::exp(-1.0))));
+  CHECK(cross_entropy(tensor<float>({1e6f, 1e6f + 1, -1e6f}, {1, 3}), tensor<int64_t>({0})).item() ==
+        Approx(1 + std::log1p(std::exp(-1.0))));
   const Tensor x = values({5, 4001}, -8, 8, 1, DType::f32), target = tensor<int64_t>({0, 4000, 17, 1023, 1024});
   CHECK(difference(cross_entropy(x, target), cross_entropy(cast(x, DType::f64), target), DType::f32) <= 1);
 }
 
 TEST_CASE("a target out of range names itself and the number of classes", "[cross_entropy]") {
   const Tensor x = zeros({2, 3});
-  CHECK_THAT(error_of([&] { cross_entropy(x, tensor<int64_t>({0, 3})); }), ContainsSubstring("cross_entropy: index 3 is out of range; expected 0 <= index < 3"));
+  CHECK_THAT(error_of([&] {
+               cross_entropy(x, tensor<int64_t>({0, 3}));
+             }),
+             ContainsSubstring("cross_entropy: index 3 is out of range; expected 0 <= index < 3"));
   CHECK_THAT(error_of([&] { cross_entropy(x, tensor<int64_t>({-1, 0})); }), ContainsSubstring("index -1"));
   CHECK_THAT(error_of([&] { cross_entropy(x, tensor<int64_t>({0, 1, 2})); }), ContainsSubstring("it must have shape [2]"));
   CHECK_THAT(error_of([&] { cross_entropy(x, tensor<int32_t>({0, 1})); }), ContainsSubstring("must be i64"));
@@ -192,8 +197,10 @@ TEST_CASE("an index may repeat elements and may be i32", "[index]") {
   CHECK(index_select(x, 1, tensor<int32_t>({2, 0, 2})).to_vector<int64_t>() == std::vector<int64_t>{3, 1, 3, 6, 4, 6});
   CHECK(index_add(x, 1, tensor<int64_t>({0, 0}), ones({2, 2})).to_vector<int64_t>() == std::vector<int64_t>{3, 2, 3, 6, 5, 6});
   CHECK(gather(x, 0, tensor<int64_t>({1, 0}, {1, 2})).to_vector<int64_t>() == std::vector<int64_t>{4, 2});
-  CHECK(scatter_add(x, 1, tensor<int32_t>({2, 2}, {1, 2}), tensor<int64_t>({10, 20, 30}, {1, 3})).to_vector<int64_t>() == std::vector<int64_t>{1, 2, 33, 4, 5, 6});
-  CHECK(index_add(tensor<bool>({false, false}), 0, tensor<int64_t>({1, 1}), tensor<bool>({true, true})).to_vector<int64_t>() == std::vector<int64_t>{0, 1});
+  CHECK(scatter_add(x, 1, tensor<int32_t>({2, 2}, {1, 2}), tensor<int64_t>({10, 20, 30}, {1, 3})).to_vector<int64_t>() ==
+        std::vector<int64_t>{1, 2, 33, 4, 5, 6});
+  CHECK(index_add(tensor<bool>({false, false}), 0, tensor<int64_t>({1, 1}), tensor<bool>({true, true})).to_vector<int64_t>() ==
+        std::vector<int64_t>{0, 1});
 }
 
 TEST_CASE("gather and scatter_add take an index that is smaller than the tensor in every dim", "[index]") {
@@ -208,12 +215,16 @@ TEST_CASE("gather and scatter_add take an index that is smaller than the tensor 
 
 TEST_CASE("an index out of range names itself and the size", "[index]") {
   const Tensor x = zeros({2, 3}), bad = tensor<int64_t>({0, 3}), negative = tensor<int64_t>({-1});
-  CHECK_THAT(error_of([&] { index_select(x, 1, bad); }), ContainsSubstring("index_select: index 3 is out of range; expected 0 <= index < 3"));
+  CHECK_THAT(error_of([&] { index_select(x, 1, bad); }),
+             ContainsSubstring("index_select: index 3 is out of range; expected 0 <= index < 3"));
   CHECK_THAT(error_of([&] { index_add(x, 1, negative, zeros({2, 1})); }), ContainsSubstring("index_add: index -1"));
   CHECK_THAT(error_of([&] { gather(x, 1, reshape(bad, {1, 2})); }), ContainsSubstring("gather: index 3"));
   CHECK_THAT(error_of([&] { scatter_add(x, 1, reshape(bad, {1, 2}), zeros({1, 2})); }), ContainsSubstring("scatter_add: index 3"));
   CHECK_THAT(error_of([&] { embedding(x, tensor<int64_t>({2})); }), ContainsSubstring("index 2 is out of range; expected 0 <= index < 2"));
-  CHECK_THAT(error_of([&] { gather(x, 0, zeros({2, 4}, {DType::i64})); }), ContainsSubstring("an index of shape [2, 4] does not fit a tensor of shape [2, 3]"));
+  CHECK_THAT(error_of([&] {
+               gather(x, 0, zeros({2, 4}, {DType::i64}));
+             }),
+             ContainsSubstring("an index of shape [2, 4] does not fit a tensor of shape [2, 3]"));
   CHECK_THAT(error_of([&] { index_select(x, 0, ones({1})); }), ContainsSubstring("it must be i64 or i32"));
   CHECK_THAT(error_of([&] { index_add(x, 0, tensor<int64_t>({0}), zeros({2, 3})); }), ContainsSubstring("must be [1, 3]"));
   CHECK_THAT(error_of([&] { scatter_add(x, 0, zeros({2, 3}, {DType::i64}), zeros({1, 3})); }), ContainsSubstring("source"));
@@ -233,11 +244,13 @@ TEST_CASE("sums over an index do not depend on the number of threads", "[index]"
   for (const Shape& shape : {Shape{3000, 3}, Shape{500, 300}}) {
     const int64_t k = shape[0], n = shape[1];
     Generator g(4);
-    const Tensor source = values(shape, -1, 1, 1, DType::f32), few = randint(0, 5, {k}, {DType::i64}, g), many = randint(0, 900, {k}, {DType::i64}, g);
+    const Tensor source = values(shape, -1, 1, 1, DType::f32), few = randint(0, 5, {k}, {DType::i64}, g),
+                 many = randint(0, 900, {k}, {DType::i64}, g);
     CHECK(same_with_any_threads([&] { return index_add(zeros({5, n}), 0, few, source); }));
     CHECK(same_with_any_threads([&] { return index_add(zeros({900, n}), 0, many, source); }));
     CHECK(same_with_any_threads([&] { return scatter_add(zeros({5, n}), 0, contiguous(expand(unsqueeze(few, 1), shape)), source); }));
-    CHECK(difference(scatter_add(zeros({5, n}), 0, expand(unsqueeze(few, 1), shape), source), index_add(zeros({5, n}), 0, few, source), DType::f32) <= 1);
+    CHECK(difference(scatter_add(zeros({5, n}), 0, expand(unsqueeze(few, 1), shape), source), index_add(zeros({5, n}), 0, few, source),
+                     DType::f32) <= 1);
   }
 }
 
@@ -342,7 +355,10 @@ TEST_CASE("rope names tables that do not fit", "[rope]") {
   const auto [cos, sin] = rope_tables(3, 4);
   CHECK_THAT(error_of([&, c = cos, s = sin] { rope(ones({2, 4}), c, s); }), ContainsSubstring("both must have shape [2, 2]"));
   CHECK_THAT(error_of([&, c = cos, s = sin] { rope(ones({3, 5}), c, s); }), ContainsSubstring("with an even D"));
-  CHECK_THAT(error_of([&, c = cos, s = sin] { rope(ones({3, 4}), ones({3, 2}).set_requires_grad(), s); }), ContainsSubstring("no gradient"));
+  CHECK_THAT(error_of([&, c = cos, s = sin] {
+               rope(ones({3, 4}), ones({3, 2}).set_requires_grad(), s);
+             }),
+             ContainsSubstring("no gradient"));
   CHECK_THAT(error_of([] { rope_tables(3, 5); }), ContainsSubstring("head_dim even"));
 }
 
@@ -361,7 +377,9 @@ struct AttentionRun {
 
 // Attention with and without the fused op, from the same numbers.
 AttentionRun run_attention(const AttentionCase& c, DType dtype, bool fused) {
-  const auto input = [&](const Shape& shape, uint64_t seed) { return cast(values(shape, -1, 1, seed, DType::f32), dtype).set_requires_grad(); };
+  const auto input = [&](const Shape& shape, uint64_t seed) {
+    return cast(values(shape, -1, 1, seed, DType::f32), dtype).set_requires_grad();
+  };
   Tensor q = input({c.batch, c.heads, c.queries, c.head_dim}, 1), k = input({c.batch, c.kv_heads, c.keys, c.head_dim}, 2);
   Tensor v = input({c.batch, c.kv_heads, c.keys, c.value_dim}, 3);
   Tensor mask;
@@ -392,8 +410,13 @@ AttentionRun run_attention(const AttentionCase& c, DType dtype, bool fused) {
 
 TEST_CASE("fused attention and its gradients agree with the composed form", "[attention]") {
   const std::vector<AttentionCase> cases = {
-      {2, 3, 3, 5, 7, 8, 6}, {1, 2, 2, 130, 130, 16, 16, true}, {1, 4, 2, 70, 65, 8, 8, false, true}, {2, 4, 1, 66, 66, 4, 12, true, false, true, 0.2},
-      {1, 6, 2, 3, 100, 8, 8, false, true, false, 0.5}, {1, 1, 1, 2, 5, 3, 3, true}, {1, 1, 1, 5, 2, 3, 3, true},
+      {2, 3, 3, 5, 7, 8, 6},
+      {1, 2, 2, 130, 130, 16, 16, true},
+      {1, 4, 2, 70, 65, 8, 8, false, true},
+      {2, 4, 1, 66, 66, 4, 12, true, false, true, 0.2},
+      {1, 6, 2, 3, 100, 8, 8, false, true, false, 0.5},
+      {1, 1, 1, 2, 5, 3, 3, true},
+      {1, 1, 1, 5, 2, 3, 3, true},
   };
   for (const auto& c : cases)
     for (DType dtype : {DType::f64, DType::f32, DType::bf16}) {
@@ -416,7 +439,8 @@ TEST_CASE("a query that sees no key gets zero and passes no gradient", "[attenti
   CHECK(select(q.grad(), 2, 0).to_vector<double>() == Values(4, 0));
   CHECK(select(v.grad(), 2, 2).to_vector<double>() == Values(4, 0));
   CHECK(std::abs(sum(v.grad()).item() - 4) < 1e-12);
-  CHECK(scaled_dot_product_attention(q, zeros({1, 1, 0, 4}, q.options()), zeros({1, 1, 0, 4}, q.options())).to_vector<double>() == Values(8, 0));
+  CHECK(scaled_dot_product_attention(q, zeros({1, 1, 0, 4}, q.options()), zeros({1, 1, 0, 4}, q.options())).to_vector<double>() ==
+        Values(8, 0));
 }
 
 TEST_CASE("a floating mask of -inf hides like a bool mask, and masks broadcast", "[attention]") {
@@ -424,7 +448,16 @@ TEST_CASE("a floating mask of -inf hides like a bool mask, and masks broadcast",
   const Tensor seen = tensor<bool>({true, false, true}), bias = f64({0, -inf, 0}, {3});
   const Tensor a = scaled_dot_product_attention(q, k, v, {.mask = seen}), b = scaled_dot_product_attention(q, k, v, {.mask = bias});
   CHECK(difference(a, b, DType::f64) <= 1);
-  CHECK(difference(a, scaled_dot_product_attention(q, index_select(k, 2, tensor<int64_t>({0, 2})), index_select(v, 2, tensor<int64_t>({0, 2}))), DType::f64) <= 1);
+  CHECK(difference(
+            a, scaled_dot_product_attention(q, index_select(k, 2, tensor<int64_t>({0, 2})), index_select(v, 2, tensor<int64_t>({0, 2}))),
+            DType::f64) <= 1);
+}
+
+TEST_CASE("a row hidden whole by a large finite mask attends to all keys evenly, backward too", "[attention]") {
+  const Tensor q = cast(values({1, 1, 3, 4}), DType::f32), k = cast(values({1, 1, 8, 4}, -1, 1, 2), DType::f32);
+  Tensor v = cast(values({1, 1, 8, 4}, -1, 1, 3), DType::f32).set_requires_grad();
+  backward(sum(scaled_dot_product_attention(q, k, v, {.mask = full({3, 8}, -1e9)})));
+  CHECK(v.grad().to_vector<float>() == std::vector<float>(32, 3.0f / 8));
 }
 
 TEST_CASE("attention's result merges its heads without a copy", "[attention]") {
@@ -451,14 +484,17 @@ TEST_CASE("attention dropout is drawn again in replay and drops everything at p 
 
 TEST_CASE("attention says what does not fit", "[attention]") {
   const Tensor q = ones({1, 4, 3, 8}), k = ones({1, 2, 5, 8});
-  const auto error = [](const Tensor& a, const Tensor& b, const Tensor& c, AttentionParams p = {}) { return error_of([&] { scaled_dot_product_attention(a, b, c, p); }); };
+  const auto error = [](const Tensor& a, const Tensor& b, const Tensor& c, AttentionParams p = {}) {
+    return error_of([&] { scaled_dot_product_attention(a, b, c, p); });
+  };
   CHECK_THAT(error(q, ones({1, 2, 5, 7}), k), ContainsSubstring("q has 8 features and k has 7"));
   CHECK_THAT(error(q, k, ones({1, 2, 4, 8})), ContainsSubstring("k has 5 positions and v has 4"));
   CHECK_THAT(error(q, ones({1, 3, 5, 8}), ones({1, 3, 5, 8})), ContainsSubstring("q's 4 must be a multiple of k's 3"));
   CHECK_THAT(error(q, ones({2, 2, 5, 8}), ones({2, 2, 5, 8})), ContainsSubstring("batch sizes"));
   CHECK_THAT(error(q, ones({2, 5, 8}), k), ContainsSubstring("4 dims"));
   CHECK_THAT(error(q, cast(k, DType::f64), k), ContainsSubstring("f32, f64 and f32"));
-  CHECK_THAT(error(q, k, k, {.mask = tensor<bool>({true, false})}), ContainsSubstring("a mask of shape [2] does not broadcast to the scores' shape [1, 4, 3, 5]"));
+  CHECK_THAT(error(q, k, k, {.mask = tensor<bool>({true, false})}),
+             ContainsSubstring("a mask of shape [2] does not broadcast to the scores' shape [1, 4, 3, 5]"));
   CHECK_THAT(error(q, k, k, {.mask = ones({3, 5}).set_requires_grad()}), ContainsSubstring("masks have none"));
   CHECK_THAT(error(q, k, k, {.mask = zeros({3, 5}, {DType::i64})}), ContainsSubstring("must be bool"));
   CHECK_THAT(error(q, k, k, {.dropout_p = -1}), ContainsSubstring("dropout_p = -1"));

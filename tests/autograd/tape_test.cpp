@@ -205,7 +205,8 @@ struct Drawing {
 TEST_CASE("an op may take a list and an optional input and give several outputs", "[tape]") {
   const std::vector<Tensor> x{leaf({4}), leaf({4}, -1, 1, 2), leaf({4}, -1, 1, 3)};
   auto f = [](const std::vector<Tensor>& v) {
-    auto with = record(Halves{}, std::vector<Tensor>{v[0], v[1], v[0]}, v[2]), without = record(Halves{}, std::vector<Tensor>{v[1]}, Tensor{});
+    auto with = record(Halves{}, std::vector<Tensor>{v[0], v[1], v[0]}, v[2]),
+         without = record(Halves{}, std::vector<Tensor>{v[1]}, Tensor{});
     return tanh(with[0]) * with[1] + without[1];  // without[0] is not used
   };
   CHECK(gradcheck(f, x));
@@ -229,15 +230,18 @@ TEST_CASE("integer inputs never want a gradient", "[tape]") {
 
 TEST_CASE("a second derivative is never cut silently", "[tape]") {
   const Tensor x = leaf({1, 3});
-  CHECK_THROWS_WITH(grad({sum(record(Naked{}, x))}, {x}, {.create_graph = true}), ContainsSubstring("unary_backward: a backward calls this kernel directly"));
+  CHECK_THROWS_WITH(grad({sum(record(Naked{}, x))}, {x}, {.create_graph = true}),
+                    ContainsSubstring("unary_backward: a backward calls this kernel directly"));
   CHECK_NOTHROW(grad({sum(record(Naked{}, x))}, {x}));
-  CHECK_THROWS_WITH(grad({sum(record(Private{}, x))}, {x}, {.create_graph = true}), ContainsSubstring("private: its backward gives a private saved value to mul"));
+  CHECK_THROWS_WITH(grad({sum(record(Private{}, x))}, {x}, {.create_graph = true}),
+                    ContainsSubstring("private: its backward gives a private saved value to mul"));
 }
 
 TEST_CASE("mistakes of an op's author are named", "[tape]") {
   const Tensor x = leaf({2});
   CHECK_THROWS_WITH(backward(sum(record(Forgetful{}, x))), ContainsSubstring("forgetful: backward set no gradient for input 0"));
-  CHECK_THROWS_WITH(backward(sum(record(WrongShape{}, x))), ContainsSubstring("wrong_shape: backward gave a gradient of shape [7] for input 0 of shape [2]"));
+  CHECK_THROWS_WITH(backward(sum(record(WrongShape{}, x))),
+                    ContainsSubstring("wrong_shape: backward gave a gradient of shape [7] for input 0 of shape [2]"));
   CHECK_THROWS_WITH(record(Drawing{}, x), ContainsSubstring("drawn inside an op's forward"));
   CHECK_THROWS_WITH(*Saved{}, ContainsSubstring("can be read in backward only"));
 }
@@ -286,11 +290,13 @@ TEST_CASE("checkpoints nest", "[replay]") {
     Tensor y;
     if (depth == 0) y = layers(x, 8);
     else
-      y = checkpoint([&](const Tensor& a) {
-        Tensor h = a;
-        for (int k = 0; k < 4; ++k) h = depth == 1 ? layers(h, 2) : checkpoint([&](const Tensor& b) { return layers(b, 2); }, h);
-        return h;
-      }, x);
+      y = checkpoint(
+          [&](const Tensor& a) {
+            Tensor h = a;
+            for (int k = 0; k < 4; ++k) h = depth == 1 ? layers(h, 2) : checkpoint([&](const Tensor& b) { return layers(b, 2); }, h);
+            return h;
+          },
+          x);
     w.set_grad({});
     backward(sum(y));
     return w.grad();

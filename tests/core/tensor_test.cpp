@@ -57,10 +57,10 @@ TEST_CASE("half types round to nearest even and keep infinities and nan", "[dtyp
   CHECK(half(1) == 0x3c00);
   CHECK(half(-2.5f) == 0xc100);
   CHECK(half(65504) == 0x7bff);
-  CHECK(half(65520) == 0x7c00);           // rounds up to infinity
-  CHECK(half(1 + 0x1p-11f) == 0x3c00);    // halfway: to even
+  CHECK(half(65520) == 0x7c00);         // rounds up to infinity
+  CHECK(half(1 + 0x1p-11f) == 0x3c00);  // halfway: to even
   CHECK(half(1 + 3 * 0x1p-11f) == 0x3c02);
-  CHECK(half(0x1p-24f) == 1);             // the least subnormal
+  CHECK(half(0x1p-24f) == 1);  // the least subnormal
   CHECK(half(0x1p-25f) == 0);
   CHECK(half(-0.0f) == 0x8000);
   CHECK(half(INFINITY) == 0x7c00);
@@ -223,7 +223,8 @@ TEST_CASE("Philox gives the published numbers", "[random]") {  // Random123's kn
 TEST_CASE("random numbers depend on the seed only", "[random]") {
   auto draw_all = [] {
     Generator g(7);
-    return std::vector<Tensor>{rand({30000}, {}, g), randn({30001}, {}, g), randint(-5, 5, {20000}, {DType::i64}, g), randperm(1000, g), dropout(ones({30000}), 0.5, true, g)};
+    return std::vector<Tensor>{rand({30000}, {}, g), randn({30001}, {}, g), randint(-5, 5, {20000}, {DType::i64}, g), randperm(1000, g),
+                               dropout(ones({30000}), 0.5, true, g)};
   };
   const auto first = draw_all();
   const int threads = omp_get_max_threads();

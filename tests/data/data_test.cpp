@@ -52,21 +52,22 @@ TEST_CASE("text that is not UTF-8 is an error with the offset", "[data]") {
     const char* message;
   };
   for (const auto& [text, message] : std::vector<Row>{
-           {"ab\x80", "byte 0x80 at offset 2"},          // a continuation without a beginning
-           {"ab\xc3", "byte 0xc3 at offset 2"},          // cut off
-           {"\xc3(", "byte 0xc3 at offset 0"},           // not continued
+           {"ab\x80", "byte 0x80 at offset 2"},  // a continuation without a beginning
+           {"ab\xc3", "byte 0xc3 at offset 2"},  // cut off
+           {"\xc3(", "byte 0xc3 at offset 0"},   // not continued
            {"\xe2\x82", "byte 0xe2 at offset 0"},
-           {"\xc0\xaf", "byte 0xc0 at offset 0"},        // overlong
+           {"\xc0\xaf", "byte 0xc0 at offset 0"},  // overlong
            {"\xe0\x80\xaf", "byte 0xe0 at offset 0"},
            {"\xf0\x80\x80\xaf", "byte 0xf0 at offset 0"},
-           {"a\xed\xa0\x80", "byte 0xed at offset 1"},   // a surrogate
+           {"a\xed\xa0\x80", "byte 0xed at offset 1"},     // a surrogate
            {"\xf4\x90\x80\x80", "byte 0xf4 at offset 0"},  // above U+10FFFF
            {"\xf8\x88\x80\x80\x80", "byte 0xf8 at offset 0"},
            {"\xff", "byte 0xff at offset 0"},
        }) {
     INFO(message);
     CHECK_THAT(error_of([&, &text = text] { CharTokenizer::from_text(text); }), ContainsSubstring(message));
-    CHECK_THAT(error_of([&, &text = text] { CharTokenizer::from_text("ab").encode(text.substr(text.find_first_not_of("ab"))); }), ContainsSubstring("not valid UTF-8"));
+    CHECK_THAT(error_of([&, &text = text] { CharTokenizer::from_text("ab").encode(text.substr(text.find_first_not_of("ab"))); }),
+               ContainsSubstring("not valid UTF-8"));
   }
   const std::string edges = "\x7f\xc2\x80\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80\xef\xbf\xbf\xf0\x90\x80\x80\xf4\x8f\xbf\xbf";
   const auto tokenizer = CharTokenizer::from_text(edges);
@@ -122,23 +123,40 @@ TEST_CASE("targets are the inputs shifted by one, and stay inside their part", "
       const int s = int(split);
       least[s] = std::min(least[s], amin(x).item<int64_t>()), most[s] = std::max(most[s], amax(y).item<int64_t>());
     }
-  // With 4800 samples of 892 and of 92 places, the ends are met.
+  // In many epochs the ends are met.
   CHECK(least[0] == 0);
   CHECK(most[0] == 899);
   CHECK(least[1] == 900);
   CHECK(most[1] == 999);
 }
 
-TEST_CASE("each place is equally likely", "[data]") {
-  TokenDataset data(count_to(21), {.block = 1, .val_fraction = 0, .seed = 5});
-  std::vector<int> times(20);
-  for (int i = 0; i < 100; ++i)
-    for (const int64_t place : data.sample(1000).x.to_vector<int64_t>()) ++times[size_t(place)];
-  for (const int n : times) CHECK(std::abs(n - 5000) < 5 * std::sqrt(5000.0));
+TEST_CASE("an epoch visits every block once, in another order and from another token each time", "[data]") {
+  TokenDataset data(count_to(501), {.block = 5, .val_fraction = 0, .seed = 5});
+  std::vector<int> phases(6);
+  std::vector<int64_t> last;
+  for (int epoch = 0; epoch < 200; ++epoch) {
+    std::vector<int64_t> starts;
+    for (const int64_t batch : {64, 35})  // an epoch has (501 - 5) / 5 = 99 blocks
+      for (const int64_t start : select(data.sample(batch).x, 1, 0).to_vector<int64_t>()) starts.push_back(start);
+    CHECK(starts != last);
+    last = starts;
+    std::sort(starts.begin(), starts.end());
+    for (size_t i = 0; i < starts.size(); ++i) CHECK(starts[i] == starts[0] + 5 * int64_t(i));
+    ++phases.at(size_t(starts[0]));
+  }
+  for (const int n : phases) CHECK(std::abs(n - 33) < 5 * std::sqrt(33.0));
+}
+
+TEST_CASE("each block is equally likely to come first", "[data]") {
+  std::vector<int> times(10);
+  for (uint64_t seed = 0; seed < 2000; ++seed)
+    ++times[size_t(TokenDataset(count_to(11), {.block = 1, .val_fraction = 0, .seed = seed}).sample(1).x.item<int64_t>())];
+  for (const int n : times) CHECK(std::abs(n - 200) < 5 * std::sqrt(200.0));
 }
 
 TEST_CASE("a dataset set to a state goes on with the same batches", "[data]") {
-  TokenDataset data(count_to(500), {.block = 4, .seed = 3}), again(count_to(500), {.block = 4, .seed = 3}), other(count_to(500), {.block = 4, .seed = 4});
+  TokenDataset data(count_to(500), {.block = 4, .seed = 3}), again(count_to(500), {.block = 4, .seed = 3}),
+      other(count_to(500), {.block = 4, .seed = 4});
   CHECK(same_bits(data.sample(5).x, again.sample(5).x));
   CHECK_FALSE(same_bits(data.sample(5).x, other.sample(5).x));
   const RandomState state = data.state();
@@ -176,14 +194,19 @@ TEST_CASE("in order, every token of a part but its first is a target once", "[da
 
 TEST_CASE("a text shorter than a block is an error with both numbers", "[data]") {
   const auto making = [](int64_t n, TokenDatasetOptions options) { return error_of([&] { TokenDataset(count_to(n), options); }); };
-  CHECK_THAT(making(50, {.block = 64}), ContainsSubstring("the training part has 45 of 50 tokens, too few for one block and the token after it, 65"));
-  CHECK_THAT(making(100, {.block = 10}), ContainsSubstring("the validation part has 10 of 100 tokens, too few for one block and the token after it, 11"));
+  CHECK_THAT(making(50, {.block = 64}),
+             ContainsSubstring("the training part has 45 of 50 tokens, too few for one block and the token after it, 65"));
+  CHECK_THAT(making(100, {.block = 10}),
+             ContainsSubstring("the validation part has 10 of 100 tokens, too few for one block and the token after it, 11"));
   CHECK_THAT(making(0, {}), ContainsSubstring("has 0 of 0 tokens"));
   CHECK_THAT(making(100, {.block = 0}), ContainsSubstring("block 0 is not valid"));
   CHECK_THAT(making(100, {.block = INT64_MAX}), ContainsSubstring("9223372036854775808"));
   CHECK_THAT(making(100, {.block = 4, .val_fraction = 1}), ContainsSubstring("val_fraction 1 is not valid"));
   CHECK_THAT(making(100, {.block = 4, .val_fraction = NAN}), ContainsSubstring("val_fraction nan"));
-  CHECK_THAT(error_of([] { TokenDataset({1, 2, -3, 4}, {.block = 1, .val_fraction = 0}); }), ContainsSubstring("token -3 at 2 is out of range"));
+  CHECK_THAT(error_of([] {
+               TokenDataset({1, 2, -3, 4}, {.block = 1, .val_fraction = 0});
+             }),
+             ContainsSubstring("token -3 at 2 is out of range"));
   CHECK(making(11, {.block = 10, .val_fraction = 0}) == "(no error)");
 
   TokenDataset data(count_to(11), {.block = 10, .val_fraction = 0});

@@ -36,7 +36,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto* bytes = reinterpret_cast<const std::byte*>(data);
   try {
     read_all(SafeTensors::from_bytes({bytes, bytes + size}), size);
-  } catch (const Error&) {
-  }
+  } catch (const Error&) {}
   return 0;
 }

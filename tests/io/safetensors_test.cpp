@@ -80,10 +80,13 @@ TEST_CASE("the bytes of a file are those that other writers make", "[io]") {
   // safetensors.numpy.save_file({"b": [1, 2] as int64, "a": [[0.5]] as float32, "c": [True] as bool}, metadata={"k": "v"}),
   // whose header is padded with spaces to a multiple of 8.
   const Folder folder;
-  save_safetensors(folder / "a.safetensors",
-                   {{"c", tensor(std::vector<bool>{true})}, {"a", tensor(std::vector<float>{0.5f}, {1, 1})}, {"b", tensor({int64_t{1}, int64_t{2}})}}, {{"k", "v"}});
-  const std::string header = R"({"__metadata__":{"k":"v"},"b":{"dtype":"I64","shape":[2],"data_offsets":[0,16]},)"
-                             R"("a":{"dtype":"F32","shape":[1,1],"data_offsets":[16,20]},"c":{"dtype":"BOOL","shape":[1],"data_offsets":[20,21]}})";
+  save_safetensors(
+      folder / "a.safetensors",
+      {{"c", tensor(std::vector<bool>{true})}, {"a", tensor(std::vector<float>{0.5f}, {1, 1})}, {"b", tensor({int64_t{1}, int64_t{2}})}},
+      {{"k", "v"}});
+  const std::string header =
+      R"({"__metadata__":{"k":"v"},"b":{"dtype":"I64","shape":[2],"data_offsets":[0,16]},)"
+      R"("a":{"dtype":"F32","shape":[1,1],"data_offsets":[16,20]},"c":{"dtype":"BOOL","shape":[1],"data_offsets":[20,21]}})";
   std::string padded = header;
   padded.append((8 - header.size() % 8) % 8, ' ');
   const std::string content = read_file(folder / "a.safetensors");
@@ -125,9 +128,11 @@ TEST_CASE("tensors that are not contiguous are saved by value, and misaligned on
 }
 
 TEST_CASE("what a Tensor cannot have is listed, and an error only when it is asked for", "[io]") {
-  const SafeTensors file = parse(file_with(R"({"a":{"dtype":"F8_E4M3","shape":[3],"data_offsets":[0,3]},"b":{"dtype":"NEW","shape":[9],"data_offsets":[3,5]},)"
-                                           R"("c":{"dtype":"U8","shape":[1,1,1,1,1,1,1,1,1],"data_offsets":[5,6]},"d":{"dtype":"U8","shape":[],"data_offsets":[6,7],"new":{"x":[1,{}]}},)"
-                                           R"("e":{"dtype":"U16","shape":[1],"data_offsets":[7,9]},"f":{"dtype":"BOOL","shape":[2],"data_offsets":[9,11]}})", 11));
+  const SafeTensors file = parse(file_with(
+      R"({"a":{"dtype":"F8_E4M3","shape":[3],"data_offsets":[0,3]},"b":{"dtype":"NEW","shape":[9],"data_offsets":[3,5]},)"
+      R"("c":{"dtype":"U8","shape":[1,1,1,1,1,1,1,1,1],"data_offsets":[5,6]},"d":{"dtype":"U8","shape":[],"data_offsets":[6,7],"new":{"x":[1,{}]}},)"
+      R"("e":{"dtype":"U16","shape":[1],"data_offsets":[7,9]},"f":{"dtype":"BOOL","shape":[2],"data_offsets":[9,11]}})",
+      11));
   CHECK(file.names() == std::vector<std::string>{"a", "b", "c", "d", "e", "f"});
   CHECK(file.info("a").dtype == "F8_E4M3");
   CHECK_THAT(error_of([&] { file.tensor("a"); }), ContainsSubstring("tensor \"a\" has dtype \"F8_E4M3\", which is not supported"));
@@ -184,7 +189,8 @@ TEST_CASE("a malformed header is one line that says what is wrong", "[io]") {
            {entry(R"("dtype":7,)" + shape + "," + offsets), 8, "dtype is 7; it must be a string"},
            {entry(R"("dtype":["F32"],)" + shape + "," + offsets), 8, "dtype is an array; it must be a string"},
            {entry(dtype + "," + dtype + "," + shape + "," + offsets), 8, "tensor \"w\" has \"dtype\" twice"},
-           {R"({"w":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"w":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}})", 0, "the name \"w\" is there twice"},
+           {R"({"w":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"w":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}})", 0,
+            "the name \"w\" is there twice"},
            {with_shape("2"), 8, "shape is 2; it must be a list"},
            {with_shape("{}"), 8, "shape is an object; it must be a list"},
            {with_shape("null"), 8, "shape is null; it must be a list"},
@@ -303,7 +309,10 @@ TEST_CASE("what cannot be saved is refused before anything is written", "[io]") 
   CHECK_THAT(saving({{"\xff", w}}), ContainsSubstring("not valid UTF-8"));
   CHECK_THAT(saving({{"w", w}}, {{"k", "\xc3"}}), ContainsSubstring("not valid UTF-8"));
   CHECK(folder.files().empty());
-  CHECK_THAT(error_of([&] { save_safetensors(folder / "no/such/a.safetensors", {{"w", w}}); }), ContainsSubstring("No such file or directory"));
+  CHECK_THAT(error_of([&] {
+               save_safetensors(folder / "no/such/a.safetensors", {{"w", w}});
+             }),
+             ContainsSubstring("No such file or directory"));
   CHECK_THAT(error_of([&] { save_safetensors(folder.path, {{"w", w}}); }), ContainsSubstring("Is a directory"));
 }
 
@@ -311,10 +320,12 @@ TEST_CASE("a file that replaces another is complete or not there", "[io]") {
   const Folder folder;
   write_file_atomically(folder / "a", "old");
   CHECK(read_file(folder / "a") == "old");
-  CHECK_THROWS_AS(write_file_atomically(folder / "a", [](FileWriter& writer) {
-    writer.write(std::string(5'000'000, 'x'));
-    throw std::runtime_error("in the middle");
-  }), std::runtime_error);
+  CHECK_THROWS_AS(write_file_atomically(folder / "a",
+                                        [](FileWriter& writer) {
+                                          writer.write(std::string(5'000'000, 'x'));
+                                          throw std::runtime_error("in the middle");
+                                        }),
+                  std::runtime_error);
   CHECK(read_file(folder / "a") == "old");
   CHECK(folder.files() == std::vector<std::string>{"a"});
   std::string expected;
@@ -350,7 +361,9 @@ TEST_CASE("a full disk is an error, and the old file stays", "[io]") {
   rlimit small = before;
   small.rlim_cur = 3'000'000;
   REQUIRE(setrlimit(RLIMIT_FSIZE, &small) == 0);
-  const std::string message = error_of([&] { save_safetensors(folder / "a.safetensors", {{"v", ones({500'000})}, {"w", ones({500'000})}}); });
+  const std::string message = error_of([&] {
+    save_safetensors(folder / "a.safetensors", {{"v", ones({500'000})}, {"w", ones({500'000})}});
+  });
   setrlimit(RLIMIT_FSIZE, &before);
   std::signal(SIGXFSZ, handler);
   CHECK_THAT(message, ContainsSubstring("a.safetensors: File too large"));

@@ -91,15 +91,15 @@ TEST_CASE("Adam makes the steps that PyTorch makes", "[optim]") {
 }
 
 TEST_CASE("SGD makes the steps that PyTorch makes", "[optim]") {
-  using O = SgdOptions;
-  check_near(three_steps<Sgd>(O{.lr = 0.1}), {0.505, -1.2925, 2.065, -0.95});
-  check_near(three_steps<Sgd>(O{.lr = 0.1, .weight_decay = 0.25}), {0.4679234375, -1.20081171875, 1.920325, -0.89514453125});
-  check_near(three_steps<Sgd>(O{.lr = 0.1, .momentum = 0.9}), {0.5239, -1.3033, 2.0092, -0.95});
-  check_near(three_steps<Sgd>(O{.lr = 0.1, .momentum = 0.9, .dampening = 0.5, .weight_decay = 0.1}),
+  using O = SGDOptions;
+  check_near(three_steps<SGD>(O{.lr = 0.1}), {0.505, -1.2925, 2.065, -0.95});
+  check_near(three_steps<SGD>(O{.lr = 0.1, .weight_decay = 0.25}), {0.4679234375, -1.20081171875, 1.920325, -0.89514453125});
+  check_near(three_steps<SGD>(O{.lr = 0.1, .momentum = 0.9}), {0.5239, -1.3033, 2.0092, -0.95});
+  check_near(three_steps<SGD>(O{.lr = 0.1, .momentum = 0.9, .dampening = 0.5, .weight_decay = 0.1}),
              {0.477797125, -1.1980729375, 1.88176125, -0.8189610625});
-  check_near(three_steps<Sgd>(O{.lr = 0.1, .momentum = 0.9, .weight_decay = 0.1, .nesterov = true}),
+  check_near(three_steps<SGD>(O{.lr = 0.1, .momentum = 0.9, .weight_decay = 0.1, .nesterov = true}),
              {0.4865359115, -1.24182830825, 1.918317205, -1.07067045575});
-  check_near(three_steps<Sgd>(O{.lr = 0.1, .momentum = 0.9, .maximize = true}), {0.4761, -1.1967, 1.9908, -0.55});
+  check_near(three_steps<SGD>(O{.lr = 0.1, .momentum = 0.9, .maximize = true}), {0.4761, -1.1967, 1.9908, -0.55});
 }
 
 TEST_CASE("f32 parameters follow f64 ones, half parameters to their own precision", "[optim]") {
@@ -107,8 +107,8 @@ TEST_CASE("f32 parameters follow f64 ones, half parameters to their own precisio
   check_near(three_steps<AdamW>(AdamWOptions{.lr = 0.1}, DType::f32), exact, 1e-6);
   check_near(three_steps<AdamW>(AdamWOptions{.lr = 0.1}, DType::f16), exact, 4e-3);
   check_near(three_steps<AdamW>(AdamWOptions{.lr = 0.1}, DType::bf16), exact, 3e-2);
-  const auto momentum = three_steps<Sgd>(SgdOptions{.lr = 0.1, .momentum = 0.9});
-  check_near(three_steps<Sgd>(SgdOptions{.lr = 0.1, .momentum = 0.9}, DType::f16), momentum, 4e-3);
+  const auto momentum = three_steps<SGD>(SGDOptions{.lr = 0.1, .momentum = 0.9});
+  check_near(three_steps<SGD>(SGDOptions{.lr = 0.1, .momentum = 0.9}, DType::f16), momentum, 4e-3);
 
   const Tensor p = parameter(start, DType::bf16);
   AdamW optimizer({p});
@@ -185,7 +185,7 @@ TEST_CASE("a parameter without gradient stays as it is, and so does its step cou
 
 TEST_CASE("a step is an in-place write that the tape does not record", "[optim]") {
   const Tensor p = parameter({1, 2});
-  Sgd optimizer({p}, {.lr = 0.5});
+  SGD optimizer({p}, {.lr = 0.5});
   const Tensor loss = sum(square(p));
   backward(loss, {.retain_graph = true});
   const uint32_t version = p.version();
@@ -199,7 +199,7 @@ TEST_CASE("a step is an in-place write that the tape does not record", "[optim]"
 
 TEST_CASE("gradients of several backwards add up until zero_grad", "[optim]") {
   const Tensor once = parameter({1, 2}), twice = parameter({1, 2});
-  Sgd a({once}, {.lr = 0.1}), b({twice}, {.lr = 0.1});
+  SGD a({once}, {.lr = 0.1}), b({twice}, {.lr = 0.1});
   backward(sum(square(once)) * 2);
   a.step();
   backward(sum(square(twice)));
@@ -239,8 +239,8 @@ TEST_CASE("what cannot be optimized is refused with a sentence", "[optim]") {
   CHECK_THAT(making({p}, {.lr = NAN}), ContainsSubstring("lr nan"));
   CHECK_THAT(making({p}, {.betas = {0.9, 1.0}}), ContainsSubstring("beta 1 is not valid"));
   CHECK_THAT(making({p}, {.eps = -1e-8}), ContainsSubstring("eps"));
-  CHECK_THAT(error_of([&] { Sgd({p}, {.nesterov = true}); }), ContainsSubstring("nesterov with momentum 0"));
-  CHECK_THAT(error_of([&] { Sgd({p}, {.momentum = -0.5}); }), ContainsSubstring("momentum -0.5"));
+  CHECK_THAT(error_of([&] { SGD({p}, {.nesterov = true}); }), ContainsSubstring("nesterov with momentum 0"));
+  CHECK_THAT(error_of([&] { SGD({p}, {.momentum = -0.5}); }), ContainsSubstring("momentum -0.5"));
 
   AdamW optimizer({p});
   CHECK_THAT(error_of([&] { optimizer.set_lr(-0.1); }), ContainsSubstring("lr -0.1"));
@@ -283,8 +283,8 @@ TEST_CASE("training goes on from a state_dict bit for bit", "[optim]") {
   };
   check([](const std::vector<Tensor>& p) { return std::make_unique<AdamW>(p, AdamWOptions{.lr = 1e-2}); });
   check([](const std::vector<Tensor>& p) { return std::make_unique<Adam>(p, AdamOptions{.lr = 1e-2, .weight_decay = 0.1}); });
-  check([](const std::vector<Tensor>& p) { return std::make_unique<Sgd>(p, SgdOptions{.lr = 1e-2}); });
-  check([](const std::vector<Tensor>& p) { return std::make_unique<Sgd>(p, SgdOptions{.lr = 1e-2, .momentum = 0.9, .dampening = 0.5}); });
+  check([](const std::vector<Tensor>& p) { return std::make_unique<SGD>(p, SGDOptions{.lr = 1e-2}); });
+  check([](const std::vector<Tensor>& p) { return std::make_unique<SGD>(p, SGDOptions{.lr = 1e-2, .momentum = 0.9, .dampening = 0.5}); });
 }
 
 TEST_CASE("a state_dict has PyTorch's names and the learning rates", "[optim]") {
@@ -293,8 +293,8 @@ TEST_CASE("a state_dict has PyTorch's names and the learning rates", "[optim]") 
   train(problem, optimizer, 2);
   std::vector<std::string> names;
   for (auto& [name, t] : optimizer.state_dict()) names.push_back(name);
-  CHECK(names == std::vector<std::string>{"param_groups.0.lr", "param_groups.0.params", "param_groups.1.lr", "param_groups.1.params", "0.step",
-                                          "0.exp_avg", "0.exp_avg_sq", "1.step", "1.exp_avg", "1.exp_avg_sq"});
+  CHECK(names == std::vector<std::string>{"param_groups.0.lr", "param_groups.0.params", "param_groups.1.lr", "param_groups.1.params",
+                                          "0.step", "0.exp_avg", "0.exp_avg_sq", "1.step", "1.exp_avg", "1.exp_avg_sq"});
   optimizer.set_lr(1, 0.05);
   AdamW other({{{Problem().w1}, {}}, {{Problem().w2}, {}}});
   other.load_state_dict(optimizer.state_dict());
@@ -325,7 +325,8 @@ TEST_CASE("a state_dict that does not fit is refused as a whole", "[optim]") {
     for (size_t i = 0; i < now.size(); ++i) CHECK(same_bits(now[i].second, good[i].second));
     return message;
   };
-  CHECK_THAT(loading(changed("1.exp_avg", zeros({3, 7}, {DType::f64}))), ContainsSubstring("1.exp_avg is f64 [3, 7]; parameter 1 needs f64 [3, 8]"));
+  CHECK_THAT(loading(changed("1.exp_avg", zeros({3, 7}, {DType::f64}))),
+             ContainsSubstring("1.exp_avg is f64 [3, 7]; parameter 1 needs f64 [3, 8]"));
   CHECK_THAT(loading(changed("1.exp_avg", zeros({3, 8}))), ContainsSubstring("1.exp_avg is f32 [3, 8]; parameter 1 needs f64 [3, 8]"));
   CHECK_THAT(loading(changed("1.exp_avg_sq", {})), ContainsSubstring("entry 1.exp_avg_sq is missing"));
   CHECK_THAT(loading(changed("0.step", tensor({-1.0}))), ContainsSubstring("0.step is -1"));
@@ -335,13 +336,16 @@ TEST_CASE("a state_dict that does not fit is refused as a whole", "[optim]") {
   CHECK_THAT(loading(changed("2.step", tensor({1.0}))), ContainsSubstring("unknown entry 2.step"));
   CHECK_THAT(loading(changed("param_groups.0.lr", {})), ContainsSubstring("param_groups.0.lr is missing"));
   CHECK_THAT(loading(changed("param_groups.0.lr", tensor({-0.5}))), ContainsSubstring("param_groups.0.lr is -0.5"));
-  CHECK_THAT(loading(changed("param_groups.1.lr", tensor({0.1}))), ContainsSubstring("more parameter groups than this optimizer, which has 1"));
-  CHECK_THAT(loading(changed("param_groups.0.params", tensor({int64_t{0}}))), ContainsSubstring("has 1 parameters in the state and 2 here"));
-  CHECK_THAT(loading(changed("param_groups.0.params", tensor({int64_t{1}, int64_t{0}}))), ContainsSubstring("does not list the parameters 0 to 1"));
+  CHECK_THAT(loading(changed("param_groups.1.lr", tensor({0.1}))),
+             ContainsSubstring("more parameter groups than this optimizer, which has 1"));
+  CHECK_THAT(loading(changed("param_groups.0.params", tensor({int64_t{0}}))),
+             ContainsSubstring("has 1 parameters in the state and 2 here"));
+  CHECK_THAT(loading(changed("param_groups.0.params", tensor({int64_t{1}, int64_t{0}}))),
+             ContainsSubstring("does not list the parameters 0 to 1"));
   NamedTensors twice = good;
   twice.push_back(twice.back());
   CHECK_THAT(loading(twice), ContainsSubstring("is there twice"));
-  Sgd sgd(Problem().params(), {.momentum = 0.9});
+  SGD sgd(Problem().params(), {.momentum = 0.9});
   CHECK_THAT(error_of([&] { sgd.load_state_dict(good); }), ContainsSubstring("entry 0.momentum_buffer is missing"));
 }
 
@@ -357,7 +361,8 @@ TEST_CASE("clip_grad_norm scales all gradients by one factor, as PyTorch does", 
     return all;
   };
   double norm = 0;
-  check_near(clipped(1, {}, norm), {0.22742939583229305, -0.30323919444305741, 0.075809798610764353, 0.15161959722152871, -0.90971758332917219});
+  check_near(clipped(1, {}, norm),
+             {0.22742939583229305, -0.30323919444305741, 0.075809798610764353, 0.15161959722152871, -0.90971758332917219});
   CHECK(norm == Approx(13.190905958272918).epsilon(1e-14));
   check_near(clipped(1, {.norm_type = INFINITY}, norm),
              {0.24999997916666844, -0.3333333055555579, 0.083333326388889475, 0.16666665277777895, -0.99999991666667376});
@@ -373,7 +378,8 @@ TEST_CASE("a norm that is not finite is an error only if asked for", "[optim]") 
   for (const double bad : {double(INFINITY), double(NAN)})
     for (const double norm_type : {2.0, double(INFINITY)}) {
       p.set_grad(tensor({1.0, bad}));
-      CHECK_THAT(error_of([&] { clip_grad_norm({p}, 1, {.norm_type = norm_type, .error_if_nonfinite = true}); }), ContainsSubstring("the norm of the gradients is"));
+      CHECK_THAT(error_of([&] { clip_grad_norm({p}, 1, {.norm_type = norm_type, .error_if_nonfinite = true}); }),
+                 ContainsSubstring("the norm of the gradients is"));
       CHECK(p.grad().to_vector<double>()[0] == 1);
       CHECK_FALSE(std::isfinite(clip_grad_norm({p}, 1, {.norm_type = norm_type})));
       // inf scales by 0, nan by nan
@@ -454,5 +460,5 @@ TEST_CASE("every optimizer lowers the loss", "[optim]") {
   };
   check([](const std::vector<Tensor>& p) { return std::make_unique<AdamW>(p, AdamWOptions{.lr = 1e-2}); });
   check([](const std::vector<Tensor>& p) { return std::make_unique<Adam>(p, AdamOptions{.lr = 1e-2}); });
-  check([](const std::vector<Tensor>& p) { return std::make_unique<Sgd>(p, SgdOptions{.lr = 0.1, .momentum = 0.9, .nesterov = true}); });
+  check([](const std::vector<Tensor>& p) { return std::make_unique<SGD>(p, SGDOptions{.lr = 0.1, .momentum = 0.9, .nesterov = true}); });
 }
