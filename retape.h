@@ -2,7 +2,9 @@
 #pragma once
 #include <retape/autograd/backward.h>
 #include <retape/autograd/checkpoint.h>
+#include <retape/autograd/functional.h>
 #include <retape/autograd/gradcheck.h>
+#include <retape/autograd/hooks.h>
 #include <retape/autograd/ops.h>
 #include <retape/autograd/tape.h>
 #include <retape/core/random.h>

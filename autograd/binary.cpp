@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <limits>
 
+#include <retape/autograd/reduce.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/unary.h>
 #include <retape/autograd/views.h>
@@ -137,6 +139,54 @@ struct Extremum {  // maximum or minimum; ties share the gradient
     if (dx.wants(1)) dx.set(1, dy * (cast(larger ? gt(y, x) : lt(y, x), dy.dtype()) + half));
   }
 };
+// A function that is constant between jumps: its gradient is 0 for a, and for b what `slope` makes of both (null: 0, too).
+struct Jumping {
+  const char* name;
+  BinaryKind kind;
+  bool passes_a = false;  // the gradient of a is dy
+  Tensor (*slope_b)(const Tensor& a, const Tensor& b) = nullptr;
+  Saved a = {}, b = {};
+  Tensor forward(const Tensor& x, const Tensor& y) {
+    if (slope_b) a = save(x, 1), b = save(y, 1);
+    return binary_kernel(name, kind, x, y);
+  }
+  void backward(const Tensor& dy, Grads& dx) {
+    if (passes_a) dx.set(0, dy);
+    else dx.none(0);
+    if (!slope_b) dx.none(1);
+    else if (dx.wants(1)) dx.set(1, dy * slope_b(*a, *b));
+  }
+};
+// A function whose two slopes are written with other ops.
+struct Smooth {
+  const char* name;
+  BinaryKind kind;
+  Tensor (*slope_a)(const Tensor& a, const Tensor& b);
+  Tensor (*slope_b)(const Tensor& a, const Tensor& b);
+  Saved a = {}, b = {};
+  Tensor forward(const Tensor& x, const Tensor& y) {
+    a = save(x), b = save(y);
+    return binary_kernel(name, kind, x, y);
+  }
+  void backward(const Tensor& dy, Grads& dx) {
+    if (dx.wants(0)) dx.set(0, dy * slope_a(*a, *b));
+    if (dx.wants(1)) dx.set(1, dy * slope_b(*a, *b));
+  }
+};
+struct Undifferentiable {
+  const char* name;
+  BinaryKind kind;
+  Tensor forward(const Tensor& x, const Tensor& y) { return binary_kernel(name, kind, x, y); }
+  void backward(const Tensor&, Grads&) {
+    throw Error(fmt::format("{}: has no gradient; detach() its inputs, or write it with ops that have one", name));
+  }
+};
+struct Bits {
+  const char* name;
+  BinaryKind kind;
+  static constexpr int differentiable = 0;
+  Tensor forward(const Tensor& x, const Tensor& y) { return binary_kernel(name, kind, x, y); }
+};
 struct Compare {
   const char* name;
   CompareKind kind;
@@ -163,6 +213,25 @@ struct Where {
     if (dx.wants(2)) dx.set(2, where(c, 0, dy));
   }
 };
+
+bool is_integer(const Tensor& x) { return !is_floating(x.dtype()); }
+// Integers as f32.
+Pair floating(Pair p) { return is_integer(p.a) ? Pair{cast(p.a, DType::f32), cast(p.b, DType::f32)} : p; }
+Pair divisible(const char* name, const Operand& a, const Operand& b) {
+  const Pair p = operands(name, a, b);
+  if (p.a.dtype() == DType::boolean) throw Error(fmt::format("{}: bool tensors cannot be divided; cast() them to a number type", name));
+  if (is_integer(p.b) && p.b.device().is_cpu() && any(eq(p.b, 0)).item<bool>())
+    throw Error(fmt::format("{}: an integer divisor is 0; divide floating tensors for inf or nan", name));
+  return p;
+}
+Tensor bits(const char* name, BinaryKind kind, const Operand& a, const Operand& b) {
+  const bool numbers = (!a.tensor() && a.fractional()) || (!b.tensor() && b.fractional());
+  Pair p = operands(name, a, b);
+  if (numbers || !is_integer(p.a))
+    throw Error(
+        fmt::format("{}: {} has no bits to combine; give integers or bools", name, numbers ? "a fractional number" : name_of(p.a.dtype())));
+  return record(Bits{name, kind}, p.a, p.b);
+}
 
 // Two bools: + is or, * is and, as in NumPy; the others have no meaning.
 bool both_bool(const Pair& p) { return p.a.dtype() == DType::boolean; }
@@ -215,9 +284,100 @@ Tensor minimum(const Operand& a, const Operand& b) {
   const Pair p = operands("minimum", a, b);
   return record(Extremum{"minimum", BinaryKind::minimum}, p.a, p.b);
 }
-Tensor clamp(const Tensor& x, double low, double high) {
+Tensor div(const Operand& a, const Operand& b, Rounding rounding) {
+  if (rounding == Rounding::none) return div(a, b);
+  const Pair p = divisible("div", a, b);
+  return record(Jumping{"div", rounding == Rounding::floor ? BinaryKind::floor_divide : BinaryKind::trunc_divide}, p.a, p.b);
+}
+Tensor floor_divide(const Operand& a, const Operand& b) { return div(a, b, Rounding::floor); }
+Tensor fmod(const Operand& a, const Operand& b) {
+  const Pair p = divisible("fmod", a, b);
+  return record(Jumping{"fmod", BinaryKind::fmod, true, [](const Tensor& x, const Tensor& y) { return neg(div(x, y, Rounding::trunc)); }},
+                p.a, p.b);
+}
+Tensor remainder(const Operand& a, const Operand& b) {
+  const Pair p = divisible("remainder", a, b);
+  return record(
+      Jumping{"remainder", BinaryKind::remainder, true, [](const Tensor& x, const Tensor& y) { return neg(div(x, y, Rounding::floor)); }},
+      p.a, p.b);
+}
+Tensor fmax(const Operand& a, const Operand& b) {
+  const Pair p = operands("fmax", a, b);
+  if (is_integer(p.a)) return maximum(p.a, p.b);
+  return record(
+      Smooth{"fmax", BinaryKind::fmax, [](const Tensor& x, const Tensor& y) { return cast(logical_or(ge(x, y), isnan(y)), x.dtype()); },
+             [](const Tensor& x, const Tensor& y) { return cast(logical_not(logical_or(ge(x, y), isnan(y))), x.dtype()); }},
+      p.a, p.b);
+}
+Tensor fmin(const Operand& a, const Operand& b) {
+  const Pair p = operands("fmin", a, b);
+  if (is_integer(p.a)) return minimum(p.a, p.b);
+  return record(
+      Smooth{"fmin", BinaryKind::fmin, [](const Tensor& x, const Tensor& y) { return cast(logical_or(le(x, y), isnan(y)), x.dtype()); },
+             [](const Tensor& x, const Tensor& y) { return cast(logical_not(logical_or(le(x, y), isnan(y))), x.dtype()); }},
+      p.a, p.b);
+}
+Tensor atan2(const Operand& a, const Operand& b) {
+  const Pair p = floating(operands("atan2", a, b));
+  return record(Smooth{"atan2", BinaryKind::atan2, [](const Tensor& x, const Tensor& y) { return y / (square(x) + square(y)); },
+                       [](const Tensor& x, const Tensor& y) { return neg(x) / (square(x) + square(y)); }},
+                p.a, p.b);
+}
+Tensor hypot(const Operand& a, const Operand& b) {
+  const Pair p = floating(operands("hypot", a, b));
+  return record(Smooth{"hypot", BinaryKind::hypot, [](const Tensor& x, const Tensor& y) { return x / hypot(x, y); },
+                       [](const Tensor& x, const Tensor& y) { return y / hypot(x, y); }},
+                p.a, p.b);
+}
+Tensor copysign(const Operand& a, const Operand& b) {
+  const Pair p = floating(operands("copysign", a, b));
+  return record(
+      Smooth{"copysign", BinaryKind::copysign, [](const Tensor& x, const Tensor& y) { return sign(x) * copysign(ones_like(y), y); },
+             [](const Tensor& x, const Tensor&) { return zeros_like(x); }},
+      p.a, p.b);
+}
+Tensor logaddexp(const Operand& a, const Operand& b) {
+  const Pair p = floating(operands("logaddexp", a, b));
+  return record(
+      Smooth{"logaddexp", BinaryKind::logaddexp, [](const Tensor& x, const Tensor& y) { return sigmoid(where(eq(x, y), 0, x - y)); },
+             [](const Tensor& x, const Tensor& y) { return sigmoid(where(eq(x, y), 0, y - x)); }},
+      p.a, p.b);
+}
+Tensor xlogy(const Operand& a, const Operand& b) {
+  const Pair p = floating(operands("xlogy", a, b));
+  return record(
+      Smooth{"xlogy", BinaryKind::xlogy, [](const Tensor& x, const Tensor& y) { return where(logical_and(eq(x, 0), le(y, 0)), 0, log(y)); },
+             [](const Tensor& x, const Tensor& y) { return x / y; }},
+      p.a, p.b);
+}
+Tensor heaviside(const Operand& a, const Operand& b) {
+  const Pair p = floating(operands("heaviside", a, b));
+  return record(Undifferentiable{"heaviside", BinaryKind::heaviside}, p.a, p.b);
+}
+Tensor lerp(const Tensor& start, const Tensor& end, const Operand& weight) { return start + mul(weight, end - start); }
+Tensor addcmul(const Tensor& x, const Tensor& a, const Tensor& b, double value) { return x + a * b * value; }
+Tensor addcdiv(const Tensor& x, const Tensor& a, const Tensor& b, double value) { return x + a / b * value; }
+
+Tensor bitwise_and(const Operand& a, const Operand& b) { return bits("bitwise_and", BinaryKind::bitwise_and, a, b); }
+Tensor bitwise_or(const Operand& a, const Operand& b) { return bits("bitwise_or", BinaryKind::bitwise_or, a, b); }
+Tensor bitwise_xor(const Operand& a, const Operand& b) { return bits("bitwise_xor", BinaryKind::bitwise_xor, a, b); }
+Tensor bitwise_not(const Tensor& x) {
+  if (x && x.dtype() == DType::boolean) return logical_not(x);
+  return bits("bitwise_not", BinaryKind::bitwise_xor, x, x && x.dtype() == DType::u8 ? 255 : -1);
+}
+Tensor bitwise_left_shift(const Operand& a, const Operand& b) { return bits("bitwise_left_shift", BinaryKind::bitwise_left_shift, a, b); }
+Tensor bitwise_right_shift(const Operand& a, const Operand& b) {
+  return bits("bitwise_right_shift", BinaryKind::bitwise_right_shift, a, b);
+}
+
+Tensor clamp(const Tensor& x, const Operand& lowest, const Operand& highest) {
+  if (lowest.tensor() || highest.tensor()) return minimum(maximum(x, lowest), highest);
+  const double low = lowest.value(), high = highest.value();
   if (!(low <= high)) throw Error(fmt::format("clamp: low {} is above high {}", low, high));
-  if (!is_floating(x.dtype())) return minimum(maximum(x, std::ceil(low)), std::floor(high));
+  if (!is_floating(x.dtype())) {
+    const Tensor y = low > -9e18 ? maximum(x, int64_t(std::ceil(low))) : x;
+    return high < 9e18 ? minimum(y, int64_t(std::floor(high))) : y;
+  }
   const Tensor inside = logical_and(ge(x, low), le(x, high));  // the gradient passes at the borders, as in torch
   return where(inside, x, where(lt(x, low), low, where(gt(x, high), full({}, high, x.options()), x)));
 }
@@ -229,17 +389,35 @@ Tensor le(const Operand& a, const Operand& b) { return compare("le", CompareKind
 Tensor gt(const Operand& a, const Operand& b) { return compare("gt", CompareKind::gt, a, b); }
 Tensor ge(const Operand& a, const Operand& b) { return compare("ge", CompareKind::ge, a, b); }
 
-Tensor logical_not(const Tensor& x) {
-  check_bool("logical_not", x);
-  return record(Compare{"logical_not", CompareKind::eq}, x, zeros({}, x.options()));
+Tensor logical_not(const Tensor& x) { return eq(x, 0); }
+Tensor logical_and(const Operand& a, const Operand& b) { return compare("logical_and", CompareKind::logical_and, a, b); }
+Tensor logical_or(const Operand& a, const Operand& b) { return compare("logical_or", CompareKind::logical_or, a, b); }
+Tensor logical_xor(const Operand& a, const Operand& b) { return compare("logical_xor", CompareKind::logical_xor, a, b); }
+Tensor isnan(const Tensor& x) { return ne(x, x); }
+Tensor isinf(const Tensor& x) { return is_integer(x) ? ne(x, x) : eq(abs(x), INFINITY); }
+Tensor isfinite(const Tensor& x) { return is_integer(x) ? eq(x, x) : lt(abs(x), INFINITY); }
+Tensor isclose(const Tensor& a, const Tensor& b, double rtol, double atol, bool equal_nan) {
+  if (!(rtol >= 0 && atol >= 0)) throw Error(fmt::format("isclose: rtol {} and atol {} must not be negative", rtol, atol));
+  const NoGrad off;
+  Tensor close = eq(a, b);
+  if (equal_nan) close = logical_or(close, logical_and(isnan(a), isnan(b)));
+  return logical_or(close, logical_and(isfinite(sub(a, b)), le(abs(sub(a, b)), add(mul(abs(b), rtol), atol))));
 }
-Tensor logical_and(const Tensor& a, const Tensor& b) {
-  check_bool("logical_and", a), check_bool("logical_and", b);
-  return record(Extremum{"logical_and", BinaryKind::minimum}, a, b);
+bool allclose(const Tensor& a, const Tensor& b, double rtol, double atol, bool equal_nan) {
+  return all(isclose(a, b, rtol, atol, equal_nan)).item<bool>();
 }
-Tensor logical_or(const Tensor& a, const Tensor& b) {
-  check_bool("logical_or", a), check_bool("logical_or", b);
-  return record(Extremum{"logical_or", BinaryKind::maximum}, a, b);
+bool equal(const Tensor& a, const Tensor& b) {
+  if (!a || !b) return !a && !b;
+  return a.shape() == b.shape() && all(eq(a, b)).item<bool>();
+}
+Tensor nan_to_num(const Tensor& x, double nan, std::optional<double> posinf, std::optional<double> neginf) {
+  if (is_integer(x)) return x;
+  double largest = std::numeric_limits<double>::max();
+  if (x.dtype() == DType::f32) largest = std::numeric_limits<float>::max();
+  if (x.dtype() == DType::f16) largest = 65504;
+  if (x.dtype() == DType::bf16) largest = 0x1.FEp127;
+  const Tensor finite = where(isnan(x), nan, x);
+  return where(eq(finite, INFINITY), posinf.value_or(largest), where(eq(finite, -INFINITY), neginf.value_or(-largest), finite));
 }
 
 Tensor where(const Tensor& condition, const Operand& a, const Operand& b) {

@@ -3,6 +3,7 @@
 // Two references make the graph. Tensor -> producer (whose backward gets this tensor's gradient) and Node -> edges (where its
 // own input gradients go). Inside a checkpoint a third: Tensor -> source, the node whose forward can make the bytes again.
 #pragma once
+#include <any>
 #include <memory>
 #include <vector>
 
@@ -52,8 +53,15 @@ struct Entry {
   };
   static constexpr int hidden = -1, pending = -2;  // else input i >= 0, or own output j as own_output - j
   static constexpr int own_output = -3;
+  struct Packed {  // what a pack hook has made of the value
+    std::any value;
+    std::shared_ptr<SavedHookPair> hooks;
+    Shape shape;
+    DType dtype;
+  };
   Tensor held;
   std::unique_ptr<Absent> absent;
+  std::unique_ptr<Packed> packed;
   uint32_t version = 0;
   int what = hidden;
   Storage* storage() const { return absent ? absent->storage.get() : held->storage.get(); }
@@ -64,7 +72,8 @@ struct Output {
   Shape shape;
   DType dtype = DType::f32;
   Device device;
-  Tensor grad;  // belongs to the running pass, which also clears it when it ends early
+  Tensor grad;        // belongs to the running pass, which also clears it when it ends early
+  Ref<Object> hooks;  // called with the whole gradient before backward gets it
 };
 
 // What replaying a node's forward needs; only on nodes made inside a checkpoint.

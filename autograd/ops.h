@@ -5,11 +5,15 @@
 #include <retape/autograd/cross_entropy.h>
 #include <retape/autograd/dropout.h>
 #include <retape/autograd/index.h>
+#include <retape/autograd/iterate.h>
 #include <retape/autograd/layer_norm.h>
 #include <retape/autograd/matmul.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/rms_norm.h>
 #include <retape/autograd/rope.h>
+#include <retape/autograd/sample.h>
+#include <retape/autograd/scan.h>
 #include <retape/autograd/softmax.h>
+#include <retape/autograd/sort.h>
 #include <retape/autograd/unary.h>
 #include <retape/autograd/views.h>

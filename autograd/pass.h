@@ -22,6 +22,7 @@ struct Pass {
   std::vector<Ref<Node>> heap;
   std::vector<Refilled> refilled;
   std::vector<Capture> captures;
+  std::vector<std::pair<Ref<TensorImpl>, Tensor>> hooked;  // leaves with hooks, and their gradients so far
   bool retain = false, create_graph = false, only_captures = false;
   uint64_t stop_before = 0;  // nodes older than this are somebody else's
   Pass* outer = ctx.pass;

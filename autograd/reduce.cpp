@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include <retape/autograd/binary.h>
+#include <retape/autograd/index.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/unary.h>
 #include <retape/autograd/views.h>
@@ -45,6 +48,31 @@ struct Sum {
     return run(ReduceKind::sum, x, to);
   }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, expand(dy, from)); }
+};
+struct Prod {
+  static constexpr auto name = "prod";
+  Shape to;
+  Saved x = {}, y = {};
+  Tensor forward(const Tensor& in) {
+    const Tensor out = run(ReduceKind::prod, in, to);
+    x = save(in), y = save(out);
+    return out;
+  }
+  // The product of all others is y / x. Where x is the only 0, it is the product without x; with more zeros it is 0.
+  void backward(const Tensor& dy, Grads& dx) {
+    const Tensor in = *x, zero = eq(in, 0);
+    if (!in.device().is_meta() && !any(zero).item<bool>()) return dx.set(0, dy * *y / in);
+    const Tensor lonely = logical_and(zero, eq(sum(zero, where_reduced(in.shape()), true), 1));
+    const Tensor without = prod(where(lonely, 1, in), where_reduced(in.shape()), true);
+    dx.set(0, dy * where(lonely, without, *y / where(zero, 1, in)));
+  }
+  Shape where_reduced(const Shape& from) const {
+    Shape dims;
+    for (int d = 0; d < from.rank(); ++d)
+      if (to[d] != from[d]) dims.push_back(d);
+    if (dims.rank() == 0 && from.rank()) dims.push_back(0);  // nothing was reduced: a dim of size 1 changes nothing
+    return dims;
+  }
 };
 struct Extreme {
   const char* name;
@@ -90,6 +118,12 @@ Tensor arg(const char* name, ArgKind kind, const Tensor& x, int64_t dim, bool ke
   const Tensor y = record(Arg{name, kind, d}, x);
   return keepdim ? y : squeeze(y, d);
 }
+WithIndices extreme_at(const char* name, ArgKind kind, const Tensor& x, int64_t dim, bool keepdim) {
+  const Tensor at = arg(name, kind, x, dim, true);
+  if (x.dim() == 0) return {identity(x), at};
+  const Tensor values = gather(x, dim, at);
+  return keepdim ? WithIndices{values, at} : WithIndices{squeeze(values, dim), squeeze(at, dim)};
+}
 Tensor logical(const char* name, ReduceKind kind, const Tensor& x, const Shape& dims, bool keepdim) {
   const Shape to = reduced_shape(name, x, dims);
   const Tensor truth = x.dtype() == DType::boolean ? x : ne(x, 0);
@@ -120,6 +154,41 @@ Tensor var(const Tensor& x, const Shape& dims, int64_t correction, bool keepdim)
   const Shape to = reduced_shape("var", x, dims);
   return sum(square(x - mean(x, dims, true)), dims, keepdim) / double(reduced_count(x, to) - correction);
 }
+Tensor prod(const Tensor& x, const Shape& dims, bool keepdim) {
+  const Shape to = reduced_shape("prod", x, dims);
+  return drop_dims(record(Prod{to}, is_floating(x.dtype()) ? x : cast(x, DType::i64)), dims, keepdim);
+}
+Tensor std(const Tensor& x, const Shape& dims, int64_t correction, bool keepdim) { return sqrt(var(x, dims, correction, keepdim)); }
+Tensor norm(const Tensor& x, double p, const Shape& dims, bool keepdim) {
+  const Shape to = reduced_shape("norm", x, dims);
+  if (!is_floating(x.dtype()))
+    throw Error(fmt::format("norm: a tensor of {} has no norm of its own dtype; cast() it to a floating dtype", name_of(x.dtype())));
+  if (std::isnan(p)) throw Error("norm: p is nan; it must be a number or an infinity");
+  if (x.numel() == 0 && p >= 0 && p < INFINITY) return drop_dims(zeros(to, x.options()), dims, keepdim);
+  if (p == INFINITY) return amax(abs(x), dims, keepdim);
+  if (p == -INFINITY) return amin(abs(x), dims, keepdim);
+  if (p == 0) return cast(count_nonzero(x, dims, keepdim), x.dtype());
+  if (p == 1) return sum(abs(x), dims, keepdim);
+  const Tensor powers = p == 2 ? sum(square(x), dims, keepdim) : sum(pow(abs(x), p), dims, keepdim);
+  if (p < 0) return pow(powers, 1 / p);
+  const Tensor nothing = eq(powers, 0);  // there the root has no slope
+  return where(nothing, 0, pow(where(nothing, 1, powers), 1 / p));
+}
+Tensor logsumexp(const Tensor& x, const Shape& dims, bool keepdim) {
+  const Shape to = reduced_shape("logsumexp", x, dims);
+  if (!is_floating(x.dtype())) return logsumexp(cast(x, DType::f32), dims, keepdim);
+  if (x.numel() == 0) return drop_dims(full(to, -INFINITY, x.options()), dims, keepdim);
+  const Tensor top = amax(x.detach(), dims, true), shift = where(isfinite(top), top, 0);
+  return drop_dims(log(sum(exp(x - shift), dims, true)) + shift, dims, keepdim);
+}
+Tensor nansum(const Tensor& x, const Shape& dims, bool keepdim) { return sum(where(isnan(x), 0, x), dims, keepdim); }
+Tensor nanmean(const Tensor& x, const Shape& dims, bool keepdim) {
+  return nansum(x, dims, keepdim) / cast(sum(logical_not(isnan(x)), dims, keepdim), x.dtype());
+}
+Tensor count_nonzero(const Tensor& x, const Shape& dims, bool keepdim) { return sum(ne(x, 0), dims, keepdim); }
+WithIndices max(const Tensor& x, int64_t dim, bool keepdim) { return extreme_at("max", ArgKind::max, x, dim, keepdim); }
+WithIndices min(const Tensor& x, int64_t dim, bool keepdim) { return extreme_at("min", ArgKind::min, x, dim, keepdim); }
+Range aminmax(const Tensor& x, const Shape& dims, bool keepdim) { return {amin(x, dims, keepdim), amax(x, dims, keepdim)}; }
 Tensor any(const Tensor& x, const Shape& dims, bool keepdim) { return logical("any", ReduceKind::max, x, dims, keepdim); }
 Tensor all(const Tensor& x, const Shape& dims, bool keepdim) { return logical("all", ReduceKind::min, x, dims, keepdim); }
 Tensor argmax(const Tensor& x, int64_t dim, bool keepdim) { return arg("argmax", ArgKind::max, x, dim, keepdim); }

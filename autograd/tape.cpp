@@ -5,6 +5,7 @@
 
 #include <retape/autograd/backward.h>
 #include <retape/autograd/binary.h>
+#include <retape/autograd/hook_list.h>
 #include <retape/autograd/pass.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/views.h>
@@ -40,8 +41,37 @@ void Node::forget() {
 }
 
 namespace detail {
+namespace {
+
+// What the hooks of saved values are called in: an ordinary program that records nothing.
+struct HookScope {
+  Scoped<bool> recording{ctx.recording, false}, inside{ctx.inside_forward, false}, differentiating{ctx.differentiating, false};
+  Scoped<Node*> current{ctx.current, nullptr};
+  Scoped<Region*> region{ctx.region, nullptr};
+};
+void pack(Entry& e) {
+  const HookScope scope;
+  auto packed = std::make_unique<Entry::Packed>();
+  packed->hooks = *ctx.saved_hooks;
+  packed->shape = e.held.shape(), packed->dtype = e.held.dtype();
+  packed->value = packed->hooks->pack(make_tensor(e.held->storage, e.held->layout));
+  e.packed = std::move(packed);
+  e.held = {};
+}
+Tensor unpack(Node& owner, const Entry& e) {
+  const HookScope scope;
+  const Tensor t = e.packed->hooks->unpack(e.packed->value);
+  if (!t || !(t.shape() == e.packed->shape) || t.dtype() != e.packed->dtype)
+    throw Error(fmt::format("{}: an unpack hook gave {} for a saved value of {} {}", owner.name(),
+                            t ? fmt::format("{} {}", name_of(t.dtype()), t.shape().str()) : "nothing", name_of(e.packed->dtype),
+                            e.packed->shape.str()));
+  return make_tensor(t->storage, t->layout);
+}
+
+}  // namespace
 
 Tensor resident(Node& owner, Entry& e) {
+  if (e.packed) return unpack(owner, e);
   if (!e.absent && !e.held) return {};  // an optional input that was not given
   if (!e.is_here()) materialise(owner, e);
   if (e.storage()->version != e.version)
@@ -165,7 +195,14 @@ void accumulate_grad(Tensor& sum, Tensor& dx, bool create_graph) {
   }
 }
 
+void add_to_leaf(Pass& pass, TensorImpl& leaf, Tensor& dx);
 void to_leaf(Pass& pass, TensorImpl& leaf, Tensor& dx) {
+  if (!leaf.hooks) return add_to_leaf(pass, leaf, dx);
+  for (auto& [hooked, sum] : pass.hooked)  // the hooks get the whole gradient, when all of it is there
+    if (hooked.get() == &leaf) return accumulate_grad(sum, dx, pass.create_graph);
+  pass.hooked.push_back({Ref<TensorImpl>::share(&leaf), std::move(dx)});
+}
+void add_to_leaf(Pass& pass, TensorImpl& leaf, Tensor& dx) {
   for (auto& c : pass.captures)
     if (c.leaf == &leaf) {
       accumulate_grad(c.grad, dx, pass.create_graph);
@@ -192,6 +229,8 @@ void run(Pass& pass) {
     Few<Tensor, 1> dy;
     for (int j = 0; j < node->outputs.size(); ++j) dy.push(std::move(node->outputs[j].grad));
     node->pass = nullptr;
+    for (int j = 0; j < dy.size(); ++j)
+      if (node->outputs[j].hooks && dy[j]) dy[j] = call_hooks(node->outputs[j].hooks, dy[j], node->name());
     bool captured = false;
     for (auto& c : pass.captures)
       if (c.node == node.get() && dy[c.index]) {
@@ -226,7 +265,11 @@ void run(Pass& pass) {
     if (!pass.retain) node->forget();
     for (int i = 0; i < n; ++i) {
       Tensor& d = dx.at(i);
-      if (!edges[i].wants() || !d) continue;
+      if (!edges[i].wants()) continue;
+      if (!d) {
+        if (edges[i].leaf) edges[i].leaf->ended_by = node->name();
+        continue;
+      }
       if (edges[i].leaf) {
         to_leaf(pass, *edges[i].leaf, d);
         continue;
@@ -244,6 +287,12 @@ void run(Pass& pass) {
     }
     pass.drop_replayed(node->sequence);
   }
+  for (auto& [leaf, sum] : pass.hooked) {
+    Tensor g = call_hooks(leaf->hooks, sum, "a leaf");
+    sum = {};
+    add_to_leaf(pass, *leaf, g);
+  }
+  pass.hooked.clear();
 }
 
 void seed(Pass& pass, const Tensor& y, const Tensor& given) {
@@ -304,6 +353,8 @@ void begin(Node& node, const Tensor* const* in, int n) {
         }
       } else if (t->leaf_wants_grad && ctx.recording) {
         e.leaf = in[i]->ref();
+        t->read_by = node.name();
+        t->ended_by = nullptr;
       }
     }
     node.edges.push(std::move(e));
@@ -342,6 +393,9 @@ void finish(Node& node, const Tensor* const* in, int n, Tensor* const* out, int 
       e.held = {};
     }
   }
+  if (ctx.saved_hooks)
+    for (int k = 0; k < node.saved.size(); ++k)
+      if (node.saved[k].held) pack(node.saved[k]);
   for (int j = 0; j < m; ++j) {
     Tensor& t = *out[j];
     node.outputs.push({});

@@ -40,6 +40,8 @@ template <class Op>
 requires requires { Op::differentiable; }
 constexpr int differentiable_outputs<Op> = Op::differentiable;
 
+template <class Op> constexpr bool has_gradient = differentiable_outputs<Op> != 0;
+
 struct LikeTensor {
   operator Tensor() const;
   operator std::vector<Tensor>() const;
@@ -150,7 +152,7 @@ template <class Op> struct NodeOf final : Node {
   void forward(const std::vector<Tensor>& in, std::vector<Tensor>& out) override {
     Op again = op;
     out = to_list(apply_flat<Args>([&](const auto&... x) { return again.forward(x...); }, in));
-    if constexpr (!HasBackward<Op> && differentiable_outputs < Op >> 0)
+    if constexpr (!HasBackward<Op> && has_gradient<Op>)
       for (auto& x : in) save(x);
   }
   void backward(Few<Tensor, 1>& dy, Grads& dx) override {
@@ -193,7 +195,7 @@ template <class Op, class... In> auto record(Op op, const In&... in) {
     (detail::flatten(in, at), ...);
   }
   bool wants = false;
-  if (ctx.recording && detail::differentiable_outputs < Op >> 0)
+  if (ctx.recording && detail::has_gradient<Op>)
     for (int i = 0; i < n; ++i) wants |= all[i]->requires_grad();
   if (ctx.module && detail::parameter_check_hook) detail::parameter_check_hook(op.name, all, n);
   if constexpr (HasBackward<Op>)
@@ -211,7 +213,7 @@ template <class Op, class... In> auto record(Op op, const In&... in) {
     const Scoped inside(ctx.inside_forward, true);
     const Scoped me(ctx.current, static_cast<Node*>(node.get()));
     auto result = node->op.forward(in...);
-    if constexpr (!HasBackward<Op> && detail::differentiable_outputs < Op >> 0)
+    if constexpr (!HasBackward<Op> && detail::has_gradient<Op>)
       for (int i = 0; i < n; ++i) save(*all[i]);
     return result;
   }();

@@ -55,6 +55,11 @@ Tensor of_integers(UnaryKind kind, const Tensor& x) {
     case UnaryKind::abs: return maximum(x, sub(0, x));
     case UnaryKind::square: return mul(x, x);
     case UnaryKind::sign: return sub(cast(gt(x, 0), x.dtype()), cast(lt(x, 0), x.dtype()));
+    case UnaryKind::relu: return maximum(x, 0);
+    case UnaryKind::floor:
+    case UnaryKind::ceil:
+    case UnaryKind::round:
+    case UnaryKind::trunc: return x;
     default: return record(Unary{name_of(kind), kind}, cast(x, DType::f32));
   }
 }
@@ -70,5 +75,12 @@ Tensor apply(UnaryKind kind, const Tensor& x) {
   Tensor name(const Tensor& x) { return apply(UnaryKind::name, x); }
 RETAPE_UNARY_OPS(RETAPE_X)
 #undef RETAPE_X
+
+Tensor logit(const Tensor& x, double eps) {
+  if (!(eps >= 0 && eps <= 0.5)) throw Error(fmt::format("logit: eps {} is not valid; it must be from 0 to 0.5", eps));
+  return logit(clamp(x, eps, 1 - eps));
+}
+Tensor deg2rad(const Tensor& x) { return x * 0.017453292519943295; }
+Tensor rad2deg(const Tensor& x) { return x * 57.29577951308232; }
 
 }  // namespace retape

@@ -4,11 +4,41 @@
 namespace retape::RETAPE_LEVEL {
 namespace {
 
-template <class F, class T> void value_loop(char* const* p, const int64_t* stride, int64_t n, const void*) {
-  map2<T, T>(p, stride, n, [](auto a, auto b) { return F::value(a, b); });
+template <class F, class C> void value_row(const C* a, const C* b, C* y, int64_t n, Shared shared) {
+  row2(a, b, y, n, shared, [](C p, C q) { return F::value(p, q); });
 }
-template <class F, class T> void compare_loop(char* const* p, const int64_t* stride, int64_t n, const void*) {
-  map2<T, bool>(p, stride, n, [](auto a, auto b) { return F::value(a, b); });
+template <class F, class C> void compare_row(const C* a, const C* b, bool* y, int64_t n, Shared shared) {
+  row2(a, b, y, n, shared, [](C p, C q) { return F::value(p, q); });
+}
+template <class C> RETAPE_INLINE Row2<C, C> row_of(BinaryKind op) {
+  switch (op) {
+#define RETAPE_X(name, F) \
+  case BinaryKind::name: return value_row<functor::F, C>;
+    RETAPE_ARITHMETIC_OPS(RETAPE_X)
+    default: break;
+  }
+  if constexpr (std::is_floating_point_v<C>) {
+    switch (op) {
+      RETAPE_FLOATING_OPS(RETAPE_X)
+      default: break;
+    }
+  } else {
+    switch (op) {
+      RETAPE_BIT_OPS(RETAPE_X)
+      default: break;
+    }
+  }
+#undef RETAPE_X
+  detail::unsupported_dtype("binary", dtype_of<C>);
+}
+template <class C> RETAPE_INLINE Row2<C, bool> row_of(CompareKind op) {
+  switch (op) {
+#define RETAPE_X(name, F) \
+  case CompareKind::name: return compare_row<functor::F, C>;
+    RETAPE_COMPARE_OPS(RETAPE_X)
+#undef RETAPE_X
+  }
+  return nullptr;
 }
 template <class T> void where_loop(char* const* p, const int64_t* stride, int64_t n, const void*) {
   const bool contiguous = stride[0] == 1 && stride[3] == int64_t(sizeof(T));
@@ -43,35 +73,19 @@ template <class F> RETAPE_INLINE void with_arithmetic(DType d, const F& f) {
 }  // namespace
 
 void binary(BinaryKind op, const Tensor& a, const Tensor& b, Tensor& y) {
-  InnerLoop loop = nullptr;
   with_arithmetic(y.dtype(), [&](auto type) {
     using T = typename decltype(type)::type;
-    switch (op) {
-#define RETAPE_X(name, F)             \
-  case BinaryKind::name:              \
-    loop = value_loop<functor::F, T>; \
-    break;
-      RETAPE_BINARY_OPS(RETAPE_X)
-#undef RETAPE_X
-    }
+    const auto row = row_of<compute_t<T>>(op);
+    walk(make_loops(y.shape(), {&a, &b, &y}), loop2<T>, &row);
   });
-  walk(make_loops(y.shape(), {&a, &b, &y}), loop);
 }
 
 void compare(CompareKind op, const Tensor& a, const Tensor& b, Tensor& y) {
-  InnerLoop loop = nullptr;
   with_arithmetic(a.dtype(), [&](auto type) {
     using T = typename decltype(type)::type;
-    switch (op) {
-#define RETAPE_X(name, F)               \
-  case CompareKind::name:               \
-    loop = compare_loop<functor::F, T>; \
-    break;
-      RETAPE_COMPARE_OPS(RETAPE_X)
-#undef RETAPE_X
-    }
+    const auto row = row_of<compute_t<T>>(op);
+    walk(make_loops(y.shape(), {&a, &b, &y}), loop2<T, bool>, &row);
   });
-  walk(make_loops(y.shape(), {&a, &b, &y}), loop);
 }
 
 void where(const Tensor& condition, const Tensor& a, const Tensor& b, Tensor& y) {

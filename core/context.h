@@ -2,6 +2,7 @@
 // autograd and nn; core only carries them.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <type_traits>
 
 namespace retape {
@@ -11,19 +12,21 @@ struct Pass;
 struct Region;
 struct Replayed;
 struct ModuleScope;
+struct SavedHookPair;
 
 struct Context {
   bool recording = true;         // ops on values that want gradients are put on the tape
   bool inside_forward = false;   // an op's forward runs: ops called now are plain calls
   bool differentiating = false;  // a backward that is itself recorded
   bool burying = false;
-  Node* current = nullptr;        // whose forward or backward runs: what save() and *saved refer to
-  Replayed* replay = nullptr;     // set while a node's forward is run again
-  Region* region = nullptr;       // innermost checkpoint
-  Pass* pass = nullptr;           // innermost running backward
-  ModuleScope* module = nullptr;  // innermost running module
-  uint64_t clock = 0;             // a Lamport clock: at least the sequence of every node this thread has seen
-  Node* dead = nullptr;           // nodes waiting to be freed without recursion
+  Node* current = nullptr;                                      // whose forward or backward runs: what save() and *saved refer to
+  Replayed* replay = nullptr;                                   // set while a node's forward is run again
+  Region* region = nullptr;                                     // innermost checkpoint
+  Pass* pass = nullptr;                                         // innermost running backward
+  ModuleScope* module = nullptr;                                // innermost running module
+  const std::shared_ptr<SavedHookPair>* saved_hooks = nullptr;  // innermost pack and unpack hooks
+  uint64_t clock = 0;                                           // a Lamport clock: at least the sequence of every node this thread has seen
+  Node* dead = nullptr;                                         // nodes waiting to be freed without recursion
 };
 inline thread_local constinit Context ctx{};
 

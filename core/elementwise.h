@@ -87,38 +87,96 @@ template <int N> RETAPE_INLINE void walk(const Loops<N>& loops, InnerLoop inner,
   });
 }
 
-// The typed loops for functions of one and two values. Strides 0 and one element are the common ones and get loops of their own.
-template <class T, class Out, class F> RETAPE_INLINE void map1(char* const* p, const int64_t* stride, int64_t n, const F& f) {
-  if (stride[0] == int64_t(sizeof(T)) && stride[1] == int64_t(sizeof(Out))) {
-    const T* x = reinterpret_cast<const T*>(p[0]);
-    Out* y = reinterpret_cast<Out*>(p[1]);
+// ---- functions of one, two or three values -----------------------------------------------------------------------------
+//
+// A function is compiled as a `row`: a plain loop over contiguous elements of float, double or an integer type. One loop a storage
+// type brings operands into that form, block by block where strides or half types ask for it, so that a strided or half operand
+// runs the same vector code.
+
+enum class Shared : uint8_t { none, first, second };  // which operand is one value for the whole row
+
+template <class C, class Out> using Row1 = void (*)(const C* x, Out* y, int64_t n);
+template <class C, class Out> using Row2 = void (*)(const C* a, const C* b, Out* y, int64_t n, Shared shared);
+
+constexpr int64_t block_size = 512;  // elements
+
+template <class T, class C> RETAPE_INLINE void load_block(const char* p, int64_t stride, int64_t n, C* to) {
+  if (stride == int64_t(sizeof(T))) {
+    const T* x = reinterpret_cast<const T*>(p);
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) put(y[i], f(compute_t<T>(x[i])));
-    return;
-  }
-  for (int64_t i = 0; i < n; ++i)
-    *reinterpret_cast<Out*>(p[1] + i * stride[1]) = Out(f(compute_t<T>(*reinterpret_cast<const T*>(p[0] + i * stride[0]))));
-}
-template <class T, class Out, class F> RETAPE_INLINE void map2(char* const* p, const int64_t* stride, int64_t n, const F& f) {
-  using C = compute_t<T>;
-  const T *a = reinterpret_cast<const T*>(p[0]), *b = reinterpret_cast<const T*>(p[1]);
-  Out* y = reinterpret_cast<Out*>(p[2]);
-  constexpr int64_t one = sizeof(T);
-  if (stride[2] == int64_t(sizeof(Out)) && stride[0] == one && stride[1] == one) {
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) put(y[i], f(C(a[i]), C(b[i])));
-  } else if (stride[2] == int64_t(sizeof(Out)) && stride[0] == one && stride[1] == 0) {
-    const C v = C(*b);
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) put(y[i], f(C(a[i]), v));
-  } else if (stride[2] == int64_t(sizeof(Out)) && stride[0] == 0 && stride[1] == one) {
-    const C v = C(*a);
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) put(y[i], f(v, C(b[i])));
+    for (int64_t i = 0; i < n; ++i) to[i] = C(x[i]);
   } else {
-    for (int64_t i = 0; i < n; ++i)
-      *reinterpret_cast<Out*>(p[2] + i * stride[2]) =
-          Out(f(C(*reinterpret_cast<const T*>(p[0] + i * stride[0])), C(*reinterpret_cast<const T*>(p[1] + i * stride[1]))));
+    for (int64_t i = 0; i < n; ++i) to[i] = C(*reinterpret_cast<const T*>(p + i * stride));
+  }
+}
+template <class T, class C> RETAPE_INLINE void store_block(const C* from, int64_t n, char* p, int64_t stride) {
+  if (stride == int64_t(sizeof(T))) {
+    T* y = reinterpret_cast<T*>(p);
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) put(y[i], from[i]);
+  } else {
+    for (int64_t i = 0; i < n; ++i) *reinterpret_cast<T*>(p + i * stride) = T(from[i]);
+  }
+}
+
+// `argument` points to a Row1<compute_t<T>, compute_t<T>>.
+template <class T> void loop1(char* const* p, const int64_t* stride, int64_t n, const void* argument) {
+  using C = compute_t<T>;
+  const auto row = *static_cast<const Row1<C, C>*>(argument);
+  if constexpr (std::is_same_v<T, C>) {
+    if (stride[0] == int64_t(sizeof(T)) && stride[1] == int64_t(sizeof(T)))
+      return row(reinterpret_cast<const C*>(p[0]), reinterpret_cast<C*>(p[1]), n);
+  }
+  C x[block_size];
+  for (int64_t i = 0; i < n; i += block_size) {
+    const int64_t m = min_of(block_size, n - i);
+    load_block<T>(p[0] + i * stride[0], stride[0], m, x);
+    row(x, x, m);
+    store_block<T>(x, m, p[1] + i * stride[1], stride[1]);
+  }
+}
+
+// `argument` points to a Row2<compute_t<T>, Out>. Out is T's compute type, or a type of its own that is stored as it is.
+template <class T, class Out = compute_t<T>> void loop2(char* const* p, const int64_t* stride, int64_t n, const void* argument) {
+  using C = compute_t<T>;
+  using Stored = std::conditional_t<std::is_same_v<Out, C>, T, Out>;
+  const auto row = *static_cast<const Row2<C, Out>*>(argument);
+  constexpr int64_t one = sizeof(T);
+  const bool whole = n > 1;
+  const Shared shared = whole && stride[1] == 0 ? Shared::second : whole && stride[0] == 0 ? Shared::first : Shared::none;
+  if constexpr (std::is_same_v<T, C>) {
+    if (stride[2] == int64_t(sizeof(Out)) && (stride[0] == one || shared == Shared::first) &&
+        (stride[1] == one || shared == Shared::second))
+      return row(reinterpret_cast<const C*>(p[0]), reinterpret_cast<const C*>(p[1]), reinterpret_cast<Out*>(p[2]), n, shared);
+  }
+  C a[block_size], b[block_size];
+  Out y[block_size];
+  for (int64_t i = 0; i < n; i += block_size) {
+    const int64_t m = min_of(block_size, n - i);
+    load_block<T>(p[0] + i * stride[0], stride[0], shared == Shared::first ? 1 : m, a);
+    load_block<T>(p[1] + i * stride[1], stride[1], shared == Shared::second ? 1 : m, b);
+    row(a, b, y, m, shared);
+    store_block<Stored>(y, m, p[2] + i * stride[2], stride[2]);
+  }
+}
+
+// The rows of a function that is given as f(x), or f(a, b).
+template <class C, class Out, class F> RETAPE_INLINE void row1(const C* x, Out* y, int64_t n, const F& f) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) y[i] = f(x[i]);
+}
+template <class C, class Out, class F> RETAPE_INLINE void row2(const C* a, const C* b, Out* y, int64_t n, Shared shared, const F& f) {
+  if (shared == Shared::none) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) y[i] = f(a[i], b[i]);
+  } else if (shared == Shared::second) {
+    const C v = *b;
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) y[i] = f(a[i], v);
+  } else {
+    const C v = *a;
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) y[i] = f(v, b[i]);
   }
 }
 

@@ -9,8 +9,9 @@
 
 namespace retape {
 
-enum class ReduceKind : uint8_t { sum, max, min };
+enum class ReduceKind : uint8_t { sum, prod, max, min };
 enum class ArgKind : uint8_t { max, min };
+enum class ScanKind : uint8_t { sum, prod, logsumexp };
 
 struct AttentionOptions {
   double scale = 1;

@@ -7,7 +7,11 @@ namespace {
 
 template <class T> struct Sum {
   static RETAPE_INLINE T start() { return T(0); }
-  static RETAPE_INLINE T join(T a, T b) { return T(a + b); }
+  static RETAPE_INLINE T join(T a, T b) { return functor::Add::value(a, b); }
+};
+template <class T> struct Product {
+  static RETAPE_INLINE T start() { return T(1); }
+  static RETAPE_INLINE T join(T a, T b) { return functor::Mul::value(a, b); }
 };
 template <class T> RETAPE_INLINE T lowest() {
   if constexpr (std::is_floating_point_v<T>) return -T(__builtin_inf());
@@ -20,11 +24,11 @@ template <class T> RETAPE_INLINE T highest() {
 }
 template <class T> struct Max {  // nan wins
   static RETAPE_INLINE T start() { return lowest<T>(); }
-  static RETAPE_INLINE T join(T a, T b) { return a != a ? a : b > a || b != b ? b : a; }
+  static RETAPE_INLINE T join(T a, T b) { return functor::Maximum::value(a, b); }
 };
 template <class T> struct Min {
   static RETAPE_INLINE T start() { return highest<T>(); }
-  static RETAPE_INLINE T join(T a, T b) { return a != a ? a : b < a || b != b ? b : a; }
+  static RETAPE_INLINE T join(T a, T b) { return functor::Minimum::value(a, b); }
 };
 
 constexpr int64_t block = 4096;   // elements or rows whose result is one partial
@@ -153,6 +157,7 @@ template <class T, class A, template <class> class R> void reduce_as(const Tenso
 template <class T, class A> RETAPE_INLINE void reduce_typed(ReduceKind op, const Tensor& x, Tensor& y) {
   switch (op) {
     case ReduceKind::sum: return reduce_as<T, A, Sum>(x, y);
+    case ReduceKind::prod: return reduce_as<T, A, Product>(x, y);
     case ReduceKind::max: return reduce_as<T, A, Max>(x, y);
     case ReduceKind::min: return reduce_as<T, A, Min>(x, y);
   }

@@ -17,7 +17,21 @@ RETAPE_SIMD float sinf(float) noexcept;
 RETAPE_SIMD float cosf(float) noexcept;
 RETAPE_SIMD float tanhf(float) noexcept;
 RETAPE_SIMD float erff(float) noexcept;
+RETAPE_SIMD float erfcf(float) noexcept;
+RETAPE_SIMD float log2f(float) noexcept;
+RETAPE_SIMD float log10f(float) noexcept;
+RETAPE_SIMD float tanf(float) noexcept;
+RETAPE_SIMD float asinf(float) noexcept;
+RETAPE_SIMD float acosf(float) noexcept;
+RETAPE_SIMD float atanf(float) noexcept;
+RETAPE_SIMD float sinhf(float) noexcept;
+RETAPE_SIMD float coshf(float) noexcept;
+RETAPE_SIMD float asinhf(float) noexcept;
+RETAPE_SIMD float acoshf(float) noexcept;
+RETAPE_SIMD float atanhf(float) noexcept;
 RETAPE_SIMD float powf(float, float) noexcept;
+RETAPE_SIMD float atan2f(float, float) noexcept;
+RETAPE_SIMD float hypotf(float, float) noexcept;
 RETAPE_SIMD double exp(double) noexcept;
 RETAPE_SIMD double log(double) noexcept;
 RETAPE_SIMD double sin(double) noexcept;
@@ -41,6 +55,18 @@ RETAPE_MATH1(sin)
 RETAPE_MATH1(cos)
 RETAPE_MATH1(tanh)
 RETAPE_MATH1(erf)
+RETAPE_MATH1(erfc)
+RETAPE_MATH1(log2)
+RETAPE_MATH1(log10)
+RETAPE_MATH1(tan)
+RETAPE_MATH1(asin)
+RETAPE_MATH1(acos)
+RETAPE_MATH1(atan)
+RETAPE_MATH1(sinh)
+RETAPE_MATH1(cosh)
+RETAPE_MATH1(asinh)
+RETAPE_MATH1(acosh)
+RETAPE_MATH1(atanh)
 RETAPE_MATH1(sqrt)
 RETAPE_MATH1(floor)
 RETAPE_MATH1(ceil)
@@ -50,8 +76,15 @@ RETAPE_HD float round(float x) { return ::rintf(x); }  // to even, as NumPy and 
 RETAPE_HD double round(double x) { return ::rint(x); }
 RETAPE_HD float abs(float x) { return ::fabsf(x); }
 RETAPE_HD double abs(double x) { return ::fabs(x); }
-RETAPE_HD float pow(float x, float y) { return ::powf(x, y); }
-RETAPE_HD double pow(double x, double y) { return ::pow(x, y); }
+#define RETAPE_MATH2(name)                                           \
+  RETAPE_HD float name(float x, float y) { return ::name##f(x, y); } \
+  RETAPE_HD double name(double x, double y) { return ::name(x, y); }
+RETAPE_MATH2(pow)
+RETAPE_MATH2(atan2)
+RETAPE_MATH2(hypot)
+RETAPE_MATH2(fmod)
+RETAPE_MATH2(copysign)
+#undef RETAPE_MATH2
 }  // namespace retape::m
 
 namespace retape {
@@ -87,6 +120,10 @@ template <class T> RETAPE_HD Dual<T> sqrt(Dual<T> a) {
   const T s = sqrt(a.v);
   return {s, a.d / (T(2) * s)};
 }
+template <class T> RETAPE_HD Dual<T> abs(Dual<T> a) { return a.v < T(0) ? -a : a; }
+template <class T> RETAPE_HD Dual<T> sinh(Dual<T> a) { return {sinh(a.v), a.d * cosh(a.v)}; }
+template <class T> RETAPE_HD Dual<T> cosh(Dual<T> a) { return {cosh(a.v), a.d * sinh(a.v)}; }
+template <class T> RETAPE_HD Dual<T> log1p(Dual<T> a) { return {log1p(a.v), a.d / (T(1) + a.v)}; }
 template <class T> RETAPE_HD Dual<T> erf(Dual<T> a) { return {erf(a.v), a.d * T(1.1283791670955126) * exp(-a.v * a.v)}; }
 }  // namespace m
 }  // namespace retape

@@ -1,6 +1,7 @@
 // Tensor: a handle on {storage, shape, strides, offset, dtype, device, autograd slot}. Copying a Tensor copies the handle.
 // Operations are free functions (autograd/ops.h); what stands here is what needs no computation.
 #pragma once
+#include <span>
 #include <string>
 #include <vector>
 
@@ -92,6 +93,9 @@ struct TensorImpl {
   Ref<Object> producer;                       // the node whose backward receives this tensor's gradient
   Ref<Object> source;                         // the node whose forward can make the storage again; views share their base's
   Tensor gradient;                            // of a leaf; never has a history
+  Ref<Object> hooks;                          // of a leaf: called with its gradient; see autograd/hooks.h
+  const char* read_by = nullptr;              // of a leaf: the op that last recorded it, and the one that gave it no gradient
+  const char* ended_by = nullptr;
   void retain() { refs.up(); }
   void release() {
     if (!refs.down()) return;
@@ -157,9 +161,17 @@ Tensor full_like(const Tensor& x, double value);
 /// start, start + step, ... below end. torch: arange.
 Tensor arange(double start, double end, double step = 1, Options options = {DType::i64});
 inline Tensor arange(double end, Options options = {DType::i64}) { return arange(0, end, 1, options); }
+/// `steps` numbers from start to end, both included, evenly spaced; the same as exponents of base. torch: linspace, logspace.
+Tensor linspace(double start, double end, int64_t steps, Options options = {});
+Tensor logspace(double start, double end, int64_t steps, double base = 10, Options options = {});
+/// Ones on the diagonal of (rows, columns), zeros elsewhere. torch: eye.
+Tensor eye(int64_t rows, int64_t columns, Options options = {});
+inline Tensor eye(int64_t n, Options options = {}) { return eye(n, n, options); }
 /// A copy of `values` (row-major). Throws Error if their number does not fit the shape.
 template <class T> Tensor tensor(const std::vector<T>& values, const Shape& shape);
 template <class T> Tensor tensor(const std::vector<T>& values) { return tensor(values, Shape{int64_t(values.size())}); }
+template <class T, size_t n> Tensor tensor(std::span<T, n> values, const Shape& shape);
+template <class T, size_t n> Tensor tensor(std::span<T, n> values) { return tensor(values, Shape{int64_t(values.size())}); }
 template <class T> Tensor tensor(std::initializer_list<T> values) { return tensor(std::vector<T>(values)); }
 
 namespace detail {
@@ -170,6 +182,10 @@ template <class T> Tensor tensor(const std::vector<T>& values, const Shape& shap
     const std::vector<uint8_t> bytes(values.begin(), values.end());
     return detail::tensor_from(bytes.data(), bytes.size(), DType::boolean, shape);
   } else return detail::tensor_from(values.data(), values.size(), dtype_of<T>, shape);
+}
+
+template <class T, size_t n> Tensor tensor(std::span<T, n> values, const Shape& shape) {
+  return detail::tensor_from(values.data(), values.size(), dtype_of<T>, shape);
 }
 
 /// Tensors print like NumPy's, shortened in the middle when they are large.

@@ -8,12 +8,15 @@
 //       RETAPE_FIELDS(up, down)
 //     };
 #pragma once
+#include <functional>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include <retape/autograd/binary.h>
+#include <retape/autograd/hooks.h>
 #include <retape/core/context.h>
 #include <retape/core/tensor.h>
 
@@ -79,6 +82,19 @@ using retape::Parameter;
 class Module;
 
 using retape::NamedTensors;
+
+/// Called around a module's forward with the arguments and results that are Tensors, or vectors, arrays, pairs and tuples of them; what
+/// stands in the vectors afterwards is used instead. Anything else that forward takes or returns passes by unseen.
+using ForwardPreHook = std::function<void(Module&, std::vector<Tensor>& inputs)>;
+using ForwardHook = std::function<void(Module&, const std::vector<Tensor>& inputs, std::vector<Tensor>& outputs)>;
+/// Called in backward, when the gradients of all outputs are known, and when those of the inputs are; undefined ones are zero, or
+/// belong to inputs that want none. They may be replaced. The module itself may be gone by then, and is not passed.
+using BackwardPreHook = std::function<void(std::vector<Tensor>& grad_outputs)>;
+using BackwardHook = std::function<void(std::vector<Tensor>& grad_inputs, const std::vector<Tensor>& grad_outputs)>;
+
+namespace detail {
+struct ModuleHooks;
+}
 
 struct LoadOptions {
   bool strict = true;          ///< missing and unexpected names are errors
@@ -159,6 +175,14 @@ class Module {
       if (auto* m = dynamic_cast<T*>(all[i].second)) f(*m);
   }
 
+  /// Hooks of this module, called in the order of registration. A clone() has none. torch: register_forward_pre_hook,
+  /// register_forward_hook, register_full_backward_pre_hook, register_full_backward_hook.
+  HookHandle register_forward_pre_hook(ForwardPreHook hook);
+  HookHandle register_forward_hook(ForwardHook hook);
+  HookHandle register_full_backward_pre_hook(BackwardPreHook hook);
+  HookHandle register_full_backward_hook(BackwardHook hook);
+  const std::shared_ptr<detail::ModuleHooks>& hooks() const { return hooks_; }
+
   /// The name of the derived type, for messages.
   std::string type_name() const;
 
@@ -172,6 +196,7 @@ class Module {
   friend struct ModuleWalk;
   bool training_ = true;
   bool listed_ = false;  // a traversal from above has been here
+  std::shared_ptr<detail::ModuleHooks> hooks_;
 };
 
 /// While it lives, the layers that this thread makes have parameters of this dtype on this device:
@@ -249,6 +274,70 @@ struct ModuleScope {
   ~ModuleScope() { ctx.module = outer; }
 };
 
+namespace nn::detail {
+
+// What comes before and after a forward with hooks. `state` carries the gradients of the outputs to where those of the inputs are.
+struct HookedCall {
+  Module& module;
+  std::shared_ptr<ModuleHooks> hooks;
+  std::shared_ptr<void> state;
+  std::vector<Tensor> inputs, outputs;
+  explicit HookedCall(Module& m);
+  void before();
+  void after();
+};
+
+template <class T> constexpr bool is_tensor = std::is_same_v<std::remove_cvref_t<T>, Tensor>;
+// Calls f(Tensor&) for each tensor of a result.
+template <class R, class F> void each_tensor(R& r, const F& f) {
+  if constexpr (is_tensor<R>) f(r);
+  else if constexpr (requires { std::tuple_size<R>::value; }) std::apply([&](auto&... part) { (each_tensor(part, f), ...); }, r);
+  else if constexpr (requires { requires is_tensor<decltype(*r.begin())>; })
+    for (auto& t : r) f(t);
+}
+
+template <class Me, class... A> decltype(auto) call_with_hooks(Me& me, A&&... a) {
+  HookedCall call(const_cast<std::remove_const_t<Me>&>(me));
+  const auto take = [&](const auto& x) {
+    if constexpr (is_tensor<decltype(x)>) call.inputs.push_back(x);
+  };
+  (take(a), ...);
+  call.before();
+  size_t next = 0;
+  const auto pass = [&]<class X>(X&& x) -> decltype(auto) {
+    if constexpr (is_tensor<X>) return static_cast<const Tensor&>(call.inputs[next++]);
+    else return static_cast<X&&>(x);
+  };
+  // Braces fix the order in which `pass` counts.
+  std::tuple<decltype(pass(static_cast<A&&>(a)))...> arguments{pass(static_cast<A&&>(a))...};
+  return std::apply(
+      [&]<class... B>(B&&... b) -> decltype(auto) {
+        if constexpr (std::is_void_v<decltype(me.forward(static_cast<B&&>(b)...))>) {
+          me.forward(static_cast<B&&>(b)...);
+          call.after();
+        } else {
+          auto result = me.forward(static_cast<B&&>(b)...);
+          each_tensor(result, [&](Tensor& t) { call.outputs.push_back(t); });
+          call.after();
+          size_t k = 0;
+          each_tensor(result, [&](Tensor& t) { t = call.outputs[k++]; });
+          return result;
+        }
+      },
+      std::move(arguments));
+}
+
+template <class Me, class... A> decltype(auto) call(Me& me, A&&... a) {
+  const ModuleScope scope(me);
+  // The same type either way: a result that hooks may replace is a value.
+  using R = decltype(me.forward(static_cast<A&&>(a)...));
+  if constexpr (!std::is_reference_v<R>)
+    if (me.hooks()) return call_with_hooks(me, static_cast<A&&>(a)...);
+  return me.forward(static_cast<A&&>(a)...);
+}
+
+}  // namespace nn::detail
+
 // An argument list is walked by rescanning: each level of RETAPE_SCAN scans four times as often as the one before.
 #define RETAPE_PARENS ()
 #define RETAPE_SCAN1(...) __VA_ARGS__
@@ -269,16 +358,12 @@ struct ModuleScope {
 // clang-format on
 
 // What a module needs whose fields() is written by hand.
+// clang-format off
 #define RETAPE_MODULE_BODY                                                                        \
   size_t size_in_bytes() const override { return sizeof(*this); }                                 \
-  template <class... A> decltype(auto) operator()(A&&... a) {                                     \
-    const ::retape::ModuleScope retape_scope(*this);                                              \
-    return [&](auto& me) -> decltype(auto) { return me.forward(static_cast<A&&>(a)...); }(*this); \
-  }                                                                                               \
-  template <class... A> decltype(auto) operator()(A&&... a) const {                               \
-    const ::retape::ModuleScope retape_scope(*this);                                              \
-    return [&](auto& me) -> decltype(auto) { return me.forward(static_cast<A&&>(a)...); }(*this); \
-  }                                                                                               \
+  template <class... A> decltype(auto) operator()(A&&... a) { return ::retape::nn::detail::call(*this, static_cast<A&&>(a)...); }             \
+  template <class... A> decltype(auto) operator()(A&&... a) const { return ::retape::nn::detail::call(*this, static_cast<A&&>(a)...); }       \
   template <int = 0> auto clone() const { return ::retape::nn::detail::clone(*this); }
+// clang-format on
 
 }  // namespace retape

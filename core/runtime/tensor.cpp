@@ -75,7 +75,10 @@ void Tensor::bad_access(const Tensor& t, DType wanted) {
   throw Error(fmt::format("data: a tensor of shape {} is on the {} device and has no bytes on the CPU", t.shape().str(),
                           t.device().is_meta() ? "meta" : "cuda"));
 }
-int64_t Tensor::size(int64_t dim) const { return shape()[normalize_dim("size", dim, this->dim())]; }
+int64_t Tensor::size(int64_t dim) const {
+  if (this->dim() == 0) throw Error(fmt::format("size: a tensor without dims has no dim {}", dim));
+  return shape()[normalize_dim("size", dim, this->dim())];
+}
 Options Tensor::options() const { return {dtype(), device()}; }
 bool Tensor::requires_grad() const { return impl_ && (impl_->producer || impl_->leaf_wants_grad); }
 bool Tensor::is_leaf() const { return !impl_->producer; }
@@ -177,6 +180,43 @@ Tensor arange(double start, double end, double step, Options options) {
   Tensor y = empty({int64_t(std::ceil((end - start) / step))}, options);
   const Scoped inside(ctx.inside_forward, true);
   RETAPE_DISPATCH(y.device(), arange(start, step, y));
+  return y;
+}
+
+namespace {
+// f(i) for i in [0, steps), computed in f64.
+template <class F> Tensor from_steps(const char* name, int64_t steps, Options options, const F& f) {
+  if (steps < 0) throw Error(fmt::format("{}: {} steps are not possible; give 0 or more", name, steps));
+  Tensor y = empty({steps}, {DType::f64});
+  double* p = y.mutable_data<double>();
+  for (int64_t i = 0; i < steps; ++i) p[i] = f(i);
+  Tensor out = empty({steps}, options);
+  if (options.device.is_meta()) return out;
+  const Scoped inside(ctx.inside_forward, true);
+  RETAPE_DISPATCH(out.device(), copy(y, out));
+  return out;
+}
+// The half that is nearer to an end is counted from that end, so that both ends are exact.
+double between(double start, double end, int64_t i, int64_t steps) {
+  const double step = steps > 1 ? (end - start) / double(steps - 1) : 0;
+  return i < (steps + 1) / 2 ? start + double(i) * step : end - double(steps - 1 - i) * step;
+}
+}  // namespace
+Tensor linspace(double start, double end, int64_t steps, Options options) {
+  return from_steps("linspace", steps, options, [&](int64_t i) { return between(start, end, i, steps); });
+}
+Tensor logspace(double start, double end, int64_t steps, double base, Options options) {
+  return from_steps("logspace", steps, options, [&](int64_t i) { return std::pow(base, between(start, end, i, steps)); });
+}
+Tensor eye(int64_t rows, int64_t columns, Options options) {
+  Tensor y = zeros({rows, columns}, options);
+  const int64_t n = std::min(rows, columns);
+  if (n == 0) return y;
+  Layout diagonal = y->layout;
+  diagonal.shape = {n}, diagonal.strides = {columns + 1};
+  Tensor view = make_tensor(y->storage, diagonal);
+  const Scoped inside(ctx.inside_forward, true);
+  RETAPE_DISPATCH(y.device(), fill(1, view));
   return y;
 }
 

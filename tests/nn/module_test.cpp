@@ -429,3 +429,67 @@ TEST_CASE("a const module runs if its forward is const") {
   const nn::Linear m(3, 2);
   CHECK(m(ones({4, 3})).shape() == Shape{4, 2});
 }
+
+// ---- hooks --------------------------------------------------------------------------------------------------------------
+
+namespace {
+struct TwoResults : nn::Module {
+  nn::Linear layer{2, 2, {.bias = false}};
+  std::pair<Tensor, int> forward(const Tensor& x, int times) { return {layer(x) * times, times}; }
+  RETAPE_FIELDS(layer)
+};
+}  // namespace
+
+TEST_CASE("forward hooks see inputs and outputs and may replace them", "[hooks]") {
+  TwoResults m;
+  nn::init::constant(m.layer.weight, 1);
+  std::vector<std::string> order;
+  m.register_forward_pre_hook([&](nn::Module& module, std::vector<Tensor>& in) {
+    order.push_back("pre " + module.type_name());
+    in.at(0) = in[0] + 1;
+  });
+  auto handle = m.register_forward_hook([&](nn::Module&, const std::vector<Tensor>& in, std::vector<Tensor>& out) {
+    order.push_back("after");
+    CHECK(in.at(0).to_vector<float>() == std::vector<float>{2, 3});
+    CHECK(out.size() == 1);
+    out[0] = out[0] + 100;
+  });
+  const auto [y, n] = m(tensor<float>({1, 2}), 2);
+  CHECK(y.to_vector<float>() == std::vector<float>{110, 110});
+  CHECK(n == 2);
+  CHECK(order == std::vector<std::string>{"pre TwoResults", "after"});
+  handle.remove();
+  CHECK(m(tensor<float>({1, 2}), 2).first.to_vector<float>() == std::vector<float>{10, 10});
+  CHECK(m.clone()(tensor<float>({1, 2}), 2).first.to_vector<float>() == std::vector<float>{6, 6});  // a clone has no hooks
+}
+
+TEST_CASE("backward hooks see the gradients of inputs and outputs and may replace them", "[hooks]") {
+  nn::Linear m(2, 1, {.bias = false});
+  nn::init::constant(m.weight, 3);
+  std::vector<double> seen;
+  m.register_full_backward_pre_hook([](std::vector<Tensor>& grad_outputs) { grad_outputs.at(0) = grad_outputs[0] * 2; });
+  m.register_full_backward_hook([&](std::vector<Tensor>& grad_inputs, const std::vector<Tensor>& grad_outputs) {
+    seen.push_back(sum(grad_outputs.at(0)).item());
+    if (grad_inputs.empty()) return;
+    seen.push_back(sum(grad_inputs[0]).item());
+    grad_inputs[0] = grad_inputs[0] * -1;
+  });
+  Tensor x = tensor<float>({1, 2}, {1, 2});
+  x.set_requires_grad();
+  backward(sum(m(x)));
+  CHECK(seen == std::vector<double>{2, 12});
+  CHECK(x.grad().to_vector<float>() == std::vector<float>{-6, -6});
+  CHECK(m.weight->grad().to_vector<float>() == std::vector<float>{2, 4});
+  seen.clear();
+  backward(sum(m(tensor<float>({1, 2}, {1, 2}))));  // plain data goes in: no gradient of inputs
+  CHECK(seen == std::vector<double>{2});
+}
+
+TEST_CASE("hooks that change how many tensors there are are errors", "[hooks]") {
+  nn::Linear m(2, 1);
+  auto handle = m.register_forward_pre_hook([](nn::Module&, std::vector<Tensor>& in) { in.clear(); });
+  CHECK_THAT(error_of([&] { m(zeros({1, 2})); }), ContainsSubstring("Linear: a forward pre-hook changed the number of inputs from 1 to 0"));
+  handle.remove();
+  m.register_forward_hook([](nn::Module&, const std::vector<Tensor>&, std::vector<Tensor>& out) { out.push_back({}); });
+  CHECK_THAT(error_of([&] { m(zeros({1, 2})); }), ContainsSubstring("a forward hook changed the number of outputs from 1 to 2"));
+}
