@@ -1,8 +1,9 @@
-# Installation: library, headers under include/retape, and a package for find_package(retape).
+# Installation: both libraries, headers under include/retape, a package for find_package(retape), a file for pkg-config; and a
+# Debian package of all of it (cpack).
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
-install(TARGETS retape EXPORT retape_targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(TARGETS retape_static retape_shared EXPORT retape_targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(FILES retape.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/retape)
 install(DIRECTORY core autograd nn optim io data DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/retape FILES_MATCHING PATTERN "*.h" PATTERN "*.inc")
 set(retape_package ${CMAKE_INSTALL_LIBDIR}/cmake/retape)
@@ -11,3 +12,24 @@ configure_package_config_file(cmake/retape-config.cmake.in ${CMAKE_CURRENT_BINAR
 write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/retape-config-version.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/retape-config.cmake ${CMAKE_CURRENT_BINARY_DIR}/retape-config-version.cmake cmake/FindOneDNN.cmake
         DESTINATION ${retape_package})
+
+list(TRANSFORM retape_definitions PREPEND -D OUTPUT_VARIABLE retape_flags_line)
+list(JOIN retape_flags_line " " retape_flags_line)
+file(RELATIVE_PATH retape_prefix /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
+configure_file(cmake/retape.pc.in ${CMAKE_CURRENT_BINARY_DIR}/retape.pc @ONLY)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/retape.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+
+if(PROJECT_IS_TOP_LEVEL)
+  set(CPACK_GENERATOR DEB)
+  set(CPACK_PACKAGE_NAME libretape-dev)
+  set(CPACK_PACKAGE_VENDOR "The Retape authors")
+  set(CPACK_PACKAGE_CONTACT "The Retape authors")
+  set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "deep learning framework for C++: libraries and headers")
+  set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
+  set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+  set(CPACK_DEBIAN_PACKAGE_SECTION libdevel)
+  set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+  set(CPACK_DEBIAN_PACKAGE_DEPENDS "libfmt-dev, libdnnl-dev")
+  set(CPACK_STRIP_FILES OFF)
+  include(CPack)
+endif()

@@ -5,6 +5,11 @@
 
 namespace retape {
 
+#ifdef RETAPE_WITH_CPU_GENERIC
+namespace cpu_generic {
+#include <retape/core/kernel_list.inc>
+}
+#endif
 #ifdef RETAPE_WITH_CPU_V2
 namespace cpu_v2 {
 #include <retape/core/kernel_list.inc>
@@ -21,8 +26,8 @@ namespace cpu_v4 {
 }
 #endif
 
-/// The instruction set level whose kernels run: found at start-up, or RETAPE_CPU_LEVEL=v2|v3|v4 in the environment.
-enum class Backend : uint8_t { cpu_v2, cpu_v3, cpu_v4, none };
+/// The instruction set level whose kernels run: found at start-up, or RETAPE_CPU_LEVEL=generic|v2|v3|v4 in the environment.
+enum class Backend : uint8_t { cpu_generic, cpu_v2, cpu_v3, cpu_v4, none };
 const char* cpu_level();
 
 namespace detail {
@@ -37,6 +42,14 @@ RETAPE_INLINE Backend backend(Device device, const char* kernel) {
 }
 }  // namespace detail
 
+#ifdef RETAPE_WITH_CPU_GENERIC
+#define RETAPE_CASE_GENERIC(...)        \
+  case ::retape::Backend::cpu_generic:  \
+    ::retape::cpu_generic::__VA_ARGS__; \
+    break;
+#else
+#define RETAPE_CASE_GENERIC(...)
+#endif
 #ifdef RETAPE_WITH_CPU_V2
 #define RETAPE_CASE_V2(...)        \
   case ::retape::Backend::cpu_v2:  \
@@ -66,6 +79,7 @@ RETAPE_INLINE Backend backend(Device device, const char* kernel) {
 #define RETAPE_DISPATCH(device, ...)                           \
   do {                                                         \
     switch (::retape::detail::backend(device, #__VA_ARGS__)) { \
+      RETAPE_CASE_GENERIC(__VA_ARGS__)                         \
       RETAPE_CASE_V2(__VA_ARGS__)                              \
       RETAPE_CASE_V3(__VA_ARGS__)                              \
       RETAPE_CASE_V4(__VA_ARGS__)                              \

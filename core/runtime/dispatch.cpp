@@ -20,9 +20,8 @@ bool supported(Backend level) {
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
              __builtin_cpu_supports("fma") && supported(Backend::cpu_v2);
     case Backend::cpu_v2: return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
-#else
-    case Backend::cpu_v2: return true;  // the only level elsewhere
 #endif
+    case Backend::cpu_generic: return true;
     default: return false;
   }
 }
@@ -40,6 +39,9 @@ constexpr Level levels[] = {
 #endif
 #ifdef RETAPE_WITH_CPU_V2
     {Backend::cpu_v2, "v2"},
+#endif
+#ifdef RETAPE_WITH_CPU_GENERIC
+    {Backend::cpu_generic, "generic"},
 #endif
 };
 
