@@ -9,6 +9,7 @@
 #include <retape/autograd/tape.h>
 #include <retape/core/random.h>
 #include <retape/core/tensor.h>
+#include <retape/data/bpe_tokenizer.h>
 #include <retape/data/char_tokenizer.h>
 #include <retape/data/token_dataset.h>
 #include <retape/io/safetensors.h>

@@ -7,47 +7,23 @@
 #include <set>
 
 #include <retape/core/error.h>
+#include <retape/data/utf8.h>
 #include <retape/io/file.h>
 
 namespace retape {
 namespace {
 
-// The code point at text[at], which it moves past. Overlong forms, surrogates and values above U+10FFFF are no UTF-8.
 char32_t next_character(const char* op, std::string_view text, size_t& at) {
-  const auto byte = [&](size_t i) { return i < text.size() ? uint8_t(text[i]) : uint8_t(0); };
   const size_t start = at;
-  const uint8_t first = byte(start);
-  ++at;
-  if (first < 0x80) return first;
-  const int more = first >= 0xf0 ? 3 : first >= 0xe0 ? 2 : 1;
-  char32_t c = first & (0x3f >> more);
-  bool valid = first >= 0xc2 && first <= 0xf4;
-  for (int i = 0; i < more && valid; ++i) {
-    const uint8_t b = byte(at);
-    valid = (b & 0xc0) == 0x80;
-    c = c << 6 | (b & 0x3f);
-    at += valid;
-  }
-  constexpr char32_t least[] = {0, 0x80, 0x800, 0x10000};
-  valid = valid && c >= least[more] && c <= 0x10ffff && !(c >= 0xd800 && c <= 0xdfff);
-  if (!valid) throw Error(fmt::format("{}: the text is not valid UTF-8: byte 0x{:02x} at offset {}", op, first, start));
+  const char32_t c = utf8::next(text, at);
+  if (c == utf8::invalid)
+    throw Error(fmt::format("{}: the text is not valid UTF-8: byte 0x{:02x} at offset {}", op, uint8_t(text[start]), start));
   return c;
-}
-
-void append(std::string& text, char32_t c) {
-  if (c < 0x80) {
-    text += char(c);
-    return;
-  }
-  const int more = c >= 0x10000 ? 3 : c >= 0x800 ? 2 : 1;
-  constexpr uint8_t lead[] = {0, 0xc0, 0xe0, 0xf0};
-  text += char(lead[more] | c >> (6 * more));
-  for (int i = more; i-- > 0;) text += char(0x80 | (c >> (6 * i) & 0x3f));
 }
 std::string describe(char32_t c) {
   std::string text;
   if (c >= 0x20 && c != 0x7f && !(c >= 0x80 && c < 0xa0)) {
-    append(text, c);
+    utf8::append(text, c);
     text = "'" + text + "' ";
   }
   return fmt::format("{}U+{:04X}", text, uint32_t(c));
@@ -102,16 +78,18 @@ std::string CharTokenizer::decode(const std::vector<int64_t>& ids) const {
   text.reserve(ids.size());
   for (const int64_t id : ids) {
     if (id < 0 || id >= size()) throw Error(fmt::format("decode: there is no token {}; expected 0 <= id < {}", id, size()));
-    append(text, characters_[size_t(id)]);
+    utf8::append(text, characters_[size_t(id)]);
   }
   return text;
 }
+
+size_t CharTokenizer::safe_prefix(std::string_view text) const { return utf8::whole_characters(text); }
 
 void CharTokenizer::save(const std::filesystem::path& path) const {
   auto list = nlohmann::ordered_json::array();
   for (const char32_t c : characters_) {
     std::string text;
-    append(text, c);
+    utf8::append(text, c);
     list.push_back(std::move(text));
   }
   write_file_atomically(path, nlohmann::ordered_json{{"type", "char"}, {"characters", std::move(list)}}.dump() + "\n");

@@ -5,6 +5,7 @@
 
 #include <retape/core/philox.h>
 #include <retape/core/tensor.h>
+#include <retape/data/token_file.h>
 
 namespace retape {
 
@@ -25,10 +26,12 @@ class TokenDataset {
   using Options = TokenDatasetOptions;
   /// Throws Error for a negative token, for one of 2^31 or more, and if a part has no block with the token after it.
   explicit TokenDataset(const std::vector<int64_t>& tokens, const Options& options = {});
+  /// Reads the file's tokens where they are, as blocks ask for them. Throws Error if a part has no block with the token after it.
+  explicit TokenDataset(const TokenFile& file, const Options& options = {});
 
   int64_t block() const { return options_.block; }
   /// The number of tokens of a part.
-  int64_t size(Split split) const { return split == Split::train ? train_ : int64_t(tokens_.size()) - train_; }
+  int64_t size(Split split) const { return split == Split::train ? train_ : tokens_.count - train_; }
 
   /// The next `batch` blocks of a part in random order. An epoch visits every block once; each epoch cuts the part into blocks
   /// anew, from a random place near its beginning on. Throws Error if the part is empty.
@@ -46,7 +49,16 @@ class TokenDataset {
  private:
   int64_t begin_of(Split split) const { return split == Split::train ? 0 : train_; }
   Options options_;
-  std::vector<int32_t> tokens_;
+  struct Tokens {
+    Ref<Object> owner;  // of `data`: a vector or a mapped file
+    const std::byte* data;
+    int width;  // bytes of a token, 2 or 4
+    int64_t count;
+  };
+  static Tokens own(const std::vector<int64_t>& tokens);
+  TokenDataset(Tokens tokens, const Options& options);
+  TokenBatch make_batch(const std::vector<int64_t>& starts, int64_t columns) const;
+  Tokens tokens_;
   int64_t train_ = 0;
   RandomState state_;
 };

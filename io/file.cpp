@@ -85,12 +85,28 @@ void FileWriter::write_through(const char* data, size_t bytes) {
 }
 void FileWriter::write(const void* data, size_t bytes) {
   const char* from = static_cast<const char*>(data);
+  size_ += bytes;
   if (buffer_.size() + bytes < block) {
     buffer_.append(from, bytes);
     return;
   }
   flush();
   write_through(from, bytes);
+}
+void FileWriter::write_at(size_t position, const void* data, size_t bytes) {
+  if (position > size_ || bytes > size_ - position)
+    throw Error(fmt::format("write_file: {}: bytes {} to {} cannot be replaced; {} have been written", path_.string(), position,
+                            position + bytes, size_));
+  flush();
+  const char* from = static_cast<const char*>(data);
+  while (bytes) {
+    const ssize_t n = ::pwrite(file_, from, bytes, off_t(position));
+    if (n < 0) {
+      if (errno == EINTR) continue;
+      fail("write_file", path_);
+    }
+    from += n, position += size_t(n), bytes -= size_t(n);
+  }
 }
 void FileWriter::flush() {
   write_through(buffer_.data(), buffer_.size());

@@ -17,6 +17,11 @@ class FileWriter {
  public:
   void write(const void* data, size_t bytes);
   void write(std::string_view text) { write(text.data(), text.size()); }
+  /// Replaces bytes that have been written, such as a header that says how much followed. Throws Error for other bytes, and where the
+  /// file is none that can go back.
+  void write_at(size_t position, const void* data, size_t bytes);
+  /// Bytes written so far.
+  size_t size() const { return size_; }
 
  private:
   friend void write_file_atomically(const std::filesystem::path&, const std::function<void(FileWriter&)>&);
@@ -26,6 +31,7 @@ class FileWriter {
   int file_;
   const std::filesystem::path& path_;
   std::string buffer_;
+  size_t size_ = 0;
 };
 /// Replaces a file, or creates it: `fill` writes beside it, and the result takes its place once it is on the disk. If anything fails
 /// (also if `fill` throws) the exception goes on, the old file is intact and nothing else is left behind. What is not a regular

@@ -11,6 +11,7 @@
 #include <retape/autograd/tape.h>
 #include <retape/autograd/views.h>
 #include <retape/io/file.h>
+#include <retape/io/quote.h>
 
 namespace retape {
 namespace {
@@ -46,12 +47,6 @@ const char* file_name_of(DType dtype) {
   return "";
 }
 
-// Text from a file for a message: one line, of limited length.
-std::string in_quotes(std::string_view text) {
-  const bool cut = text.size() > 100;
-  std::string shown = json(std::string(text.substr(0, 100))).dump(-1, ' ', false, json::error_handler_t::replace);
-  return cut ? shown + "..." : shown;
-}
 std::string str(const std::vector<int64_t>& shape) {
   if (shape.size() <= 16) return fmt::format("[{}]", fmt::join(shape, ", "));
   return fmt::format("[{}, ...] of {} dims", fmt::join(shape.begin(), shape.begin() + 16, ", "), shape.size());

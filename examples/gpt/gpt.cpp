@@ -1,6 +1,7 @@
-// gpt: trains a character GPT on any text, and samples from it.
+// gpt: trains a GPT on any text, by characters or by GPT-2's tokens, and samples from it.
 //
 //     gpt train --data text.txt --out runs/mine
+//     gpt train --data text.txt --tokenizer gpt2 --vocab gpt2-bpe
 //     gpt sample --from runs/mine --prompt "In the beginning"
 #include <CLI/CLI.hpp>
 
@@ -13,9 +14,27 @@ using namespace retape;
 
 namespace {
 
+void add_tokenizer_options(CLI::App& app, gpt::TrainOptions& o) {
+  app.add_option("--tokenizer", o.tokenizer, "char: the text's characters; gpt2: byte pair encoding, with --vocab")
+      ->check(CLI::IsMember({"char", "gpt2"}));
+  app.add_option("--vocab", o.vocab,
+                 "vocabulary: a folder with encoder.json and vocab.bpe, or vocab.json and merges.txt, or a tokenizer.json");
+}
+std::function<void()> with_given_flags(CLI::App& app, std::shared_ptr<gpt::TrainOptions> o, void (*verb)(const gpt::TrainOptions&)) {
+  return [o, verb, &app] {
+    for (const CLI::Option* option : app.get_options())
+      if (option->count()) o->given.insert(option->get_name());
+    verb(*o);
+  };
+}
+
 std::function<void()> train_verb(CLI::App& app) {
   auto o = std::make_shared<gpt::TrainOptions>();
-  app.add_option("--data", o->data, "text file (UTF-8) to train on; the last 10% of it validates");
+  app.add_option("--data", o->data, "text file (UTF-8), or tokens.bin that tokenize has made, to train on; the last 10% of it validates");
+  app.add_option("--data-format", o->data_format,
+                 "text; tokens: with our header; u16: ids of two bytes, as nanoGPT writes them; auto: text or tokens")
+      ->check(CLI::IsMember({"auto", "text", "tokens", "u16"}));
+  add_tokenizer_options(app, *o);
   app.add_option("--layers", o->model.layers, "transformer blocks");
   app.add_option("--heads", o->model.heads, "attention heads; divides the width");
   app.add_option("--width", o->model.width, "size of a token's vector");
@@ -35,15 +54,21 @@ std::function<void()> train_verb(CLI::App& app) {
   app.add_option("--threads", o->threads, "threads; 0 takes all cores");
   app.add_option("--eval-every", o->eval_every, "steps between validations, each with a checkpoint");
   app.add_option("--out", o->out, "run folder to create (runs/gpt-<time> if not given)");
-  app.add_option("--resume", o->resume,
-                 "continue this run (or checkpoint) with its own settings; --data, --steps, --eval-every, --threads may be given anew");
+  app.add_option(
+      "--resume", o->resume,
+      "continue this run (or checkpoint) with its own settings; --data, --data-format, --steps, --eval-every, --threads may be given anew");
   app.add_option("--weights", o->weights, "start from the weights of this .safetensors file");
   app.add_flag("--quiet", o->quiet, "print nothing but errors");
-  return [o, &app] {
-    for (const CLI::Option* option : app.get_options())
-      if (option->count()) o->given.insert(option->get_name());
-    gpt::train(*o);
-  };
+  return with_given_flags(app, o, gpt::train);
+}
+
+std::function<void()> tokenize_verb(CLI::App& app) {
+  auto o = std::make_shared<gpt::TrainOptions>();
+  app.add_option("--data", o->data, "text file (UTF-8); may be larger than memory")->required();
+  app.add_option("--out", o->out, "folder to create for tokens.bin and tokenizer.json")->required();
+  add_tokenizer_options(app, *o);
+  app.add_flag("--quiet", o->quiet, "print nothing but errors");
+  return with_given_flags(app, o, gpt::tokenize);
 }
 
 std::function<void()> sample_verb(CLI::App& app) {
@@ -61,7 +86,8 @@ std::function<void()> sample_verb(CLI::App& app) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return examples::run_program(
-      argc, argv, "gpt", "trains a character GPT on any text, and samples from it",
-      {{"train", "trains on a text file", train_verb}, {"sample", "writes text with a trained model", sample_verb}});
+  return examples::run_program(argc, argv, "gpt", "trains a GPT on any text, and samples from it",
+                               {{"train", "trains on a text file", train_verb},
+                                {"tokenize", "turns a text into a file of token ids to train on", tokenize_verb},
+                                {"sample", "writes text with a trained model", sample_verb}});
 }

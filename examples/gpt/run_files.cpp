@@ -32,6 +32,8 @@ template <class T> T get(const json& j, const char* key, const fs::path& file) {
 void write_config(const fs::path& run, const TrainOptions& o) {
   const json j = {
       {"data", fs::absolute(o.data).string()},
+      {"data_format", o.data_format},
+      {"tokenizer", o.tokenizer},
       {"weights", o.weights},
       {"vocab", o.model.vocab},
       {"block", o.model.block},
@@ -59,7 +61,8 @@ TrainOptions read_config(const fs::path& run) {
   const fs::path file = run / "config.json";
   const json j = parse(file);
   TrainOptions o;
-  o.data = get<std::string>(j, "data", file), o.weights = get<std::string>(j, "weights", file);
+  o.data = get<std::string>(j, "data", file), o.data_format = get<std::string>(j, "data_format", file);
+  o.tokenizer = get<std::string>(j, "tokenizer", file), o.weights = get<std::string>(j, "weights", file);
   o.model = {.vocab = get<int64_t>(j, "vocab", file),
              .block = get<int64_t>(j, "block", file),
              .layers = get<int64_t>(j, "layers", file),
@@ -74,15 +77,15 @@ TrainOptions read_config(const fs::path& run) {
   return o;
 }
 
-CharTokenizer read_tokenizer(const fs::path& run, const Config& model) {
-  CharTokenizer tokenizer = CharTokenizer::load(run / "tokenizer.json");
-  if (tokenizer.size() != model.vocab)
-    throw Error(fmt::format("{}: tokenizer.json has {} characters, but config.json says {}; the run folder is damaged", run.string(),
-                            tokenizer.size(), model.vocab));
+std::shared_ptr<const Tokenizer> read_tokenizer(const fs::path& run, const Config& model) {
+  auto tokenizer = load_tokenizer(run / "tokenizer.json");
+  if (tokenizer->size() != model.vocab)
+    throw Error(fmt::format("{}: tokenizer.json has {} tokens, but config.json says {}; the run folder is damaged", run.string(),
+                            tokenizer->size(), model.vocab));
   return tokenizer;
 }
 
-std::vector<int64_t> start_of_text(const CharTokenizer& tokenizer) {
+std::vector<int64_t> start_of_text(const Tokenizer& tokenizer) {
   try {
     return tokenizer.encode("\n");
   } catch (const Error&) {
@@ -92,7 +95,7 @@ std::vector<int64_t> start_of_text(const CharTokenizer& tokenizer) {
 
 Trained load_model(const fs::path& checkpoint) {
   TrainOptions options = read_config(checkpoint.parent_path());
-  CharTokenizer tokenizer = read_tokenizer(checkpoint.parent_path(), options.model);
+  auto tokenizer = read_tokenizer(checkpoint.parent_path(), options.model);
   Gpt model(options.model);
   model.load_state_dict(SafeTensors::open(checkpoint / "model.safetensors").tensors());
   return {std::move(options), std::move(tokenizer), std::move(model)};

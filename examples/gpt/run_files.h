@@ -9,7 +9,7 @@ namespace retape::gpt {
 /// A trained model and what it reads and writes, as `sample` needs it.
 struct Trained {
   TrainOptions options;
-  CharTokenizer tokenizer;
+  std::shared_ptr<const Tokenizer> tokenizer;
   Gpt model;
 };
 
@@ -18,10 +18,10 @@ void write_config(const std::filesystem::path& run, const TrainOptions& options)
 /// Throws Error, naming the file and what is wrong with it.
 TrainOptions read_config(const std::filesystem::path& run);
 /// The vocabulary, tokenizer.json.
-CharTokenizer read_tokenizer(const std::filesystem::path& run, const Config& model);
+std::shared_ptr<const Tokenizer> read_tokenizer(const std::filesystem::path& run, const Config& model);
 
 /// What text starts from where no prompt is given: a line break, or the first token of a vocabulary that has none.
-std::vector<int64_t> start_of_text(const CharTokenizer& tokenizer);
+std::vector<int64_t> start_of_text(const Tokenizer& tokenizer);
 
 /// Loads the model of a checkpoint, whose run folder holds config.json. Throws Error.
 Trained load_model(const std::filesystem::path& checkpoint);

@@ -17,10 +17,10 @@ void sample(const SampleOptions& o) {
   if (o.threads > 0) omp_set_num_threads(o.threads);
   Trained trained = load_model(examples::find_checkpoint(o.from).path);
   trained.model.eval();
-  auto prompt = trained.tokenizer.encode(o.prompt);
-  if (prompt.empty()) prompt = start_of_text(trained.tokenizer);
+  auto prompt = trained.tokenizer->encode(o.prompt);
+  if (prompt.empty()) prompt = start_of_text(*trained.tokenizer);
   Generator generator(o.seed);
-  fmt::print("{}{}\n", o.prompt, trained.tokenizer.decode(trained.model.generate(prompt, o.tokens, o.temperature, o.top_k, generator)));
+  fmt::print("{}{}\n", o.prompt, trained.tokenizer->decode(trained.model.generate(prompt, o.tokens, o.temperature, o.top_k, generator)));
 }
 
 }  // namespace retape::gpt

@@ -50,11 +50,13 @@ void take_settings_of(const fs::path& run, TrainOptions& o) {
   must_equal("--warmup", o.warmup, before.warmup), must_equal("--beta1", o.beta1, before.beta1),
       must_equal("--beta2", o.beta2, before.beta2);
   must_equal("--weight-decay", o.weight_decay, before.weight_decay), must_equal("--clip", o.clip, before.clip),
-      must_equal("--seed", o.seed, before.seed);
-  for (const char* flag : {"--out", "--weights"})
+      must_equal("--seed", o.seed, before.seed), must_equal("--tokenizer", o.tokenizer, before.tokenizer);
+  for (const char* flag : {"--out", "--weights", "--vocab"})
     if (o.given.contains(flag))
-      throw Error(fmt::format("{} and --resume exclude each other: a resumed run goes on in its own folder with its own weights", flag));
+      throw Error(fmt::format(
+          "{} and --resume exclude each other: a resumed run goes on in its own folder with its own weights and vocabulary", flag));
   if (o.given.contains("--data")) before.data = o.data;
+  if (o.given.contains("--data-format")) before.data_format = o.data_format;
   if (o.given.contains("--steps")) before.steps = o.steps;
   if (o.given.contains("--eval-every")) before.eval_every = o.eval_every;
   before.threads = o.threads, before.quiet = o.quiet, before.resume = o.resume, before.given = o.given;
@@ -77,7 +79,8 @@ double validate(Gpt& model, const TokenDataset& data, const TrainOptions& o) {
   const NoGrad off;
   model.eval();
   double total = 0, tokens = 0;
-  const int64_t rows = std::max<int64_t>(1, 16384 / o.model.block);  // larger than in training: nothing is kept for backward
+  // Larger than in training, since nothing is kept for backward, but at most 2^27 logits.
+  const int64_t rows = std::max<int64_t>(1, std::min(int64_t{16384}, (int64_t{1} << 27) / o.model.vocab) / o.model.block);
   for (int64_t i = 0; i < data.batches(rows); ++i) {
     const TokenBatch batch = data.batch(i, rows);
     const double n = double(batch.y.numel());
@@ -97,10 +100,56 @@ void plot(const fs::path& run, const std::vector<examples::MetricsRow>& rows) {
   write_file_atomically(
       run / "loss.svg",
       examples::to_svg(
-          {.title = run.filename().string(), .x_label = "step", .y_label = "loss (nats a character)", .curves = {train, validation}}));
+          {.title = run.filename().string(), .x_label = "step", .y_label = "loss (nats a token)", .curves = {train, validation}}));
+}
+
+// What --data is, as the flag or the file itself says.
+std::string format_of_data(const TrainOptions& o) {
+  if (o.data_format != "auto") return o.data_format;
+  return fs::is_regular_file(o.data) && TokenFile::has_header(o.data) ? "tokens" : "text";
+}
+
+TokenDataset open_data(const TrainOptions& o, const std::string& format, const Tokenizer& tokenizer, const std::string& text) {
+  const TokenDatasetOptions options{.block = o.model.block, .seed = o.seed};
+  if (format == "text") return TokenDataset(tokenizer.encode(text), options);
+  const TokenFile file = TokenFile::open(o.data, format == "u16" ? TokenLayout::u16 : TokenLayout::with_header);
+  if (format == "tokens" && file.vocabulary() != tokenizer.size())
+    throw Error(fmt::format("{} was made with a vocabulary of {}, but the tokenizer has {}", o.data, file.vocabulary(), tokenizer.size()));
+  return TokenDataset(file, options);
+}
+
+std::shared_ptr<const Tokenizer> tokenizer_for(TrainOptions& o, const std::string& format, std::string_view text) {
+  std::string from = o.vocab;
+  if (from.empty() && format != "text") {
+    from = (fs::path(o.data).parent_path() / "tokenizer.json").string();
+    if (!fs::exists(from))
+      throw Error(fmt::format("{} has token ids, and there is no tokenizer.json beside it; name their vocabulary with --vocab", o.data));
+  }
+  if (from.empty()) {
+    if (o.tokenizer != "char")
+      throw Error(
+          fmt::format("--tokenizer {} needs --vocab: a folder with encoder.json and vocab.bpe, or vocab.json and merges.txt", o.tokenizer));
+    return std::make_shared<const CharTokenizer>(CharTokenizer::from_text(text));
+  }
+  auto tokenizer = load_tokenizer(from);
+  if (o.given.contains("--tokenizer") && o.tokenizer != tokenizer->type())
+    throw Error(fmt::format("--tokenizer {} does not fit {}, which is a vocabulary of {}", o.tokenizer, from, tokenizer->type()));
+  o.tokenizer = tokenizer->type();
+  return tokenizer;
 }
 
 }  // namespace
+
+void tokenize(const TrainOptions& options) {
+  TrainOptions o = options;
+  const Ref<MappedFile> text = MappedFile::open(o.data);
+  const auto tokenizer = tokenizer_for(o, "text", {reinterpret_cast<const char*>(text->data()), text->size()});
+  const fs::path folder = examples::create_run_folder("gpt-tokens", o.out);
+  tokenizer->save(folder / "tokenizer.json");
+  const int64_t count = tokenize_file(*tokenizer, o.data, folder / "tokens.bin");
+  if (!o.quiet)
+    fmt::print("{} tokens (vocabulary of {}); train with: --data {}\n", count, tokenizer->size(), (folder / "tokens.bin").string());
+}
 
 void train(const TrainOptions& options) {
   TrainOptions o = options;
@@ -113,13 +162,13 @@ void train(const TrainOptions& options) {
   if (o.threads > 0) omp_set_num_threads(o.threads);
   if (o.data.empty()) throw Error("--data is missing: name a text file to train on");
 
-  // The text and its vocabulary; a resumed run keeps the one it was started with.
-  const std::string text = read_file(o.data);
-  if (text.empty()) throw Error(fmt::format("{} is empty; there is nothing to train on", o.data));
-  const CharTokenizer tokenizer = from ? read_tokenizer(from->path.parent_path(), o.model) : CharTokenizer::from_text(text);
-  o.model.vocab = tokenizer.size();
+  // The data and its vocabulary; a resumed run keeps the one it was started with.
+  const std::string format = format_of_data(o), text = format == "text" ? read_file(o.data) : "";
+  if (format == "text" && text.empty()) throw Error(fmt::format("{} is empty; there is nothing to train on", o.data));
+  const auto tokenizer = from ? read_tokenizer(from->path.parent_path(), o.model) : tokenizer_for(o, format, text);
+  o.model.vocab = tokenizer->size();
   check(o.model);
-  TokenDataset data(tokenizer.encode(text), {.block = o.model.block, .seed = o.seed});
+  TokenDataset data = open_data(o, format, *tokenizer, text);
 
   manual_seed(o.seed);
   Gpt model(o.model);
@@ -131,11 +180,11 @@ void train(const TrainOptions& options) {
 
   const fs::path run = from ? from->path.parent_path() : examples::create_run_folder("gpt", o.out);
   write_config(run, o);
-  tokenizer.save(run / "tokenizer.json");
+  tokenizer->save(run / "tokenizer.json");
   auto metrics = from ? examples::MetricsFile(run / "metrics.csv", at.step) : examples::MetricsFile(run / "metrics.csv");
   if (!o.quiet)
-    fmt::print(stderr, "{} characters ({} different), {} parameters, {} threads; writing to {}\n",
-               data.size(Split::train) + data.size(Split::val), tokenizer.size(), model.num_parameters(), omp_get_max_threads(),
+    fmt::print(stderr, "{} tokens (vocabulary of {}), {} parameters, {} threads; writing to {}\n",
+               data.size(Split::train) + data.size(Split::val), tokenizer->size(), model.num_parameters(), omp_get_max_threads(),
                run.string());
 
   const WarmupCosine schedule{.lr = o.lr, .min_lr = o.min_lr, .warmup = o.warmup, .steps = o.steps};
@@ -196,7 +245,7 @@ void train(const TrainOptions& options) {
   }
   model.eval();
   Generator generator(o.seed);
-  const std::string sample = tokenizer.decode(model.generate(start_of_text(tokenizer), 500, 0.8, 200, generator));
+  const std::string sample = tokenizer->decode(model.generate(start_of_text(*tokenizer), 500, 0.8, 200, generator));
   write_file_atomically(run / "samples.txt", fmt::format("step {}, temperature 0.8, top-k 200:\n{}\n", at.step, sample));
   if (!o.quiet) fmt::print("\n{}\n\nrun folder: {}\n", sample, run.string());
 }

@@ -9,7 +9,8 @@ namespace retape::gpt {
 
 /// nanoGPT's settings for a CPU.
 struct TrainOptions {
-  std::string data;
+  std::string data, data_format = "auto";  // text, tokens (with our header), u16 (ids without one), or auto
+  std::string tokenizer = "char", vocab;   // its type(); what it is loaded from, empty to make it from the text
   Config model;
   int64_t batch = 12, accumulate = 1, steps = 2000;
   double lr = 1e-3, min_lr = 1e-4;
@@ -25,5 +26,9 @@ struct TrainOptions {
 
 /// Trains and writes config.json, metrics.csv, loss.svg, samples.txt and checkpoints into the run folder. Throws Error.
 void train(const TrainOptions& options);
+
+/// Writes the text `data` as a file of token ids, which may be larger than memory, and its tokenizer.json into the folder `out`.
+/// Throws Error.
+void tokenize(const TrainOptions& options);
 
 }  // namespace retape::gpt

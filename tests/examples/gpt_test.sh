@@ -71,6 +71,50 @@ sample)
   "$gpt" train "${small[@]}" --steps 3 --weights run/checkpoint-5/model.safetensors --out warm --quiet
   refuses 1 'wte.weight' "$gpt" train "${small[@]}" --width 32 --steps 3 --weights run/checkpoint-5/model.safetensors --out other
   ;;
+bpe)
+  # A vocabulary of the 256 bytes and three merges, made here.
+  mkdir vocab
+  perl -CSD -e '
+    my $next = 256;
+    my @tokens = map { ($_ > 32 && $_ < 127) || ($_ > 160 && $_ != 173) ? chr($_) : chr($next++) } 0 .. 255;
+    push @tokens, "th", "the", "\x{120}the", "<|endoftext|>";
+    open my $json, ">", "vocab/vocab.json";
+    print $json "{", join(",", map { my $t = $tokens[$_]; $t =~ s/(["\\])/\\$1/g; "\"$t\":$_" } 0 .. $#tokens), "}";
+    open my $merges, ">", "vocab/merges.txt";
+    print $merges "#version: 0.2\nt h\nth e\n\x{120} the\n";'
+  bpe=(--tokenizer gpt2 --vocab vocab)
+  "$gpt" train "${small[@]}" "${bpe[@]}" --steps 4 --eval-every 2 --out whole --quiet
+  grep -q '"tokenizer": "gpt2"' whole/config.json && grep -q '"vocab": 260' whole/config.json || fail "config.json lacks tokenizer and vocabulary"
+  cp -r whole part
+  rm -r part/checkpoint-4
+  mv vocab vocab.gone # a run has its own copy
+  "$gpt" train --resume part --quiet
+  cmp whole/checkpoint-4/model.safetensors part/checkpoint-4/model.safetensors || fail "weights differ after a resume"
+  "$gpt" sample --from whole --prompt "the é" --tokens 5 >sample.txt
+  [[ $(head -c 6 sample.txt) == "the é" ]] || fail "the sample does not begin with the prompt: $(cat sample.txt)"
+  mv vocab.gone vocab
+  "$gpt" tokenize --data text.txt "${bpe[@]}" --out tokens >out.txt
+  grep -q 'vocabulary of 260' out.txt || fail "tokenize says: $(cat out.txt)"
+  "$gpt" train "${small[@]}" --data tokens/tokens.bin --steps 4 --eval-every 2 --out mapped --quiet
+  cmp whole/checkpoint-4/model.safetensors mapped/checkpoint-4/model.safetensors || fail "text and its tokens train differently"
+  tail -c +33 tokens/tokens.bin >bare.bin
+  "$gpt" train "${small[@]}" --data bare.bin --data-format u16 "${bpe[@]}" --steps 4 --eval-every 2 --out bare --quiet
+  cmp whole/checkpoint-4/model.safetensors bare/checkpoint-4/model.safetensors || fail "ids without a header train differently"
+  rm -r bare/checkpoint-4
+  "$gpt" train --resume bare --quiet
+  cmp whole/checkpoint-4/model.safetensors bare/checkpoint-4/model.safetensors || fail "a resumed run reads ids differently"
+  "$gpt" tokenize --data text.txt --out characters --quiet
+  "$gpt" train "${small[@]}" --data characters/tokens.bin --steps 2 --out char --quiet
+  grep -q '"tokenizer": "char"' char/config.json || fail "the tokenizer beside the tokens was not taken"
+  refuses 1 '--tokenizer gpt2 needs --vocab' "$gpt" train "${small[@]}" --tokenizer gpt2
+  refuses 1 'does not fit' "$gpt" train "${small[@]}" --tokenizer char --vocab vocab
+  refuses 1 'vocabulary of 260' "$gpt" train "${small[@]}" --data tokens/tokens.bin --vocab characters
+  refuses 1 'no tokenizer.json beside it' "$gpt" train "${small[@]}" --data bare.bin --data-format u16
+  refuses 1 'exclude each other' "$gpt" train --resume whole --vocab vocab
+  refuses 1 '--tokenizer char does not fit the run' "$gpt" train --resume whole --tokenizer char
+  refuses 2 'words' "$gpt" train "${small[@]}" --tokenizer words
+  refuses 1 'header' "$gpt" train "${small[@]}" --vocab vocab --data-format tokens
+  ;;
 bad_input)
   : >empty.txt
   printf 'short' >short.txt
@@ -96,7 +140,7 @@ bad_input)
   echo '{' >wide/config.json
   refuses 1 'config.json' "$gpt" sample --from wide
   "$gpt" train --help >help.txt
-  for flag in data layers heads width block batch accumulate steps lr min-lr warmup beta1 beta2 weight-decay clip dropout seed threads eval-every out resume weights quiet; do
+  for flag in data data-format tokenizer vocab layers heads width block batch accumulate steps lr min-lr warmup beta1 beta2 weight-decay clip dropout seed threads eval-every out resume weights quiet; do
     grep -q -- "--$flag" help.txt || fail "--help lacks --$flag"
   done
   ;;
