@@ -4,6 +4,8 @@
 #include <retape/autograd/binary.h>
 #include <retape/autograd/cross_entropy.h>
 #include <retape/autograd/dropout.h>
+#include <retape/autograd/einsum.h>
+#include <retape/autograd/fft.h>
 #include <retape/autograd/index.h>
 #include <retape/autograd/iterate.h>
 #include <retape/autograd/layer_norm.h>
