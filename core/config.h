@@ -11,10 +11,10 @@
 // be one weak symbol for all levels, and the linker may keep the copy that the processor cannot run.
 #define RETAPE_INLINE inline __attribute__((always_inline))
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define RETAPE_NO_POOL 1
 #elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 #define RETAPE_NO_POOL 1  // a sanitizer must see every free
 #endif
 #endif

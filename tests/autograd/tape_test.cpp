@@ -438,3 +438,28 @@ TEST_CASE("threads that share weights build and differentiate their own graphs",
   work(false), work(false);
   CHECK(difference(both, w.grad(), DType::f64) <= 1);
 }
+
+TEST_CASE("threads draw from one generator, hook their own graphs and free each other's tensors", "[tape]") {
+  Generator generator(1);
+  Tensor shared = values({64}, -1, 1, 1, DType::f32);
+  shared.set_requires_grad();
+  std::vector<Tensor> made(4);
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < made.size(); ++i)
+    threads.emplace_back([&, i] {
+      for (int k = 0; k < 20; ++k) {
+        const Tensor x = uniform({64}, -1, 1, {}, generator), y = tanh(x * shared);
+        double seen = 0;
+        register_hook(y, [&](const Tensor& dy) { seen = sum(dy).item(); });
+        backward(sum(y));
+        if (seen != 64) return;
+        made[i] = y.detach();
+      }
+    });
+  for (auto& t : threads) t.join();
+  for (auto& t : made) {
+    CHECK(bool(t));
+    t = {};
+  }
+  CHECK(generator.state().offset == 4 * 20 * 16);
+}
