@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include <retape/autograd/arranged.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/unary.h>
@@ -65,7 +66,7 @@ template <class F> Tensor broadcast_kernel(const char* name, const Tensor& a, co
   check_devices(name, a, b);
   const Shape shape = a.shape() == b.shape() ? a.shape() : broadcast_shapes(name, a.shape(), b.shape());
   Tensor y = empty(shape, {dtype, a.device()});
-  run(broadcast_view(a, shape), broadcast_view(b, shape), y);
+  run(broadcast_view(detail::arranged(a), shape), broadcast_view(detail::arranged(b), shape), y);
   return y;
 }
 Tensor binary_kernel(const char* name, BinaryKind kind, const Tensor& a, const Tensor& b) {
@@ -204,7 +205,8 @@ struct Where {
     condition = save(c);
     const Shape shape = broadcast_shapes(name, c.shape(), broadcast_shapes(name, a.shape(), b.shape()));
     Tensor y = empty(shape, a.options());
-    RETAPE_DISPATCH(y.device(), where(broadcast_view(c, shape), broadcast_view(a, shape), broadcast_view(b, shape), y));
+    RETAPE_DISPATCH(y.device(), where(broadcast_view(detail::arranged(c), shape), broadcast_view(detail::arranged(a), shape),
+                                      broadcast_view(detail::arranged(b), shape), y));
     return y;
   }
   void backward(const Tensor& dy, Grads& dx) {

@@ -3,6 +3,10 @@
 #include <benchmark/benchmark.h>
 #include <omp.h>
 
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <string>
 #include <string_view>
 
 #include <examples/gpt/model.h>
@@ -70,6 +74,74 @@ ROW_OP(layer_norm, layer_norm(x, {768}));
 ROW_OP(rms_norm, rms_norm(x, {768}));
 ROW_OP(dropout, dropout(x, 0.1));
 
+// ---- streaming: operands of 16 MB, as a fraction of what the machine can move ------------------------------------------
+
+double seconds_of(const std::function<void()>& f) {
+  const auto start = std::chrono::steady_clock::now();
+  f();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+// The roofs, by plain loops: copying 16 MB to 16 MB, and reading 16 MB.
+constexpr int64_t stream_size = 4 << 20;
+void roof_copy() {
+  static const Tensor from = randn({stream_size}), to = zeros({stream_size});
+  const float* x = from.data<float>();
+  float* y = to.mutable_data<float>();
+#pragma omp parallel for simd schedule(static)
+  for (int64_t i = 0; i < stream_size; ++i) y[i] = x[i];
+}
+void roof_read() {
+  static const Tensor from = randn({stream_size});
+  const float* x = from.data<float>();
+  float total = 0;
+#pragma omp parallel for simd schedule(static) reduction(+ : total)
+  for (int64_t i = 0; i < stream_size; ++i) total += x[i];
+  benchmark::DoNotOptimize(total);
+}
+// The op and the roof take turns; `of_roof` compares the best of each. `bytes` is what the op has to read and write.
+void streaming(benchmark::State& state, const std::function<void()>& f, double bytes, bool only_reads) {
+  const NoGrad off;
+  double best = 1e9, roof = 1e9;
+  for (auto _ : state) {
+    const double seconds = seconds_of(f);
+    best = std::min(best, seconds), roof = std::min(roof, seconds_of(only_reads ? roof_read : roof_copy));
+    state.SetIterationTime(seconds);
+  }
+  const double roof_bytes = 4.0 * stream_size * (only_reads ? 1 : 2);
+  state.counters["GB/s"] = bytes / best * 1e-9;
+  state.counters["of_roof"] = bytes / best / (roof_bytes / roof);
+}
+void add_streaming_rows() {
+  static const Tensor a = randn({2048, 2048}), b = randn({2048, 2048}), row = randn({2048}), at = transpose(a), half = cast(a, DType::bf16);
+  static const Tensor rows = randperm(2048), places = randint(0, 2048, {2048, 2048});
+  const double m = 4.0 * stream_size;
+  const auto add = [](const char* name, double bytes, bool only_reads, std::function<void()> f) {
+    benchmark::RegisterBenchmark((std::string("stream/") + name).c_str(), [=](benchmark::State& s) { streaming(s, f, bytes, only_reads); })
+        ->UseManualTime()
+        ->Unit(benchmark::kMicrosecond);
+  };
+  add("add", 3 * m, false, [] { a + b; });
+  add("add_number", 2 * m, false, [] { a + 2; });
+  add("add_row", 2 * m, false, [] { a + row; });
+  add("add_transposed", 3 * m, false, [] { b + at; });
+  add("exp", 2 * m, false, [] { exp(a); });
+  add("gelu", 2 * m, false, [] { gelu(a); });
+  add("relu_transposed", 2 * m, false, [] { relu(at); });
+  add("add_bf16", 1.5 * m, false, [] { half + half; });
+  add("compare", 2.25 * m, false, [] { gt(a, b); });
+  add("where", 3.25 * m, false, [mask = gt(a, b)] { where(mask, a, b); });
+  add("cast_bf16", 1.5 * m, false, [] { cast(a, DType::bf16); });
+  add("transposed_copy", 2 * m, false, [] { contiguous(at); });
+  add("sum", m, true, [] { sum(a); });
+  add("sum_rows", m, true, [] { sum(a, {1}); });
+  add("sum_columns", m, true, [] { sum(a, {0}); });
+  add("amax_columns", m, true, [] { amax(a, {0}); });
+  add("argmax", m, true, [] { argmax(reshape(a, {-1})); });
+  add("argmax_rows", m, true, [] { argmax(a, 1); });
+  add("index_select", 2 * m, false, [] { index_select(a, 0, rows); });
+  add("gather", 4 * m, false, [] { gather(a, 1, places); });
+  add("cumsum", 2 * m, false, [] { cumsum(a, 1); });
+}
 void matrix_product(benchmark::State& state) {
   const int64_t m = state.range(0), n = state.range(1), k = state.range(2);
   const Tensor a = randn({m, k}), b = randn({n, k});
@@ -119,6 +191,7 @@ BENCHMARK_CAPTURE(gpt_step, nano, StepSettings{})->Unit(benchmark::kMillisecond)
 
 int main(int argc, char** argv) {
   if (argc >= 2 && std::string_view(argv[1]) == "--peer") return compare_with_peer(argc > 2 ? argv[2] : "python3");
+  add_streaming_rows();
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   benchmark::AddCustomContext("cpu_level", cpu_level());

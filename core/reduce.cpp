@@ -178,6 +178,56 @@ void reduce(ReduceKind op, const Tensor& x, Tensor& y) {
   }
 }
 
+namespace {
+
+// The first position of the extreme of n elements, the first nan if there is one. First the extreme itself, in vector lanes; then
+// where it stands.
+template <class R, class T> int64_t find_extreme(const T* x, int64_t n, int64_t stride) {
+  using C = compute_t<T>;
+  const C extreme = reduce_run<R, T, C>(x, n, stride);
+  const auto is_it = [&](int64_t i) {
+    const C v = C(x[i * stride]);
+    return int(v == extreme) | int(v != v);
+  };
+  int64_t from = 0;
+  for (constexpr int64_t width = 256; stride == 1 && from + width <= n; from += width) {  // a loop that may stop is not vectorised
+    int found = 0;
+#pragma omp simd reduction(| : found)
+    for (int64_t i = 0; i < width; ++i) {
+      const C v = C(x[from + i]);
+      found |= int(v == extreme) | int(v != v);
+    }
+    if (found) break;
+  }
+  for (int64_t i = from; i < n; ++i)
+    if (is_it(i)) return i;
+  return 0;
+}
+template <class R, class T> void find_extremes(const Tensor& x, int64_t n, int64_t inner, int64_t* out, int64_t count) {
+  using C = compute_t<T>;
+  const T* in = reinterpret_cast<const T*>(bytes_of(x));
+  const int64_t pieces = (n + 16 * block - 1) / (16 * block);
+  if (count == 1 && pieces > 1) {  // one long line: the first piece that holds the extreme of all
+    Scratch<int64_t> at(pieces);
+    parallel_for(pieces, 1, [&](int64_t p, int64_t) {
+      const int64_t from = p * 16 * block;
+      at[p] = from + find_extreme<R>(in + from * inner, min_of(16 * block, n - from), inner);
+    });
+    int64_t best = at[0];
+    for (int64_t p = 1; p < pieces; ++p) {
+      const C b = C(in[best * inner]), v = C(in[at[p] * inner]);
+      if (b == b && (v != v || (v != b && R::join(b, v) == v))) best = at[p];
+    }
+    out[0] = best;
+    return;
+  }
+  parallel_for(count, row_grain(n), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) out[i] = find_extreme<R>(in + i / inner * n * inner + i % inner, n, inner);
+  });
+}
+
+}  // namespace
+
 void arg_reduce(ArgKind op, const Tensor& x, int dim, Tensor& y) {
   const int64_t n = x.shape()[dim];
   int64_t inner = 1;
@@ -185,20 +235,8 @@ void arg_reduce(ArgKind op, const Tensor& x, int dim, Tensor& y) {
   int64_t* out = y.mutable_data<int64_t>();
   with_any(x.dtype(), [&](auto zero) {
     using T = std::conditional_t<std::is_same_v<decltype(zero), bool>, uint8_t, decltype(zero)>;
-    using C = compute_t<T>;
-    const T* in = reinterpret_cast<const T*>(bytes_of(x));
-    parallel_for(y.numel(), row_grain(n), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const T* p = in + i / inner * n * inner + i % inner;
-        int64_t best = 0;
-        for (int64_t k = 1; k < n; ++k) {
-          const C v = C(p[k * inner]), b = C(p[best * inner]);
-          const bool better = op == ArgKind::max ? v > b : v < b;
-          if (b == b && (better || v != v)) best = k;
-        }
-        out[i] = best;
-      }
-    });
+    if (op == ArgKind::max) find_extremes<Max<compute_t<T>>, T>(x, n, inner, out, y.numel());
+    else find_extremes<Min<compute_t<T>>, T>(x, n, inner, out, y.numel());
   });
 }
 
