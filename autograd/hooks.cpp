@@ -53,13 +53,14 @@ std::string explain_grad(const Tensor& x) {
         "it is not a leaf: {} has made it, and backward() keeps gradients of leaves only; ask grad() for it, or register_hook()",
         node_of(x->producer)->name());
   if (!x->leaf_wants_grad) return "it is frozen, or was never asked: set_requires_grad() makes it want a gradient";
-  if (x->ended_by) return fmt::format("backward came as far as {}, which passes no gradient on to it", x->ended_by);
-  if (!x->read_by)
+  if (const char* op = x->ended_by) return fmt::format("backward came as far as {}, which passes no gradient on to it", op);
+  const char* reader = x->read_by;
+  if (!reader)
     return "no recorded op has read it: the forward did not use it, or used it under NoGrad, or read a detach()ed or converted copy of it";
   return fmt::format(
       "{} was the last op to read it, but no backward has come there: none has run since, or what it ran from does not depend on that op, or the way was cut by detach() or "
       "an op without gradient (a comparison, an index, an integer)",
-      x->read_by);
+      reader);
 }
 
 }  // namespace retape

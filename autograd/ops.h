@@ -3,13 +3,16 @@
 #include <retape/autograd/attention.h>
 #include <retape/autograd/binary.h>
 #include <retape/autograd/cross_entropy.h>
+#include <retape/autograd/diagonal.h>
 #include <retape/autograd/dropout.h>
 #include <retape/autograd/einsum.h>
 #include <retape/autograd/fft.h>
 #include <retape/autograd/index.h>
 #include <retape/autograd/iterate.h>
+#include <retape/autograd/indexing.h>
 #include <retape/autograd/layer_norm.h>
 #include <retape/autograd/matmul.h>
+#include <retape/autograd/rearrange.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/rms_norm.h>
 #include <retape/autograd/rope.h>

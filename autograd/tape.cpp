@@ -267,7 +267,7 @@ void run(Pass& pass) {
       Tensor& d = dx.at(i);
       if (!edges[i].wants()) continue;
       if (!d) {
-        if (edges[i].leaf) edges[i].leaf->ended_by = node->name();
+        if (edges[i].leaf) edges[i].leaf->ended_by.store(node->name(), std::memory_order_relaxed);
         continue;
       }
       if (edges[i].leaf) {
@@ -353,8 +353,8 @@ void begin(Node& node, const Tensor* const* in, int n) {
         }
       } else if (t->leaf_wants_grad && ctx.recording) {
         e.leaf = in[i]->ref();
-        t->read_by = node.name();
-        t->ended_by = nullptr;
+        t->read_by.store(node.name(), std::memory_order_relaxed);
+        t->ended_by.store(nullptr, std::memory_order_relaxed);
       }
     }
     node.edges.push(std::move(e));

@@ -5,10 +5,14 @@
 #include <algorithm>
 
 #include <retape/autograd/binary.h>
+#include <retape/autograd/rearrange.h>
 #include <retape/autograd/tape.h>
+#include <retape/autograd/window.h>
 
 namespace retape {
 namespace {
+
+using detail::Window;
 
 void check(const char* name, const Tensor& x) {
   if (!x) throw Error(fmt::format("{}: the tensor is undefined", name));
@@ -119,37 +123,61 @@ struct Unsqueeze {
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, squeeze(dy, dim)); }
 };
 
-Tensor slice_view(const Tensor& x, int dim, int64_t start, int64_t length, int64_t step) {
-  Shape shape = x.shape(), strides = x.strides();
-  const int64_t offset = x.offset() + start * strides[dim];
-  shape[dim] = length;
-  strides[dim] *= step;
-  return view(x, shape, strides, offset);
-}
-struct SliceBackward {  // zeros with dy in the slice
-  static constexpr auto name = "slice_backward";
-  int dim;
-  int64_t start, length, step;
-  Shape from;
-  Tensor forward(const Tensor& dy) {
-    const Tensor dx = zeros(from, dy.options());
-    run_copy(dy, slice_view(dx, dim, start, length, step));
-    return dx;
+Tensor window_view(const Tensor& x, const Window& w) {
+  Shape strides = x.strides();
+  int64_t offset = x.offset();
+  for (int d = 0; d < x.dim(); ++d) {
+    offset += w.start[d] * strides[d];
+    strides[d] *= w.step[d];
   }
-  void backward(const Tensor& ddx, Grads& g);
+  return view(x, w.length, strides, w.length.numel() ? offset : x.offset());
+}
+Tensor slice_view(const Tensor& x, int dim, int64_t start, int64_t length) {
+  return window_view(x, Window::whole(x.shape()).with(dim, start, length));
+}
+
+// Reading and framing are each other's gradient.
+struct FrameWindow {
+  const char* name;
+  Window window;
+  Shape to;
+  double fill;
+  Tensor forward(const Tensor& x) {
+    const Tensor y = full(to, fill, x.options());
+    run_copy(x, window_view(y, window));
+    return y;
+  }
+  void backward(const Tensor& dy, Grads& dx) { dx.set(0, detail::read_window(name, dy, window)); }
 };
-struct Slice {
-  static constexpr auto name = "slice";
-  int dim;
-  int64_t start, length, step;
+struct ReadWindow {
+  const char* name;
+  Window window;
   Shape from = {};
   Tensor forward(const Tensor& x) {
     from = x.shape();
-    return slice_view(x, dim, start, length, step);
+    bool reversed = false;
+    for (int64_t step : window.step) reversed |= step < 0;
+    const Tensor y = window_view(x, window);
+    return reversed ? copied(y) : y;
   }
-  void backward(const Tensor& dy, Grads& dx) { dx.set(0, record(SliceBackward{dim, start, length, step, from}, dy)); }
+  void backward(const Tensor& dy, Grads& dx) { dx.set(0, detail::frame_window(name, dy, window, from, 0)); }
 };
-void SliceBackward::backward(const Tensor& ddx, Grads& g) { g.set(0, record(Slice{dim, start, length, step}, ddx)); }
+struct WriteWindow {
+  const char* name;
+  Window window;
+  bool accumulate;
+  Tensor forward(const Tensor& x, const Tensor& value) {
+    Tensor y = copied(x), part = window_view(y, window);
+    if (accumulate) RETAPE_DISPATCH(y.device(), accumulate(value, part));
+    else run_copy(value, part);
+    return y;
+  }
+  void backward(const Tensor& dy, Grads& dx) {
+    if (dx.wants(0))
+      dx.set(0, accumulate ? dy : record(WriteWindow{name, window, false}, dy, expand(zeros({}, dy.options()), window.length)));
+    if (dx.wants(1)) dx.set(1, detail::read_window(name, dy, window));
+  }
+};
 
 struct Split {
   static constexpr auto name = "split";
@@ -161,7 +189,7 @@ struct Split {
     std::vector<Tensor> parts;
     int64_t at = 0;
     for (int64_t n : sizes) {
-      parts.push_back(slice_view(x, dim, at, n, 1));
+      parts.push_back(slice_view(x, dim, at, n));
       at += n;
     }
     return parts;
@@ -179,29 +207,40 @@ struct Split {
     dx.set(0, cat(all, dim));
   }
 };
-struct Cat {
-  static constexpr auto name = "cat";
+struct UnfoldBackward {  // windows are added up in order, half types in float
+  static constexpr auto name = "unfold_backward";
   int dim;
-  std::vector<int64_t> sizes = {};
-  Tensor forward(const std::vector<Tensor>& xs) {
-    Shape shape = xs[0].shape();
-    shape[dim] = 0;
-    sizes.clear();
-    for (auto& x : xs) {
-      sizes.push_back(x.shape()[dim]);
-      shape[dim] += sizes.back();
+  int64_t size, step;
+  Shape to;
+  Tensor forward(const Tensor& dy) {
+    const bool half = is_floating(dy.dtype()) && size_of(dy.dtype()) == 2;
+    const Tensor dx = zeros(to, {half ? DType::f32 : dy.dtype(), dy.device()}), from = cast(dy, dx.dtype());
+    const int64_t count = dy.shape()[dim];
+    for (int64_t k = 0; k < size && count; ++k) {
+      Tensor part = window_view(dx, Window::whole(to).with(dim, k, count, step));
+      RETAPE_DISPATCH(dy.device(), accumulate(select(from, -1, k), part));
     }
-    const Tensor y = empty(shape, xs[0].options());
-    int64_t at = 0;
-    for (size_t i = 0; i < xs.size(); at += sizes[i++]) run_copy(xs[i], slice_view(y, dim, at, sizes[i], 1));
-    return y;
+    return cast(dx, dy.dtype());
   }
-  void backward(const Tensor& dy, Grads& dx) {
-    int64_t at = 0;
-    for (size_t i = 0; i < sizes.size(); at += sizes[i++])
-      if (dx.wants(int(i))) dx.set(int(i), narrow(dy, dim, at, sizes[i]));
-  }
+  void backward(const Tensor& ddx, Grads& g);
 };
+struct Unfold {
+  static constexpr auto name = "unfold";
+  int dim;
+  int64_t size, step;
+  Shape from = {};
+  Tensor forward(const Tensor& x) {
+    from = x.shape();
+    Shape shape = x.shape(), strides = x.strides();
+    shape[dim] = (shape[dim] - size) / step + 1;
+    shape.push_back(size), strides.push_back(strides[dim]);
+    strides[dim] *= step;
+    return view(x, shape, strides);
+  }
+  void backward(const Tensor& dy, Grads& dx) { dx.set(0, record(UnfoldBackward{dim, size, step, from}, dy)); }
+};
+void UnfoldBackward::backward(const Tensor& ddx, Grads& g) { g.set(0, record(Unfold{dim, size, step}, ddx)); }
+
 struct Copy {
   const char* name;
   Tensor forward(const Tensor& x) { return copied(x); }
@@ -224,6 +263,16 @@ struct ToMeta {
 };
 
 }  // namespace
+
+namespace detail {
+Tensor read_window(const char* name, const Tensor& x, const Window& window) { return record(ReadWindow{name, window}, x); }
+Tensor frame_window(const char* name, const Tensor& x, const Window& window, const Shape& to, double fill) {
+  return record(FrameWindow{name, window, to, fill}, x);
+}
+Tensor write_window(const char* name, const Tensor& x, const Window& window, const Tensor& value, bool accumulate) {
+  return record(WriteWindow{name, window, accumulate}, x, value);
+}
+}  // namespace detail
 
 Tensor identity(const Tensor& x) { return record(Identity{}, x); }
 
@@ -316,14 +365,14 @@ Tensor narrow(const Tensor& x, int64_t dim, int64_t start, int64_t length) {
   if (start < 0 || length < 0 || start > n - length)
     throw Error(
         fmt::format("narrow: elements {} to {} of dim {} are not all in {}; its size is {}", start, start + length, d, x.shape().str(), n));
-  return record(Slice{d, start, length, 1}, x);
+  return record(ReadWindow{"narrow", Window::whole(x.shape()).with(d, start, length)}, x);
 }
 Tensor slice(const Tensor& x, int64_t dim, int64_t start, int64_t end, int64_t step) {
   const int d = sized_dim("slice", x, dim);
   if (step <= 0) throw Error(fmt::format("slice: step {} is not valid; it must be positive", step));
   const int64_t n = x.shape()[d];
   const int64_t from = std::clamp(start < 0 ? start + n : start, int64_t{0}, n), to = std::clamp(end < 0 ? end + n : end, from, n);
-  return record(Slice{d, from, (to - from + step - 1) / step, step}, x);
+  return record(ReadWindow{"slice", Window::whole(x.shape()).with(d, from, (to - from + step - 1) / step, step)}, x);
 }
 Tensor select(const Tensor& x, int64_t dim, int64_t index) {
   const int d = sized_dim("select", x, dim);
@@ -331,7 +380,7 @@ Tensor select(const Tensor& x, int64_t dim, int64_t index) {
   if (index < -n || index >= n)
     throw Error(
         fmt::format("select: index {} is out of range for dim {} of {}; expected {} <= index < {}", index, d, x.shape().str(), -n, n));
-  return squeeze(record(Slice{d, index < 0 ? index + n : index, 1, 1}, x), d);
+  return squeeze(record(ReadWindow{"select", Window::whole(x.shape()).with(d, index < 0 ? index + n : index, 1)}, x), d);
 }
 std::vector<Tensor> split(const Tensor& x, const std::vector<int64_t>& sizes, int64_t dim) {
   const int d = sized_dim("split", x, dim);
@@ -360,34 +409,113 @@ std::vector<Tensor> chunk(const Tensor& x, int64_t count, int64_t dim) {
   return split(x, std::max<int64_t>(1, (x.shape()[d] + count - 1) / count), d);
 }
 
-Tensor cat(const std::vector<Tensor>& xs, int64_t dim) {
-  if (xs.empty()) throw Error("cat: no tensors are given; at least one is needed");
-  const int d = sized_dim("cat", xs[0], dim);
-  DType dtype = xs[0].dtype();
-  for (auto& x : xs) {
-    check("cat", x);
-    Shape a = xs[0].shape(), b = x.shape();
-    if (a.rank() == b.rank()) a[d] = b[d] = 0;
-    if (!(a == b))
-      throw Error(fmt::format("cat: {} and {} cannot be joined along dim {}: all other sizes must be equal", xs[0].shape().str(),
-                              x.shape().str(), d));
-    if (!(x.device() == xs[0].device())) throw Error("cat: tensors are on different devices; move them with to()");
-    dtype = promote(dtype, x.dtype());
+std::vector<Tensor> tensor_split(const Tensor& x, const std::vector<int64_t>& indices, int64_t dim) {
+  const int d = sized_dim("tensor_split", x, dim);
+  std::vector<Tensor> parts;
+  int64_t from = 0;
+  for (int64_t to : indices) {
+    parts.push_back(slice(x, d, from, to));
+    from = to;
   }
-  std::vector<Tensor> same;
-  for (auto& x : xs) same.push_back(cast(x, dtype));
-  return record(Cat{d}, same);
+  parts.push_back(slice(x, d, from, x.shape()[d]));
+  return parts;
 }
-Tensor stack(const std::vector<Tensor>& xs, int64_t dim) {
-  if (xs.empty()) throw Error("stack: no tensors are given; at least one is needed");
-  std::vector<Tensor> rows;
-  for (auto& x : xs) {
-    check("stack", x);
-    if (!(x.shape() == xs[0].shape()))
-      throw Error(fmt::format("stack: shapes {} and {} differ; they must be equal", xs[0].shape().str(), x.shape().str()));
-    rows.push_back(unsqueeze(x, normalize_dim("stack", dim, x.dim() + 1)));
+std::vector<Tensor> tensor_split(const Tensor& x, int64_t sections, int64_t dim) {
+  const int d = sized_dim("tensor_split", x, dim);
+  if (sections <= 0) throw Error(fmt::format("tensor_split: {} parts are not valid; there must be at least one", sections));
+  const int64_t n = x.shape()[d];
+  std::vector<int64_t> sizes;
+  for (int64_t i = 0; i < sections; ++i) sizes.push_back(n / sections + (i < n % sections));
+  return split(x, sizes, d);
+}
+std::vector<Tensor> unbind(const Tensor& x, int64_t dim) {
+  const int d = sized_dim("unbind", x, dim);
+  if (x.shape()[d] == 0) return {};
+  std::vector<Tensor> parts = split(x, 1, d);
+  for (Tensor& part : parts) part = squeeze(part, d);
+  return parts;
+}
+
+Tensor movedim(const Tensor& x, const Shape& source, const Shape& destination) {
+  check("movedim", x);
+  if (source.rank() != destination.rank())
+    throw Error(fmt::format("movedim: {} dims cannot move to {} places; the lists {} and {} must be equally long", source.rank(),
+                            destination.rank(), source.str(), destination.str()));
+  Shape order = Shape::filled(x.dim(), -1);
+  unsigned moved = 0;
+  for (int k = 0; k < source.rank(); ++k) {
+    const int from = normalize_dim("movedim", source[k], x.dim()), to = normalize_dim("movedim", destination[k], x.dim());
+    if (x.dim() == 0) continue;
+    if (moved >> from & 1 || order[to] >= 0)
+      throw Error(fmt::format("movedim: a dim occurs twice in {} or {}; every dim may move once", source.str(), destination.str()));
+    moved |= 1u << from;
+    order[to] = from;
   }
-  return cat(rows, normalize_dim("stack", dim, xs[0].dim() + 1));
+  int next = 0;
+  for (int d = 0; d < x.dim(); ++d) {
+    if (order[d] >= 0) continue;
+    while (moved >> next & 1) ++next;
+    order[d] = next++;
+  }
+  return record(Permute{"movedim", order}, x);
+}
+Tensor unflatten(const Tensor& x, int64_t dim, const Shape& sizes) {
+  const int d = sized_dim("unflatten", x, dim);
+  int64_t known = 1, unknown = 0;
+  for (int64_t n : sizes) n == -1 ? ++unknown : known *= n;
+  const int64_t n = x.shape()[d];
+  if (sizes.rank() == 0 || unknown > 1 || known < 0 || (unknown ? known == 0 || n % known : known != n))
+    throw Error(fmt::format("unflatten: dim {} of {} has size {}, which {} does not make up", d, x.shape().str(), n, sizes.str()));
+  Shape shape;
+  for (int i = 0; i < d; ++i) shape.push_back(x.shape()[i]);
+  for (int64_t m : sizes) shape.push_back(m == -1 ? n / known : m);
+  for (int i = d + 1; i < x.dim(); ++i) shape.push_back(x.shape()[i]);
+  return reshape(x, shape);
+}
+Tensor unfold(const Tensor& x, int64_t dim, int64_t size, int64_t step) {
+  const int d = sized_dim("unfold", x, dim);
+  if (size < 0 || size > x.shape()[d] || step <= 0)
+    throw Error(fmt::format("unfold: windows of {} elements every {} do not fit dim {} of {}; expected 0 <= size <= {} and step > 0", size,
+                            step, d, x.shape().str(), x.shape()[d]));
+  return record(Unfold{d, size, step}, x);
+}
+std::vector<Tensor> broadcast_tensors(const std::vector<Tensor>& xs) {
+  Shape shape;
+  for (auto& x : xs) {
+    check("broadcast_tensors", x);
+    shape = broadcast_shapes("broadcast_tensors", shape, x.shape());
+  }
+  std::vector<Tensor> all;
+  for (auto& x : xs) all.push_back(expand(x, shape));
+  return all;
+}
+std::vector<Tensor> meshgrid(const std::vector<Tensor>& xs, Indexing indexing) {
+  Shape shape;
+  for (auto& x : xs) {
+    check("meshgrid", x);
+    if (x.dim() > 1) throw Error(fmt::format("meshgrid: a tensor has shape {}; all must have one dim", x.shape().str()));
+    shape.push_back(x.numel());
+  }
+  std::vector<Tensor> grid;
+  for (int d = 0; d < shape.rank(); ++d) {
+    Shape along = Shape::filled(shape.rank(), 1);
+    along[d] = shape[d];
+    const Tensor coordinate = expand(reshape(xs[size_t(d)], along), shape);
+    grid.push_back(indexing == Indexing::xy && shape.rank() > 1 ? transpose(coordinate, 0, 1) : coordinate);
+  }
+  return grid;
+}
+Tensor atleast_1d(const Tensor& x) {
+  check("atleast_1d", x);
+  return x.dim() ? x : unsqueeze(x, 0);
+}
+Tensor atleast_2d(const Tensor& x) {
+  const Tensor y = atleast_1d(x);
+  return y.dim() > 1 ? y : unsqueeze(y, 0);
+}
+Tensor atleast_3d(const Tensor& x) {
+  const Tensor y = atleast_2d(x);
+  return y.dim() > 2 ? y : unsqueeze(y, 2);
 }
 
 Tensor contiguous(const Tensor& x) {

@@ -1,4 +1,5 @@
-// Shape and layout: views share the storage of what they view; cat, stack, contiguous and cast make new tensors.
+// Shape and layout: views share the storage of what they view; contiguous, clone, cast and to make new tensors. More that copies is in
+// rearrange.h.
 #pragma once
 #include <vector>
 
@@ -37,10 +38,39 @@ std::vector<Tensor> split(const Tensor& x, int64_t size, int64_t dim = 0);
 std::vector<Tensor> split(const Tensor& x, const std::vector<int64_t>& sizes, int64_t dim = 0);
 /// `count` parts of equal size (the last may be smaller). torch: chunk.
 std::vector<Tensor> chunk(const Tensor& x, int64_t count, int64_t dim = 0);
-/// Tensors joined along a dim; all other sizes must be equal, dtypes promote. torch: cat.
-Tensor cat(const std::vector<Tensor>& xs, int64_t dim = 0);
-/// Tensors of equal shape joined along a new dim. torch: stack.
-Tensor stack(const std::vector<Tensor>& xs, int64_t dim = 0);
+/// `sections` parts whose sizes differ by at most one, the larger ones first. torch: tensor_split.
+std::vector<Tensor> tensor_split(const Tensor& x, int64_t sections, int64_t dim = 0);
+/// The parts between cuts: [0, i0), [i0, i1), ..., [in, size), as slices, so that cuts beyond the end give empty parts.
+/// torch: tensor_split.
+std::vector<Tensor> tensor_split(const Tensor& x, const std::vector<int64_t>& indices, int64_t dim = 0);
+/// All elements of a dim, each without the dim. torch: unbind.
+std::vector<Tensor> unbind(const Tensor& x, int64_t dim = 0);
+
+/// x with the dims `source` at the places `destination` and the other dims in order around them. torch: movedim.
+Tensor movedim(const Tensor& x, const Shape& source, const Shape& destination);
+inline Tensor movedim(const Tensor& x, int64_t source, int64_t destination) { return movedim(x, Shape{source}, Shape{destination}); }
+/// transpose() under its other names. torch: swapaxes, swapdims.
+inline Tensor swapaxes(const Tensor& x, int64_t axis0, int64_t axis1) { return transpose(x, axis0, axis1); }
+inline Tensor swapdims(const Tensor& x, int64_t dim0, int64_t dim1) { return transpose(x, dim0, dim1); }
+/// Dim `dim` becomes several of the given sizes, one of which may be -1. torch: unflatten.
+Tensor unflatten(const Tensor& x, int64_t dim, const Shape& sizes);
+/// Windows of `size` elements that begin every `step` elements of a dim: the dim counts windows, a new last dim has their elements. A
+/// view, also where windows overlap. Throws Error for a window larger than the dim. torch: Tensor.unfold.
+Tensor unfold(const Tensor& x, int64_t dim, int64_t size, int64_t step);
+/// expand() under another name. torch: broadcast_to.
+inline Tensor broadcast_to(const Tensor& x, const Shape& shape) { return expand(x, shape); }
+/// The tensors expanded to their common shape. torch: broadcast_tensors.
+std::vector<Tensor> broadcast_tensors(const std::vector<Tensor>& xs);
+inline Tensor reshape_as(const Tensor& x, const Tensor& other) { return reshape(x, other.shape()); }
+inline Tensor expand_as(const Tensor& x, const Tensor& other) { return expand(x, other.shape()); }
+/// Vectors as the coordinates of a grid, all of shape (size of the first, size of the second, ...); with xy, the first two dims change
+/// places. 0-dim tensors count as vectors of one element. torch: meshgrid.
+enum class Indexing : uint8_t { ij, xy };
+std::vector<Tensor> meshgrid(const std::vector<Tensor>& xs, Indexing indexing = Indexing::ij);
+/// x with dims of size 1 added until it has 1, 2 or 3: (n) becomes (1, n) or (1, n, 1), (m, n) becomes (m, n, 1). torch: atleast_1d, ...
+Tensor atleast_1d(const Tensor& x);
+Tensor atleast_2d(const Tensor& x);
+Tensor atleast_3d(const Tensor& x);
 
 /// x itself if it is contiguous, else a copy that is. torch: contiguous.
 Tensor contiguous(const Tensor& x);

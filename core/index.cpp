@@ -1,6 +1,7 @@
-// Reading and adding at positions given by an index tensor (i64 or i32). All index values are checked before any element is
-// touched. Sums are made in the order of the index, one thread an element, so they do not depend on the number of threads.
-#include <retape/core/put.h>
+// Reading and writing at positions given by an index tensor (i64 or i32). All index values are checked before any element is
+// touched. What goes to one element goes there in the order of the index, from one thread, so that sums, and which of several
+// values stays, do not depend on the number of threads.
+#include <retape/core/elementwise.h>
 
 namespace retape::RETAPE_LEVEL {
 namespace {
@@ -8,7 +9,7 @@ namespace {
 // The values of an index tensor as int64_t, all in [0, size).
 class Positions {
  public:
-  RETAPE_INLINE Positions(const char* kernel, const Tensor& index, int64_t size) : own_(index.dtype() == DType::i32 ? index.numel() : 0) {
+  RETAPE_INLINE Positions(const char* op, const Tensor& index, int64_t size) : own_(index.dtype() == DType::i32 ? index.numel() : 0) {
     const int64_t n = index.numel();
     if (index.dtype() == DType::i32) {
       const int32_t* from = index.data<int32_t>();
@@ -18,8 +19,11 @@ class Positions {
     } else {
       values_ = index.data<int64_t>();
     }
-    for (int64_t i = 0; i < n; ++i)
-      if (values_[i] < 0 || values_[i] >= size) detail::index_out_of_range(kernel, values_[i], size);
+    int64_t wrong = 0;
+#pragma omp simd reduction(| : wrong)
+    for (int64_t i = 0; i < n; ++i) wrong |= int64_t(uint64_t(values_[i]) >= uint64_t(size));
+    for (int64_t i = 0; wrong && i < n; ++i)
+      if (values_[i] < 0 || values_[i] >= size) detail::index_out_of_range(op, values_[i], size);
   }
   RETAPE_INLINE operator const int64_t*() const { return values_; }
 
@@ -136,8 +140,26 @@ class Groups {
 
 constexpr int64_t columns = 128;  // neighbouring elements that one task handles
 
-// y (n) += the given rows of source, whose rows are `stride` apart
-template <class T> void add_rows(const T* source, const int64_t* begin, const int64_t* end, int64_t stride, int64_t n, T* y) {
+template <PutKind> struct Join;
+template <> struct Join<PutKind::add> : functor::Add {};
+template <> struct Join<PutKind::multiply> : functor::Mul {};
+template <> struct Join<PutKind::max> : functor::Maximum {};
+template <> struct Join<PutKind::min> : functor::Minimum {};
+// Calls f(Join{}, T{}) for a kind that is not `replace`, whose elements need no arithmetic.
+template <class F> RETAPE_INLINE void with_join(PutKind kind, DType d, const F& f) {
+  with_any(d, [&](auto zero) {
+    switch (kind) {
+      case PutKind::add: return f(Join<PutKind::add>{}, zero);
+      case PutKind::multiply: return f(Join<PutKind::multiply>{}, zero);
+      case PutKind::max: return f(Join<PutKind::max>{}, zero);
+      case PutKind::min: return f(Join<PutKind::min>{}, zero);
+      case PutKind::replace: return;
+    }
+  });
+}
+
+// y (n) is joined with the given rows of source, whose rows are `stride` apart
+template <class J, class T> void join_rows(const T* source, const int64_t* begin, const int64_t* end, int64_t stride, int64_t n, T* y) {
   using C = compute_t<T>;
   C sum[columns];
 #pragma omp simd
@@ -145,18 +167,86 @@ template <class T> void add_rows(const T* source, const int64_t* begin, const in
   for (const int64_t* j = begin; j != end; ++j) {
     const T* row = source + *j * stride;
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) sum[i] = C(sum[i] + C(row[i]));
+    for (int64_t i = 0; i < n; ++i) sum[i] = J::value(sum[i], C(row[i]));
   }
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) put(y[i], sum[i]);
 }
 
+// Calls f(from, to, begin, end) for parts of rows of y (outer, size, inner) that the index names: the part's row in `source` is
+// from + j * inner for each j in [begin, end), its place in y is `to`, in elements.
+template <class F> RETAPE_INLINE void each_put(const Groups& groups, const Around& out, int64_t k, const F& f) {
+  const int64_t inner = out.inner, size = out.size;
+  // A row of y gets all that the index sends there. Where rows are few, threads share the columns of a row.
+  const int64_t rows = out.outer * size, parts = rows < 64 ? (inner + columns - 1) / columns : 1, part = parts > 1 ? columns : inner;
+  const double grain = 16384.0 * double(parts * rows) / (double(out.outer) * double(k) * double(inner));
+  parallel_for(parts * rows, grain < 1 ? 1 : int64_t(grain), [&](int64_t begin, int64_t end) {
+    int64_t outer = begin / parts / size, position = begin / parts % size, first = begin % parts * part;
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t *const group = groups.begin(position), *const group_end = groups.end(position);
+      if (group != group_end)
+        for (int64_t c = first; c < min_of(inner, first + part); c += columns)
+          f(outer * k * inner + c, (outer * size + position) * inner + c, min_of(columns, inner - c), group, group_end);
+      if ((first += part) < inner) continue;
+      first = 0;
+      if (++position < size) continue;
+      position = 0, ++outer;
+    }
+  });
+}
+
+// Calls f(target, source) for each element of the box, in the order of the index for each target.
+template <class F> RETAPE_INLINE void each_scattered(const int64_t* positions, const Shape& part, const Shape& whole, int dim, const F& f) {
+  const Around out(whole, dim), box(part, dim);
+  const Offsets outer(part, whole, 0, dim), inner(part, whole, dim + 1, whole.rank());
+  const int64_t pieces = (box.inner + columns - 1) / columns, work = box.size * min_of(columns, box.inner);
+  parallel_for(box.outer * pieces, work >= 16384 ? 1 : 16384 / work, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t o = task / pieces, first = task % pieces * columns, last = min_of(box.inner, first + columns);
+      const int64_t base = outer[o] * out.size * out.inner;
+      for (int64_t j = 0; j < box.size; ++j) {
+        const int64_t row = (o * box.size + j) * box.inner;
+        for (int64_t i = first; i < last; ++i) f(base + positions[row + i] * out.inner + inner[i], row + i);
+      }
+    }
+  });
+}
+
+// y = y * size + index, with negative indices counted from the end: what flat_positions() does for each dim.
+struct Wrap {
+  int64_t size;
+  bool first;
+  int* wrong;
+};
+template <class T> void wrap_loop(char* const* p, const int64_t* stride, int64_t n, const void* argument) {
+  const Wrap& wrap = *static_cast<const Wrap*>(argument);
+  const int64_t size = wrap.size, scale = wrap.first ? 0 : size;
+  int64_t wrong = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    int64_t v = *reinterpret_cast<const T*>(p[0] + i * stride[0]);
+    v += v < 0 ? size : 0;
+    wrong |= int64_t(uint64_t(v) >= uint64_t(size));
+    int64_t& y = *reinterpret_cast<int64_t*>(p[1] + i * stride[1]);
+    y = (scale ? y * scale : 0) + v;
+  }
+  if (wrong) __atomic_store_n(wrap.wrong, 1, __ATOMIC_RELAXED);
+}
+// Throws for the first value of index that is out of range.
+template <class T> [[noreturn]] void throw_out_of_dim(const Tensor& index, int64_t size, int64_t dim) {
+  const T* in = reinterpret_cast<const T*>(bytes_of(index));
+  for (int64_t i = 0;; ++i) {
+    int64_t rest = i, at = 0;
+    for (int d = index.dim(); d-- > 0; rest /= index.shape()[d]) at += rest % index.shape()[d] * index.strides()[d];
+    if (in[at] < -size || in[at] >= size) detail::index_out_of_dim(in[at], dim, size);
+  }
+}
+
 }  // namespace
 
 // x (outer, size, inner), index (k), y (outer, k, inner)
-void index_select(const Tensor& x, int dim, const Tensor& index, Tensor& y) {
+void index_select(const char* op, const Tensor& x, int dim, const Tensor& index, Tensor& y) {
   const Around in(x.shape(), dim);
-  const Positions at("index_select", index, in.size);
+  const Positions at(op, index, in.size);
   const int64_t k = index.numel(), inner = in.inner, size = in.size, grain = row_grain(inner);
   const int64_t* positions = at;
   with_size(x.dtype(), [&](auto zero) {
@@ -173,41 +263,38 @@ void index_select(const Tensor& x, int dim, const Tensor& index, Tensor& y) {
   });
 }
 
-// index (k), source (outer, k, inner), y (outer, size, inner): y[:, index[j]] += source[:, j]
-void index_add(const Tensor& index, const Tensor& source, int dim, Tensor& y) {
+// index (k), source (outer, k, inner), y (outer, size, inner): y[:, index[j]] is joined with source[:, j]
+void index_put(const char* op, PutKind kind, const Tensor& index, const Tensor& source, int dim, Tensor& y) {
   const Around out(y.shape(), dim);
-  const Positions at("index_add", index, out.size);
-  const int64_t k = index.numel(), inner = out.inner, size = out.size;
+  const Positions at(op, index, out.size);
+  const int64_t k = index.numel(), inner = out.inner;
   if (source.numel() == 0) return;
-  const Groups groups(at, k, size);
-  with_any(y.dtype(), [&](auto zero) {
+  const Groups groups(at, k, out.size);
+  if (kind == PutKind::replace) {
+    with_size(y.dtype(), [&](auto zero) {
+      using T = decltype(zero);
+      const T* from = raw<T>(source);
+      T* to = raw_mutable<T>(y);
+      each_put(groups, out, k, [&](int64_t s, int64_t t, int64_t n, const int64_t*, const int64_t* end) {
+        __builtin_memcpy(to + t, from + s + end[-1] * inner, size_t(n) * sizeof(T));
+      });
+    });
+    return;
+  }
+  with_join(kind, y.dtype(), [&](auto join, auto zero) {
     using T = decltype(zero);
     const T* from = source.data<T>();
     T* to = y.mutable_data<T>();
-    // A row of y gets all that the index sends there. Where rows are few, threads share the columns of a row.
-    const int64_t rows = out.outer * size, parts = rows < 64 ? (inner + columns - 1) / columns : 1, part = parts > 1 ? columns : inner;
-    const double grain = 16384.0 * double(parts * rows) / double(source.numel());
-    parallel_for(parts * rows, grain < 1 ? 1 : int64_t(grain), [&](int64_t begin, int64_t end) {
-      int64_t outer = begin / parts / size, position = begin / parts % size, first = begin % parts * part;
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t *const group = groups.begin(position), *const group_end = groups.end(position);
-        if (group != group_end)
-          for (int64_t c = first; c < min_of(inner, first + part); c += columns)
-            add_rows(from + outer * k * inner + c, group, group_end, inner, min_of(columns, inner - c),
-                     to + (outer * size + position) * inner + c);
-        if ((first += part) < inner) continue;
-        first = 0;
-        if (++position < size) continue;
-        position = 0, ++outer;
-      }
+    each_put(groups, out, k, [&](int64_t s, int64_t t, int64_t n, const int64_t* begin, const int64_t* end) {
+      join_rows<decltype(join)>(from + s, begin, end, inner, n, to + t);
     });
   });
 }
 
 // index, y (outer, k, inner) lie inside x (outer, size, inner) except along dim: y[o, j, i] = x[o, index[o, j, i], i]
-void gather(const Tensor& x, int dim, const Tensor& index, Tensor& y) {
+void gather(const char* op, const Tensor& x, int dim, const Tensor& index, Tensor& y) {
   const Around in(x.shape(), dim), box(index.shape(), dim);
-  const Positions at("gather", index, in.size);
+  const Positions at(op, index, in.size);
   const int64_t* positions = at;
   if (y.numel() == 0) return;
   const Offsets outer(index.shape(), x.shape(), 0, dim), inner(index.shape(), x.shape(), dim + 1, x.dim());
@@ -224,34 +311,81 @@ void gather(const Tensor& x, int dim, const Tensor& index, Tensor& y) {
   });
 }
 
-// index, source (outer, k, inner) lie inside y (outer, size, inner) except along dim: y[o, index[o, j, i], i] += source[o, j, i]
-void scatter_add(const Tensor& index, const Tensor& source, int dim, Tensor& y) {
-  const Around out(y.shape(), dim), box(index.shape(), dim);
-  const Positions at("scatter_add", index, out.size);
+// index, source (outer, k, inner) lie inside y (outer, size, inner) except along dim: y[o, index[o, j, i], i] is joined with
+// source[o, j, i]
+void scatter(const char* op, PutKind kind, const Tensor& index, const Tensor& source, int dim, Tensor& y) {
+  const Positions at(op, index, y.shape()[dim]);
   const int64_t* positions = at;
   if (source.numel() == 0) return;
-  const Offsets outer(index.shape(), y.shape(), 0, dim), inner(index.shape(), y.shape(), dim + 1, y.dim());
-  with_any(y.dtype(), [&](auto zero) {
+  if (kind == PutKind::replace) {
+    with_size(y.dtype(), [&](auto zero) {
+      using T = decltype(zero);
+      const T* from = raw<T>(source);
+      T* to = raw_mutable<T>(y);
+      each_scattered(positions, index.shape(), y.shape(), dim, [&](int64_t t, int64_t s) { to[t] = from[s]; });
+    });
+    return;
+  }
+  with_join(kind, y.dtype(), [&](auto join, auto zero) {
+    using J = decltype(join);
     using T = decltype(zero);
     using C = compute_t<T>;
     const T* from = source.data<T>();
     Sums<T> sums(y);
     C* to = sums.get();
-    const int64_t pieces = (box.inner + columns - 1) / columns, work = box.size * min_of(columns, box.inner);
-    parallel_for(box.outer * pieces, work >= 16384 ? 1 : 16384 / work, [&](int64_t begin, int64_t end) {
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t o = task / pieces, first = task % pieces * columns, last = min_of(box.inner, first + columns);
-        C* base = to + outer[o] * out.size * out.inner;
-        for (int64_t j = 0; j < box.size; ++j) {
-          const int64_t row = (o * box.size + j) * box.inner;
-          for (int64_t i = first; i < last; ++i) {
-            C& sum = base[positions[row + i] * out.inner + inner[i]];
-            sum = C(sum + C(from[row + i]));
-          }
-        }
-      }
-    });
+    each_scattered(positions, index.shape(), y.shape(), dim, [&](int64_t t, int64_t s) { to[t] = J::value(to[t], C(from[s])); });
     sums.store();
+  });
+}
+
+void flat_positions(const std::vector<Tensor>& indices, const Shape& sizes, const Shape& dims, Tensor& y) {
+  for (int k = 0; k < sizes.rank(); ++k) {
+    const Tensor& index = indices.data()[k];
+    const bool narrow = index.dtype() == DType::i32;
+    int wrong = 0;
+    const Wrap wrap{sizes[k], k == 0, &wrong};
+    walk(make_loops(y.shape(), {&index, &y}), narrow ? wrap_loop<int32_t> : wrap_loop<int64_t>, &wrap);
+    if (wrong && narrow) throw_out_of_dim<int32_t>(index, sizes[k], dims[k]);
+    if (wrong) throw_out_of_dim<int64_t>(index, sizes[k], dims[k]);
+  }
+}
+
+void nonzero(const Tensor& mask, Tensor& y) {
+  constexpr int64_t chunk = 16384;
+  const Shape& shape = mask.shape();
+  const int rank = shape.rank();
+  const int64_t n = mask.numel(), chunks = (n + chunk - 1) / chunk;
+  const uint8_t* in = reinterpret_cast<const uint8_t*>(bytes_of(mask));
+  int64_t* out = y.mutable_data<int64_t>();
+  Scratch<int64_t> starts(chunks);
+  int64_t* const start = starts;
+  parallel_for(chunks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) {
+      int64_t count = 0;
+      const int64_t last = min_of(n, (c + 1) * chunk);
+#pragma omp simd reduction(+ : count)
+      for (int64_t i = c * chunk; i < last; ++i) count += in[i];
+      start[c] = count;
+    }
+  });
+  int64_t total = 0;
+  for (int64_t c = 0; c < chunks; ++c) {
+    const int64_t count = start[c];
+    start[c] = total;
+    total += count;
+  }
+  parallel_for(chunks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) {
+      int64_t* to = out + start[c] * rank;
+      const int64_t last = min_of(n, (c + 1) * chunk);
+      for (int64_t i = c * chunk; i < last; ++i) {
+        if (!in[i]) continue;
+        int64_t rest = i;
+        for (int d = rank; d-- > 1; rest /= shape[d]) to[d] = rest % shape[d];
+        if (rank) to[0] = rest;
+        to += rank;
+      }
+    }
   });
 }
 

@@ -10,6 +10,7 @@ namespace retape::detail {
 [[noreturn]] void kernel_error(const char* message);
 [[noreturn]] void unsupported_dtype(const char* kernel, DType dtype);
 [[noreturn]] void index_out_of_range(const char* kernel, int64_t value, int64_t size);
+[[noreturn]] void index_out_of_dim(int64_t value, int64_t dim, int64_t size);
 }  // namespace retape::detail
 
 namespace retape::RETAPE_LEVEL {

@@ -12,6 +12,7 @@ namespace retape {
 enum class ReduceKind : uint8_t { sum, prod, max, min };
 enum class ArgKind : uint8_t { max, min };
 enum class ScanKind : uint8_t { sum, prod, logsumexp };
+enum class PutKind : uint8_t { replace, add, multiply, max, min };  // y = x, y += x, ...; the last one replaces, nan wins
 
 struct AttentionOptions {
   double scale = 1;

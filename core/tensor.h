@@ -3,6 +3,7 @@
 #pragma once
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <retape/core/dtype.h>
@@ -13,6 +14,7 @@
 namespace retape {
 
 struct TensorImpl;
+class Index;
 
 /// How a tensor lies in its storage; strides and offset in elements.
 struct Layout {
@@ -54,6 +56,18 @@ class Tensor {
   /// All elements in row-major order, converted.
   template <class T> std::vector<T> to_vector() const;
 
+  /// NumPy's indexing: `x.at({1, Slice(0, 4), Ellipsis, None, index, mask})`, see Index. Without tensors among the indices the result
+  /// is a view (a copy where a step is negative), else a copy. Several index tensors broadcast; their dims stand where the first of them
+  /// was, or in front if a slice, Ellipsis or None is between two of them or an integer. Recorded, with all derivatives. Throws
+  /// Error for an index out of range, with its dim and size, and for a mask whose shape is not that of the dims it covers.
+  Tensor at(const std::vector<Index>& indices) const;
+  /// x.put(indices, value) means x = x with x.at(indices) replaced by value, or, if `accumulate`, with value added: the handle is
+  /// rebound to a new tensor, and other handles keep the old one. value is broadcast and cast to x's dtype. Where index tensors name an
+  /// element twice, the last value stays, or, if `accumulate`, all are added in order. Recorded, with all derivatives.
+  /// Throws Error as at() does, and for a value that does not broadcast. torch: index_put.
+  Tensor& put(const std::vector<Index>& indices, const Tensor& value, bool accumulate = false) &;
+  Tensor& put(const std::vector<Index>& indices, double value, bool accumulate = false) &;
+
   /// True if an op on this value would be recorded: it is a leaf that wants its gradient, or was made from one.
   bool requires_grad() const;
   /// Makes a leaf want its gradient, or not. Throws Error for integer tensors and for values that ops have made.
@@ -94,8 +108,8 @@ struct TensorImpl {
   Ref<Object> source;                         // the node whose forward can make the storage again; views share their base's
   Tensor gradient;                            // of a leaf; never has a history
   Ref<Object> hooks;                          // of a leaf: called with its gradient; see autograd/hooks.h
-  const char* read_by = nullptr;              // of a leaf: the op that last recorded it, and the one that gave it no gradient
-  const char* ended_by = nullptr;
+  // Of a leaf, which threads may share: the op that last recorded it, and the one that gave it no gradient.
+  std::atomic<const char*> read_by = nullptr, ended_by = nullptr;
   void retain() { refs.up(); }
   void release() {
     if (!refs.down()) return;
@@ -140,6 +154,44 @@ template <class T> std::vector<T> Tensor::to_vector() const {
     return {v.begin(), v.end()};
   }
 }
+
+/// `Ellipsis`: as many whole dims as are left over. `None`: a new dim of size 1; as an end of a Slice, the end of the dim.
+struct EllipsisType {};
+struct NoneType {};
+inline constexpr EllipsisType Ellipsis{};
+inline constexpr NoneType None{};
+/// Elements start, start + step, ... before stop, as Python's slice(start, stop, step): negative ends count from the end, ends are
+/// clamped, step may be negative but not 0.
+struct Slice {
+  struct End {
+    int64_t value = 0;
+    bool given = false;
+    End(NoneType) {}
+    template <class T>
+    requires std::is_integral_v<T> End(T v) : value(int64_t(v)), given(true) {}
+  };
+  End start, stop;
+  int64_t step;
+  explicit Slice(End start = None, End stop = None, int64_t step = 1) : start(start), stop(stop), step(step) {}
+};
+/// One index of Tensor::at(): an integer (negative counts from the end), Slice, Ellipsis, None, a tensor of i64 or i32 (negative
+/// counts from the end), or a mask: a bool, or a tensor of bool or u8 with the sizes of the dims that it covers.
+class Index {
+ public:
+  enum class Kind : uint8_t { integer, slice, ellipsis, none, tensor };
+  template <class T>
+  requires std::is_integral_v<T> Index(T v) : kind(Kind::integer), integer(int64_t(v)) {}
+  Index(bool mask);
+  Index(const Slice& s) : kind(Kind::slice), slice(s) {}
+  Index(EllipsisType) : kind(Kind::ellipsis) {}
+  Index(NoneType) : kind(Kind::none) {}
+  Index(const Tensor& t) : kind(Kind::tensor), tensor(t) {}
+
+  Kind kind;
+  int64_t integer = 0;
+  Slice slice;
+  Tensor tensor;
+};
 
 /// Tensors with dotted names, such as `blocks.2.attn.weight`: what state dicts and weight files hold.
 using NamedTensors = std::vector<std::pair<std::string, Tensor>>;

@@ -46,6 +46,7 @@ class Parameter {
   template <class T> Parameter& operator-=(const T&) = delete;
   template <class T> Parameter& operator*=(const T&) = delete;
   template <class T> Parameter& operator/=(const T&) = delete;
+  template <class T> Parameter& put(const std::vector<Index>&, const T&, bool = false) = delete;
 
  private:
   Tensor value_;

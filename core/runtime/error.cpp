@@ -23,5 +23,8 @@ namespace detail {
 [[noreturn]] void index_out_of_range(const char* kernel, int64_t value, int64_t size) {
   throw Error(fmt::format("{}: index {} is out of range; expected 0 <= index < {}", kernel, value, size));
 }
+[[noreturn]] void index_out_of_dim(int64_t value, int64_t dim, int64_t size) {
+  throw Error(fmt::format("index: {} is out of range for dim {} of size {}; expected {} <= index < {}", value, dim, size, -size, size));
+}
 }  // namespace detail
 }  // namespace retape
