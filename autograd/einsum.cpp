@@ -9,6 +9,7 @@
 #include <retape/autograd/binary.h>
 #include <retape/autograd/matmul.h>
 #include <retape/autograd/matrix_parts.h>
+#include <retape/autograd/rearrange.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/views.h>
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <retape/autograd/backward.h>
+#include <retape/autograd/rearrange.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/views.h>
 
