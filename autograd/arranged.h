@@ -4,10 +4,12 @@
 
 namespace retape::detail {
 
+constexpr int64_t worth_arranging = 4096;  // elements
+
 /// x itself, or, where walking it in row-major order would touch a cache line for each element, a copy in that order: copy() goes
 /// through such tensors in blocks.
 inline Tensor arranged(const Tensor& x) {
-  if (x.numel() < 4096) return x;
+  if (x.numel() < worth_arranging) return x;
   int last = x.dim() - 1;
   while (last >= 0 && x.shape()[last] == 1) --last;
   bool dense_elsewhere = false;

@@ -66,7 +66,8 @@ template <class F> Tensor broadcast_kernel(const char* name, const Tensor& a, co
   check_devices(name, a, b);
   const Shape shape = a.shape() == b.shape() ? a.shape() : broadcast_shapes(name, a.shape(), b.shape());
   Tensor y = empty(shape, {dtype, a.device()});
-  run(broadcast_view(detail::arranged(a), shape), broadcast_view(detail::arranged(b), shape), y);
+  if (a.shape() == shape && b.shape() == shape && y.numel() < detail::worth_arranging) run(a, b, y);
+  else run(broadcast_view(detail::arranged(a), shape), broadcast_view(detail::arranged(b), shape), y);
   return y;
 }
 Tensor binary_kernel(const char* name, BinaryKind kind, const Tensor& a, const Tensor& b) {

@@ -339,7 +339,7 @@ void cut_by_private_value(const char* op) {
       ctx.current ? ctx.current->name() : "backward", op));
 }
 
-void begin(Node& node, const Tensor* const* in, int n) {
+void begin(Node& node, const char* op, const Tensor* const* in, int n) {
   uint64_t clock = ctx.clock;
   for (int i = 0; i < n; ++i) {
     Edge e;
@@ -353,7 +353,7 @@ void begin(Node& node, const Tensor* const* in, int n) {
         }
       } else if (t->leaf_wants_grad && ctx.recording) {
         e.leaf = in[i]->ref();
-        t->read_by.store(node.name(), std::memory_order_relaxed);
+        t->read_by.store(op, std::memory_order_relaxed);
         t->ended_by.store(nullptr, std::memory_order_relaxed);
       }
     }

@@ -131,7 +131,7 @@ template <class Args, class F> decltype(auto) apply_flat(F&& f, const std::vecto
 
 // ---- the parts of the gate that need no template ---------------------------------------------------------------------
 
-void begin(Node& node, const Tensor* const* in, int n);
+void begin(Node& node, const char* op, const Tensor* const* in, int n);
 void finish(Node& node, const Tensor* const* in, int n, Tensor* const* out, int m, int differentiable);
 [[noreturn]] void cut_by_private_value(const char* op);
 using CompositeCall = std::vector<Tensor> (*)(const void* op, const std::vector<Tensor>& in);
@@ -208,7 +208,7 @@ template <class Op, class... In> auto record(Op op, const In&... in) {
     return op.forward(in...);
   }
   auto node = detail::NodeOf<Op>::make(std::move(op));
-  detail::begin(*node, all, n);
+  detail::begin(*node, node->op.name, all, n);
   auto out = [&] {
     const Scoped inside(ctx.inside_forward, true);
     const Scoped me(ctx.current, static_cast<Node*>(node.get()));

@@ -20,8 +20,12 @@ class Positions {
       values_ = index.data<int64_t>();
     }
     int64_t wrong = 0;
-#pragma omp simd reduction(| : wrong)
-    for (int64_t i = 0; i < n; ++i) wrong |= int64_t(uint64_t(values_[i]) >= uint64_t(size));
+    parallel_for(n, 65536, [&](int64_t begin, int64_t end) {
+      int64_t here = 0;
+#pragma omp simd reduction(| : here)
+      for (int64_t i = begin; i < end; ++i) here |= int64_t(uint64_t(values_[i]) >= uint64_t(size));
+      if (here) __atomic_store_n(&wrong, int64_t{1}, __ATOMIC_RELAXED);
+    });
     for (int64_t i = 0; wrong && i < n; ++i)
       if (values_[i] < 0 || values_[i] >= size) detail::index_out_of_range(op, values_[i], size);
   }
@@ -302,6 +306,15 @@ void gather(const char* op, const Tensor& x, int dim, const Tensor& index, Tenso
     using T = decltype(zero);
     const T* from = raw<T>(x);
     T* to = raw_mutable<T>(y);
+    if (box.inner == 1) {  // along the last dim
+      parallel_for(box.outer, row_grain(box.size), [&](int64_t begin, int64_t end) {
+        for (int64_t o = begin; o < end; ++o) {
+          const T* base = from + outer[o] * in.size;
+          for (int64_t j = o * box.size; j < (o + 1) * box.size; ++j) to[j] = base[positions[j]];
+        }
+      });
+      return;
+    }
     parallel_for(box.outer * box.size, row_grain(box.inner), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
         const T* base = from + outer[r / box.size] * in.size * in.inner;

@@ -31,8 +31,9 @@ template <class T> struct Min {
   static RETAPE_INLINE T join(T a, T b) { return functor::Minimum::value(a, b); }
 };
 
-constexpr int64_t block = 4096;   // elements or rows whose result is one partial
-constexpr int64_t columns = 256;  // columns that are reduced together
+constexpr int64_t block = 4096;     // elements whose result is one partial
+constexpr int64_t row_block = 256;  // rows whose result is one partial
+constexpr int64_t columns = 2048;   // columns that are reduced together: long runs of memory, sums that stay in the first cache
 
 // Dims of one kind (kept or reduced), merged where strides allow.
 struct Dims {
@@ -89,17 +90,17 @@ template <class T, class A, template <class> class R> void reduce_as(const Tenso
   if (kept.rank && kept.stride[kept.rank - 1] == 1 && kept.size[kept.rank - 1] > 1 && reduced.rank) {
     // Rows are added to rows: `width` neighbouring outputs at a time, in blocks of rows.
     const int64_t inner = kept.size[kept.rank - 1], outer = kept.count / inner, pieces = (inner + columns - 1) / columns;
-    const int64_t rows = reduced.count, row_blocks = (rows + block - 1) / block;
+    const int64_t rows = reduced.count, row_blocks = (rows + row_block - 1) / row_block;
     Scratch<A> partial(row_blocks > 1 ? outer * inner * row_blocks : 1);
-    const int64_t work = min_of(rows, block) * min_of(inner, columns);
+    const int64_t work = min_of(rows, row_block) * min_of(inner, columns);
     parallel_for(outer * pieces * row_blocks, work >= 16384 ? 1 : 16384 / work, [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
         const int64_t rb = task % row_blocks, piece = task / row_blocks % pieces, o = task / row_blocks / pieces;
-        const int64_t from = piece * columns, width = min_of(columns, inner - from), last_row = min_of(rows, (rb + 1) * block);
+        const int64_t from = piece * columns, width = min_of(columns, inner - from), last_row = min_of(rows, (rb + 1) * row_block);
         const T* base = in + kept.offset(o * inner) + from;
         A acc[columns];
         for (int64_t k = 0; k < width; ++k) acc[k] = RA::start();
-        for (int64_t r = rb * block; r < last_row; ++r) {
+        for (int64_t r = rb * row_block; r < last_row; ++r) {
           const T* row = base + reduced.offset(r);
 #pragma omp simd
           for (int64_t k = 0; k < width; ++k) acc[k] = RA::join(acc[k], A(compute_t<T>(row[k])));
