@@ -111,36 +111,42 @@ void streaming(benchmark::State& state, const std::function<void()>& f, double b
   state.counters["GB/s"] = bytes / best * 1e-9;
   state.counters["of_roof"] = bytes / best / (roof_bytes / roof);
 }
+struct Operands {  // made when the first row runs
+  Tensor a = randn({2048, 2048}), b = randn({2048, 2048}), row = randn({2048}), at = transpose(a), half = cast(a, DType::bf16), mask = gt(a, b);
+  Tensor rows = randperm(2048), places = randint(0, 2048, {2048, 2048});
+};
+const Operands& operands() {
+  static const Operands all;
+  return all;
+}
 void add_streaming_rows() {
-  static const Tensor a = randn({2048, 2048}), b = randn({2048, 2048}), row = randn({2048}), at = transpose(a), half = cast(a, DType::bf16);
-  static const Tensor rows = randperm(2048), places = randint(0, 2048, {2048, 2048});
   const double m = 4.0 * stream_size;
-  const auto add = [](const char* name, double bytes, bool only_reads, std::function<void()> f) {
-    benchmark::RegisterBenchmark((std::string("stream/") + name).c_str(), [=](benchmark::State& s) { streaming(s, f, bytes, only_reads); })
+  const auto add = [](const char* name, double bytes, bool only_reads, void (*f)(const Operands&)) {
+    benchmark::RegisterBenchmark((std::string("stream/") + name).c_str(), [=](benchmark::State& s) { streaming(s, [f] { f(operands()); }, bytes, only_reads); })
         ->UseManualTime()
         ->Unit(benchmark::kMicrosecond);
   };
-  add("add", 3 * m, false, [] { a + b; });
-  add("add_number", 2 * m, false, [] { a + 2; });
-  add("add_row", 2 * m, false, [] { a + row; });
-  add("add_transposed", 3 * m, false, [] { b + at; });
-  add("exp", 2 * m, false, [] { exp(a); });
-  add("gelu", 2 * m, false, [] { gelu(a); });
-  add("relu_transposed", 2 * m, false, [] { relu(at); });
-  add("add_bf16", 1.5 * m, false, [] { half + half; });
-  add("compare", 2.25 * m, false, [] { gt(a, b); });
-  add("where", 3.25 * m, false, [mask = gt(a, b)] { where(mask, a, b); });
-  add("cast_bf16", 1.5 * m, false, [] { cast(a, DType::bf16); });
-  add("transposed_copy", 2 * m, false, [] { contiguous(at); });
-  add("sum", m, true, [] { sum(a); });
-  add("sum_rows", m, true, [] { sum(a, {1}); });
-  add("sum_columns", m, true, [] { sum(a, {0}); });
-  add("amax_columns", m, true, [] { amax(a, {0}); });
-  add("argmax", m, true, [] { argmax(reshape(a, {-1})); });
-  add("argmax_rows", m, true, [] { argmax(a, 1); });
-  add("index_select", 2 * m, false, [] { index_select(a, 0, rows); });
-  add("gather", 4 * m, false, [] { gather(a, 1, places); });
-  add("cumsum", 2 * m, false, [] { cumsum(a, 1); });
+  add("add", 3 * m, false, [](const Operands& o) { o.a + o.b; });
+  add("add_number", 2 * m, false, [](const Operands& o) { o.a + 2; });
+  add("add_row", 2 * m, false, [](const Operands& o) { o.a + o.row; });
+  add("add_transposed", 3 * m, false, [](const Operands& o) { o.b + o.at; });
+  add("exp", 2 * m, false, [](const Operands& o) { exp(o.a); });
+  add("gelu", 2 * m, false, [](const Operands& o) { gelu(o.a); });
+  add("relu_transposed", 2 * m, false, [](const Operands& o) { relu(o.at); });
+  add("add_bf16", 1.5 * m, false, [](const Operands& o) { o.half + o.half; });
+  add("compare", 2.25 * m, false, [](const Operands& o) { gt(o.a, o.b); });
+  add("where", 3.25 * m, false, [](const Operands& o) { where(o.mask, o.a, o.b); });
+  add("cast_bf16", 1.5 * m, false, [](const Operands& o) { cast(o.a, DType::bf16); });
+  add("transposed_copy", 2 * m, false, [](const Operands& o) { contiguous(o.at); });
+  add("sum", m, true, [](const Operands& o) { sum(o.a); });
+  add("sum_rows", m, true, [](const Operands& o) { sum(o.a, {1}); });
+  add("sum_columns", m, true, [](const Operands& o) { sum(o.a, {0}); });
+  add("amax_columns", m, true, [](const Operands& o) { amax(o.a, {0}); });
+  add("argmax", m, true, [](const Operands& o) { argmax(reshape(o.a, {-1})); });
+  add("argmax_rows", m, true, [](const Operands& o) { argmax(o.a, 1); });
+  add("index_select", 2 * m, false, [](const Operands& o) { index_select(o.a, 0, o.rows); });
+  add("gather", 4 * m, false, [](const Operands& o) { gather(o.a, 1, o.places); });
+  add("cumsum", 2 * m, false, [](const Operands& o) { cumsum(o.a, 1); });
 }
 void matrix_product(benchmark::State& state) {
   const int64_t m = state.range(0), n = state.range(1), k = state.range(2);

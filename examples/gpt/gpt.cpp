@@ -83,11 +83,22 @@ std::function<void()> sample_verb(CLI::App& app) {
   return [o] { gpt::sample(*o); };
 }
 
+std::function<void()> logits_verb(CLI::App& app) {
+  auto o = std::make_shared<gpt::LogitsOptions>();
+  app.add_option("--from", o->from, "run folder or checkpoint")->required();
+  app.add_option("--weights", o->weights, "use the weights of this .safetensors file instead of the checkpoint's");
+  app.add_option("--prompt", o->prompt, "text to read")->required();
+  app.add_option("--out", o->out, "file to write: ids and logits as safetensors")->required();
+  app.add_option("--threads", o->threads, "threads; 0 takes all cores");
+  return [o] { gpt::logits(*o); };
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   return examples::run_program(argc, argv, "gpt", "trains a GPT on any text, and samples from it",
                                {{"train", "trains on a text file", train_verb},
                                 {"tokenize", "turns a text into a file of token ids to train on", tokenize_verb},
-                                {"sample", "writes text with a trained model", sample_verb}});
+                                {"sample", "writes text with a trained model", sample_verb},
+                                {"logits", "writes what a model expects after each token of a text", logits_verb}});
 }

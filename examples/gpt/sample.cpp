@@ -23,4 +23,17 @@ void sample(const SampleOptions& o) {
   fmt::print("{}{}\n", o.prompt, trained.tokenizer->decode(trained.model.generate(prompt, o.tokens, o.temperature, o.top_k, generator)));
 }
 
+void logits(const LogitsOptions& o) {
+  if (o.threads < 0) throw Error(fmt::format("--threads {} is not valid; it must be at least 0", o.threads));
+  if (o.threads > 0) omp_set_num_threads(o.threads);
+  const NoGrad off;
+  Trained trained = load_model(examples::find_checkpoint(o.from).path);
+  if (!o.weights.empty()) trained.model.load_state_dict(SafeTensors::open(o.weights).tensors());
+  trained.model.eval();
+  const auto prompt = trained.tokenizer->encode(o.prompt);
+  if (prompt.empty()) throw Error("--prompt is empty; give at least one token");
+  const Tensor ids = tensor(prompt, {1, int64_t(prompt.size())});
+  save_safetensors(o.out, {{"ids", ids}, {"logits", trained.model(ids)}});
+}
+
 }  // namespace retape::gpt

@@ -1,4 +1,4 @@
-// Sampling from a trained model.
+// Sampling from a trained model, and looking at its logits.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -13,6 +13,14 @@ struct SampleOptions {
   uint64_t seed = 1337;
   int threads = 0;
 };
+
+struct LogitsOptions {
+  std::string from, weights, prompt, out;
+  int threads = 0;
+};
+
+/// Writes `ids` (i64, 1 x T) of the prompt and the model's `logits` (f32, 1 x T x vocabulary) to a safetensors file. Throws Error.
+void logits(const LogitsOptions& options);
 
 /// Prints the prompt and what the model makes of it. Throws Error.
 void sample(const SampleOptions& options);
