@@ -108,7 +108,7 @@ Factor multiply(Factor a, Factor b, const Labels& keep) {
 constexpr int first_ellipsis = 256;  // labels from here on are dims of "...", counted from the last one
 
 struct Term {
-  Labels labels;      // letters; -1 where the ellipsis stands
+  Labels labels;  // letters; -1 where the ellipsis stands
   int letters = 0;
   bool ellipsis = false;
 };
@@ -171,7 +171,8 @@ void check_dims(const char* name, const char* operand, const Tensor& x, int dims
 }
 void check_inner(const char* name, const Tensor& a, const Tensor& b) {
   const int64_t k = a.shape()[-1], l = b.shape()[b.dim() == 1 ? 0 : -2];
-  if (k != l) throw Error(fmt::format("{}: cannot multiply {} by {}: inner sizes {} and {} differ", name, a.shape().str(), b.shape().str(), k, l));
+  if (k != l)
+    throw Error(fmt::format("{}: cannot multiply {} by {}: inner sizes {} and {} differ", name, a.shape().str(), b.shape().str(), k, l));
 }
 void check_bmm(const char* name, const Tensor& a, const Tensor& b) {
   check_dims(name, "a", a, 3), check_dims(name, "b", b, 3);
@@ -199,7 +200,8 @@ Tensor einsum(const std::string& equation, const std::vector<Tensor>& operands) 
   const size_t arrow = equation.find("->");
   const auto terms = parse_terms(equation, equation.substr(0, arrow));
   if (terms.size() != operands.size())
-    throw Error(fmt::format("einsum: \"{}\" has {} terms for {} operands; there must be one each", equation, terms.size(), operands.size()));
+    throw Error(
+        fmt::format("einsum: \"{}\" has {} terms for {} operands; there must be one each", equation, terms.size(), operands.size()));
 
   int ellipsis_dims = 0;
   for (size_t i = 0; i < terms.size(); ++i) {
@@ -241,7 +243,8 @@ Tensor einsum(const std::string& equation, const std::vector<Tensor>& operands) 
     output = spell_out(out[0], ellipsis_dims);
     for (size_t d = 0; d < output.size(); ++d) {
       if (std::find(output.begin(), output.begin() + int64_t(d), output[d]) != output.begin() + int64_t(d))
-        throw Error(fmt::format("einsum: subscript '{}' occurs twice in the output of \"{}\"; it may stand there once", char(output[d]), equation));
+        throw Error(
+            fmt::format("einsum: subscript '{}' occurs twice in the output of \"{}\"; it may stand there once", char(output[d]), equation));
       if (std::none_of(sizes.begin(), sizes.end(), [&](auto& s) { return s.first == output[d]; }))
         throw Error(fmt::format("einsum: output subscript '{}' of \"{}\" is in no operand's term", char(output[d]), equation));
     }
@@ -296,7 +299,8 @@ Tensor tensordot(const Tensor& a, const Tensor& b, const Shape& dims_a, const Sh
 Tensor tensordot(const Tensor& a, const Tensor& b, int64_t dims) {
   check("tensordot", a, b);
   if (dims < 0 || dims > a.dim() || dims > b.dim())
-    throw Error(fmt::format("tensordot: cannot sum {} dims of a {} and b {}; both must have as many", dims, a.shape().str(), b.shape().str()));
+    throw Error(
+        fmt::format("tensordot: cannot sum {} dims of a {} and b {}; both must have as many", dims, a.shape().str(), b.shape().str()));
   Shape last, first;
   for (int64_t d = 0; d < dims; ++d) last.push_back(a.dim() - dims + d), first.push_back(d);
   return tensordot(a, b, last, first);
@@ -351,7 +355,8 @@ Tensor trace(const Tensor& x) {
 Tensor cross(const Tensor& a, const Tensor& b, int64_t dim) {
   check("cross", a, b);
   if (a.dim() != b.dim())
-    throw Error(fmt::format("cross: a {} and b {} have {} and {} dims; they must have as many", a.shape().str(), b.shape().str(), a.dim(), b.dim()));
+    throw Error(fmt::format("cross: a {} and b {} have {} and {} dims; they must have as many", a.shape().str(), b.shape().str(), a.dim(),
+                            b.dim()));
   broadcast_shapes("cross", a.shape(), b.shape());
   const int d = normalize_dim("cross", dim, a.dim());
   if (a.dim() == 0 || a.shape()[d] != 3 || b.shape()[d] != 3)
@@ -376,7 +381,8 @@ Tensor multiply_chain(const std::vector<Tensor>& m) {
       const size_t j = i + length - 1;
       cost[i * n + j] = std::numeric_limits<double>::infinity();
       for (size_t k = i; k < j; ++k) {
-        const double c = cost[i * n + k] + cost[(k + 1) * n + j] + double(m[i].shape()[0]) * double(m[k].shape()[1]) * double(m[j].shape()[1]);
+        const double c =
+            cost[i * n + k] + cost[(k + 1) * n + j] + double(m[i].shape()[0]) * double(m[k].shape()[1]) * double(m[j].shape()[1]);
         if (c < cost[i * n + j]) cost[i * n + j] = c, cut[i * n + j] = k;
       }
     }

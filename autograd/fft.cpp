@@ -66,9 +66,7 @@ struct InverseRealFft {  // over the last dim of pairs
   }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, scale_doubled(record(RealFft{name, n, scale}, dy), n, 2)); }
 };
-void RealFft::backward(const Tensor& dy, Grads& dx) {
-  dx.set(0, record(InverseRealFft{name, n, scale}, scale_doubled(dy, n, 0.5)));
-}
+void RealFft::backward(const Tensor& dy, Grads& dx) { dx.set(0, record(InverseRealFft{name, n, scale}, scale_doubled(dy, n, 0.5))); }
 
 struct Angle {
   static constexpr auto name = "angle";
@@ -96,7 +94,8 @@ void check_complex(const char* name, const Tensor& x) {
   if (!is_floating(x.dtype()))
     throw Error(fmt::format("{}: a tensor of {} holds no complex numbers; cast() it to a floating dtype", name, name_of(x.dtype())));
   if (x.dim() < 1 || x.shape()[-1] != 2)
-    throw Error(fmt::format("{}: x {} is not complex; its last dim must have size 2, the real and the imaginary part", name, x.shape().str()));
+    throw Error(
+        fmt::format("{}: x {} is not complex; its last dim must have size 2, the real and the imaginary part", name, x.shape().str()));
 }
 void check_real(const char* name, const Tensor& x) {
   if (!x) throw Error(fmt::format("{}: the tensor is undefined", name));
@@ -219,8 +218,10 @@ Tensor shifted(const char* name, const Tensor& x, const Shape& dims, bool pairs,
 }
 
 Tensor frequencies(const char* name, int64_t n, double d, Options options) {
-  if (n < 1 || !(d != 0)) throw Error(fmt::format("{}: n = {} and d = {} give no frequencies; n must be at least 1 and d not 0", name, n, d));
-  if (!is_floating(options.dtype)) throw Error(fmt::format("{}: dtype {} cannot hold frequencies; use a floating dtype", name, name_of(options.dtype)));
+  if (n < 1 || !(d != 0))
+    throw Error(fmt::format("{}: n = {} and d = {} give no frequencies; n must be at least 1 and d not 0", name, n, d));
+  if (!is_floating(options.dtype))
+    throw Error(fmt::format("{}: dtype {} cannot hold frequencies; use a floating dtype", name, name_of(options.dtype)));
   return arange(0, double(n / 2 + 1), 1, {DType::i64, options.device});
 }
 
@@ -259,10 +260,18 @@ const Shape& two(const char* name, const Shape& dims) {
   return dims;
 }
 }  // namespace
-Tensor fft2(const Tensor& x, const Shape& s, const Shape& dims, FftNorm norm) { return transform_many("fft2", x, s, two("fft2", dims), norm, false); }
-Tensor ifft2(const Tensor& x, const Shape& s, const Shape& dims, FftNorm norm) { return transform_many("ifft2", x, s, two("ifft2", dims), norm, true); }
-Tensor rfft2(const Tensor& x, const Shape& s, const Shape& dims, FftNorm norm) { return real_to_half("rfft2", x, s, two("rfft2", dims), norm); }
-Tensor irfft2(const Tensor& x, const Shape& s, const Shape& dims, FftNorm norm) { return half_to_real("irfft2", x, s, two("irfft2", dims), norm); }
+Tensor fft2(const Tensor& x, const Shape& s, const Shape& dims, FftNorm norm) {
+  return transform_many("fft2", x, s, two("fft2", dims), norm, false);
+}
+Tensor ifft2(const Tensor& x, const Shape& s, const Shape& dims, FftNorm norm) {
+  return transform_many("ifft2", x, s, two("ifft2", dims), norm, true);
+}
+Tensor rfft2(const Tensor& x, const Shape& s, const Shape& dims, FftNorm norm) {
+  return real_to_half("rfft2", x, s, two("rfft2", dims), norm);
+}
+Tensor irfft2(const Tensor& x, const Shape& s, const Shape& dims, FftNorm norm) {
+  return half_to_real("irfft2", x, s, two("irfft2", dims), norm);
+}
 
 Tensor fftfreq(int64_t n, double d, Options options) {
   frequencies("fftfreq", n, d, options);

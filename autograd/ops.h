@@ -8,6 +8,7 @@
 #include <retape/autograd/fft.h>
 #include <retape/autograd/index.h>
 #include <retape/autograd/layer_norm.h>
+#include <retape/autograd/linalg.h>
 #include <retape/autograd/matmul.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/rms_norm.h>

@@ -10,4 +10,5 @@ install(EXPORT retape_targets NAMESPACE retape:: DESTINATION ${retape_package})
 configure_package_config_file(cmake/retape-config.cmake.in ${CMAKE_CURRENT_BINARY_DIR}/retape-config.cmake INSTALL_DESTINATION ${retape_package})
 write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/retape-config-version.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/retape-config.cmake ${CMAKE_CURRENT_BINARY_DIR}/retape-config-version.cmake cmake/FindOneDNN.cmake
+              cmake/FindLAPACKE.cmake
         DESTINATION ${retape_package})

@@ -36,7 +36,10 @@ TEST_CASE("a contraction of floating tensors runs as a matrix product", "[einsum
 
 TEST_CASE("einsum says what does not fit", "[einsum]") {
   const Tensor x = zeros({2, 3});
-  CHECK_THAT(error_of([&] { einsum("ij,jk", {x, x}); }), ContainsSubstring("subscript 'j'") && ContainsSubstring("size 2") && ContainsSubstring("3 before"));
+  CHECK_THAT(error_of([&] {
+               einsum("ij,jk", {x, x});
+             }),
+             ContainsSubstring("subscript 'j'") && ContainsSubstring("size 2") && ContainsSubstring("3 before"));
   CHECK_THAT(error_of([&] { einsum("ii", {x}); }), ContainsSubstring("size 3") && ContainsSubstring("2 before"));
   CHECK_THAT(error_of([&] { einsum("ii", {zeros({1, 3})}); }), ContainsSubstring("sizes 1 and 3"));
   CHECK_THAT(error_of([&] { einsum("ijk->i", {x}); }), ContainsSubstring("3 subscripts"));
