@@ -11,6 +11,7 @@
 #include <retape/autograd/iterate.h>
 #include <retape/autograd/indexing.h>
 #include <retape/autograd/layer_norm.h>
+#include <retape/autograd/linalg.h>
 #include <retape/autograd/matmul.h>
 #include <retape/autograd/rearrange.h>
 #include <retape/autograd/reduce.h>

@@ -1,0 +1,10 @@
+# LAPACK's C interface as target LAPACKE::lapacke, by header and library. The library brings LAPACK and BLAS with it.
+find_path(LAPACKE_INCLUDE_DIR lapacke.h PATH_SUFFIXES lapacke openblas)
+find_library(LAPACKE_LIBRARY lapacke)
+include(FindPackageHandleStandardArgs)
+find_package_handle_standard_args(LAPACKE REQUIRED_VARS LAPACKE_LIBRARY LAPACKE_INCLUDE_DIR)
+mark_as_advanced(LAPACKE_INCLUDE_DIR LAPACKE_LIBRARY)
+if(LAPACKE_FOUND AND NOT TARGET LAPACKE::lapacke)
+  add_library(LAPACKE::lapacke UNKNOWN IMPORTED)
+  set_target_properties(LAPACKE::lapacke PROPERTIES IMPORTED_LOCATION ${LAPACKE_LIBRARY} INTERFACE_INCLUDE_DIRECTORIES ${LAPACKE_INCLUDE_DIR})
+endif()
