@@ -11,6 +11,7 @@
 #include <retape/autograd/binary.h>
 #include <retape/autograd/matmul.h>
 #include <retape/autograd/matrix_parts.h>
+#include <retape/autograd/rearrange.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/unary.h>

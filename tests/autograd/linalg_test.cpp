@@ -15,7 +15,6 @@ Tensor rough(const Shape& shape, double seed = 0) {
   return tensor(v, shape);
 }
 Tensor leaf_of(const Tensor& x) { return Tensor(x).set_requires_grad(); }
-Tensor eye(int64_t n) { return matrix_power(zeros({n, n}, {DType::f64}), 0); }
 bool near(const Tensor& a, const Tensor& b) { return difference(a, b, DType::f64) <= 10; }
 Tensor numbers(const std::vector<double>& v, const Shape& shape) { return tensor(v, shape); }
 
@@ -30,7 +29,7 @@ TEST_CASE("solve and cholesky equal PyTorch's, with gradients", "[linalg]") {
               {-0.622877647074461, -6.10373385051854, -5.7075516833906, -0.148941543658583, 11.8505156466078, 11.0009448456662,
                -0.643551913833007, -5.78983991833864, -5.41715094705487}));
   Tensor b = leaf_of(rough({3, 3}));
-  const Tensor l = cholesky(matmul(b, transpose(b)) + eye(3));
+  const Tensor l = cholesky(matmul(b, transpose(b)) + eye(3, {DType::f64}));
   CHECK(close(l, {3, 3},
               {1.75095476619819, 0, 0, 0.325493180815942, 1.36488747800971, 0, -0.300839240583426, 0.551630398167892, 1.66426218299287}));
   backward(sum(cos(square(l))));
@@ -63,7 +62,7 @@ TEST_CASE("qr has orthonormal columns in every mode", "[linalg]") {
       const int64_t m = shape[-2], k = mode == QrMode::complete ? m : std::min(m, shape[-1]);
       CHECK(q.shape()[-1] == k);
       CHECK(near(matmul(q, r), x));
-      CHECK(near(matmul(transpose(q), q), expand(eye(k), matmul(transpose(q), q).shape())));
+      CHECK(near(matmul(transpose(q), q), expand(eye(k, {DType::f64}), matmul(transpose(q), q).shape())));
     }
     const auto only = qr(x, QrMode::r);
     CHECK(!only.q);
@@ -98,9 +97,9 @@ TEST_CASE("svd and eigh give back what they decompose", "[linalg]") {
     CHECK(near(matmul(u * unsqueeze(s, -2), vh), x));
     const auto full_result = svd(x);
     CHECK(full_result.u.shape()[-1] == shape[-2]);
-    CHECK(near(matmul(full_result.vh, transpose(full_result.vh)), expand(eye(shape[-1]), full_result.vh.shape())));
+    CHECK(near(matmul(full_result.vh, transpose(full_result.vh)), expand(eye(shape[-1], {DType::f64}), full_result.vh.shape())));
   }
-  CHECK(near(svd(zeros({2, 0}, {DType::f64})).u, eye(2)));
+  CHECK(near(svd(zeros({2, 0}, {DType::f64})).u, eye(2, {DType::f64})));
   const Tensor x = rough({2, 4, 4}), symmetric = x + transpose(x);
   const auto [w, v] = eigh(symmetric);
   CHECK(near(matmul(v * unsqueeze(w, -2), transpose(v)), symmetric));
@@ -226,7 +225,7 @@ TEST_CASE("powers and exponentials of matrices equal PyTorch's", "[linalg]") {
   CHECK(close(matrix_power(a, -3), {3, 3},
               {-0.153092108068462, 0.2305793014511, 0.525228384581255, 0.68503672415803, -1.37571453678673, 0.23398196131466,
                0.0379109708499258, -0.949059119172236, 0.245146144300886}));
-  CHECK(near(matrix_power(a, 0), eye(3)));
+  CHECK(near(matrix_power(a, 0), eye(3, {DType::f64})));
   const Tensor e = matrix_exp(a * 3);
   CHECK(close(e, {3, 3},
               {-1.88300602400295, 19.5019305332812, -36.8732458709063, -1.40990622573195, 9.64214074546394, -18.4061903865926,
@@ -236,26 +235,26 @@ TEST_CASE("powers and exponentials of matrices equal PyTorch's", "[linalg]") {
               {37.6384367413396, 24.3996335410149, 138.482907038457, 48.4250056293508, 33.4485695246865, 115.011459606809,
                -71.200836432242, -48.9365216190286, -79.8949444011342}));
   // each matrix of a batch is scaled for itself
-  const Tensor x = rough({3, 3}), batch = matrix_exp(stack({x, x * 100 - 160 * eye(3), zeros_like(x)}));
+  const Tensor x = rough({3, 3}), batch = matrix_exp(stack({x, x * 100 - 160 * eye(3, {DType::f64}), zeros_like(x)}));
   CHECK(same_bits(select(batch, 0, 0), select(matrix_exp(stack({x})), 0, 0)));
-  CHECK(near(select(batch, 0, 2), eye(3)));
+  CHECK(near(select(batch, 0, 2), eye(3, {DType::f64})));
   CHECK(near(matrix_exp(numbers({-50, 0, 0, 3}, {2, 2})), numbers({std::exp(-50), 0, 0, std::exp(3)}, {2, 2})));
   CHECK(std::isnan(sum(matrix_exp(full({2, 2}, NAN))).item()));
   CHECK(matrix_exp(zeros({0, 0})).shape() == Shape{0, 0});
 }
 
 TEST_CASE("systems broadcast over batches and take vectors", "[linalg]") {
-  const Tensor a = rough({2, 1, 3, 3}) + 2 * eye(3), b = rough({4, 3, 2});
+  const Tensor a = rough({2, 1, 3, 3}) + 2 * eye(3, {DType::f64}), b = rough({4, 3, 2});
   CHECK(near(matmul(a, solve(a, b)), expand(b, {2, 4, 3, 2})));
   CHECK(solve(rough({3, 3}), rough({3})).shape() == Shape{3});
   CHECK(solve(rough({2, 3, 3}), rough({2, 3})).shape() == Shape{2, 3});
-  CHECK(cholesky_solve(b, eye(3)).shape() == b.shape());
+  CHECK(cholesky_solve(b, eye(3, {DType::f64})).shape() == b.shape());
   CHECK(solve(zeros({0, 0}), zeros({0, 2})).shape() == Shape{0, 2});
   CHECK(inverse(zeros({0, 3, 3})).shape() == Shape{0, 3, 3});
 }
 
 TEST_CASE("matrices without a result are named", "[linalg]") {
-  const Tensor bad = stack({eye(2), numbers({1, 2, 2, 4}, {2, 2})}), indefinite = numbers({1, 2, 2, 1}, {2, 2});
+  const Tensor bad = stack({eye(2, {DType::f64}), numbers({1, 2, 2, 4}, {2, 2})}), indefinite = numbers({1, 2, 2, 1}, {2, 2});
   CHECK_THAT(error_of([&] { solve(bad, ones({2, 1}, {DType::f64})); }), ContainsSubstring("solve: matrix 1 of the batch [2] is singular") && ContainsSubstring("info is 2"));
   CHECK_THAT(error_of([&] { inverse(bad); }), ContainsSubstring("inverse: matrix 1"));
   CHECK_THAT(error_of([&] { cholesky(indefinite); }), ContainsSubstring("cholesky: matrix 0 of the batch [] is not positive definite") && ContainsSubstring("info is 2"));
@@ -264,7 +263,7 @@ TEST_CASE("matrices without a result are named", "[linalg]") {
 }
 
 TEST_CASE("linear algebra says what does not fit", "[linalg]") {
-  const Tensor a = eye(3), half = cast(a, DType::bf16);
+  const Tensor a = eye(3, {DType::f64}), half = cast(a, DType::bf16);
   CHECK_THAT(error_of([&] { inverse(half); }), ContainsSubstring("bf16") && ContainsSubstring("cast() it to f32 or f64"));
   CHECK_THAT(error_of([&] { det(rough({2, 3})); }), ContainsSubstring("2 rows and 3 columns"));
   CHECK_THAT(error_of([&] { qr(rough({3})); }), ContainsSubstring("qr: x [3] has 1 dims"));
@@ -277,7 +276,7 @@ TEST_CASE("linear algebra says what does not fit", "[linalg]") {
 }
 
 TEST_CASE("linear algebra does not depend on the number of threads", "[linalg]") {
-  const Tensor x = rough({9, 70, 70}), symmetric = matmul(x, transpose(x)) + eye(70);
+  const Tensor x = rough({9, 70, 70}), symmetric = matmul(x, transpose(x)) + eye(70, {DType::f64});
   const int before = omp_get_max_threads();
   const auto all = [&] { return stack({inverse(symmetric), cholesky(symmetric), svd(x).u, eigh(symmetric).vectors, qr(x).q}); };
   omp_set_num_threads(1);
