@@ -7,8 +7,8 @@
 #include <limits>
 
 #include <retape/autograd/binary.h>
+#include <retape/autograd/diagonal.h>
 #include <retape/autograd/matmul.h>
-#include <retape/autograd/matrix_parts.h>
 #include <retape/autograd/rearrange.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/views.h>
@@ -155,7 +155,7 @@ Factor without_repeats(Tensor x, Labels labels, const std::string& equation, siz
     if (x.shape()[a] != x.shape()[b])
       throw Error(fmt::format("einsum: subscript '{}' occurs twice in operand {} of \"{}\" with sizes {} and {}; they must be equal",
                               char(label), operand, equation, x.shape()[a], x.shape()[b]));
-    x = detail::diagonal_of(x, a, b);
+    x = diagonal(x, 0, a, b);
     labels.erase(again), labels.erase(labels.begin() + a);
     labels.push_back(label);
   }
@@ -350,8 +350,7 @@ Tensor inner(const Tensor& a, const Tensor& b) {
 }
 Tensor trace(const Tensor& x) {
   check_dims("trace", "x", x, 2);
-  const int64_t n = std::min(x.shape()[0], x.shape()[1]);
-  return sum(detail::diagonal_of(narrow(narrow(x, 0, 0, n), 1, 0, n), 0, 1));
+  return sum(diagonal(x));
 }
 Tensor cross(const Tensor& a, const Tensor& b, int64_t dim) {
   check("cross", a, b);

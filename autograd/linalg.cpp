@@ -9,8 +9,8 @@
 #include <limits>
 
 #include <retape/autograd/binary.h>
+#include <retape/autograd/diagonal.h>
 #include <retape/autograd/matmul.h>
-#include <retape/autograd/matrix_parts.h>
 #include <retape/autograd/rearrange.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/tape.h>
@@ -19,11 +19,6 @@
 
 namespace retape {
 namespace {
-
-using detail::diagonal_matrix;
-using detail::identity_matrix;
-using detail::lower_part;
-using detail::upper_part;
 
 // ---- arguments ----
 
@@ -34,18 +29,22 @@ void check_matrix(const char* name, const Tensor& x) {
   if (x.dim() < 2) throw Error(fmt::format("{}: x {} has {} dims; a matrix needs at least two", name, x.shape().str(), x.dim()));
   for (int d : {-1, -2})
     if (x.shape()[d] > std::numeric_limits<int32_t>::max())
-      throw Error(fmt::format("{}: x {} has size {}; LAPACK takes at most {}", name, x.shape().str(), x.shape()[d], std::numeric_limits<int32_t>::max()));
+      throw Error(fmt::format("{}: x {} has size {}; LAPACK takes at most {}", name, x.shape().str(), x.shape()[d],
+                              std::numeric_limits<int32_t>::max()));
 }
 void check_square(const char* name, const Tensor& x) {
   check_matrix(name, x);
   if (x.shape()[-1] != x.shape()[-2])
-    throw Error(fmt::format("{}: x {} has matrices of {} rows and {} columns; they must be square", name, x.shape().str(), x.shape()[-2], x.shape()[-1]));
+    throw Error(fmt::format("{}: x {} has matrices of {} rows and {} columns; they must be square", name, x.shape().str(), x.shape()[-2],
+                            x.shape()[-1]));
 }
 void check_pair(const char* name, const Tensor& a, const Tensor& b) {
   if (a.dtype() != b.dtype())
-    throw Error(fmt::format("{}: operands of {} and {}; both must have one dtype, use cast()", name, name_of(a.dtype()), name_of(b.dtype())));
+    throw Error(
+        fmt::format("{}: operands of {} and {}; both must have one dtype, use cast()", name, name_of(a.dtype()), name_of(b.dtype())));
   if (!(a.device() == b.device()))
-    throw Error(fmt::format("{}: operands of shapes {} and {} are on different devices; move one with to()", name, a.shape().str(), b.shape().str()));
+    throw Error(fmt::format("{}: operands of shapes {} and {} are on different devices; move one with to()", name, a.shape().str(),
+                            b.shape().str()));
 }
 // b has as many rows as the square a.
 void check_rows(const char* name, const Tensor& a, const Tensor& b) {
@@ -95,7 +94,7 @@ Factors factorize(const Tensor& x) {
 }
 // The transposed inverse: columns of the inverse, read as rows.
 Tensor inverse_transposed(const Factors& f) {
-  Tensor y = clone(expand(identity_matrix(f.lu.shape()[-1], f.lu.options()), f.lu.shape()));
+  Tensor y = clone(expand(eye(f.lu.shape()[-1], f.lu.options()), f.lu.shape()));
   RETAPE_DISPATCH(y.device(), lu_solve(f.lu, f.pivots, false, y));
   return y;
 }
@@ -162,7 +161,7 @@ struct SolveTriangular {  // a x = b, or a^T x = b
     const Tensor db = record(SolveTriangular{name, upper, !transposed, unit}, *a, dy);
     if (dx.wants(0)) {
       const Tensor product = transposed ? matmul(*x, transpose(db)) : matmul(db, transpose(*x));
-      dx.set(0, -(upper ? upper_part(product, unit ? 1 : 0) : lower_part(product, unit ? -1 : 0)));
+      dx.set(0, -(upper ? triu(product, unit ? 1 : 0) : tril(product, unit ? -1 : 0)));
     }
     if (dx.wants(1)) dx.set(1, db);
   }
@@ -189,7 +188,7 @@ struct Cholesky {
   }
   void backward(const Tensor& dy, Grads& dx) {
     const Tensor l = upper ? transpose(*y) : *y, product = matmul(transpose(l), upper ? transpose(dy) : dy);
-    const Tensor inner = (lower_part(product) + lower_part(product, -1)) * 0.5;
+    const Tensor inner = (tril(product) + tril(product, -1)) * 0.5;
     const Tensor outer = triangular_right(name, l, triangular(name, l, inner, false, true), false, false);
     dx.set(0, (outer + transpose(outer)) * 0.5);
   }
@@ -236,8 +235,8 @@ struct Qr {
       const Tensor product = matmul(transpose(u), du);
       inner = inner ? inner - product : -product;
     }
-    inner = upper_part(inner);
-    Tensor d = matmul(u, inner + transpose(upper_part(inner, 1)));
+    inner = triu(inner);
+    Tensor d = matmul(u, inner + transpose(triu(inner, 1)));
     if (du) d = d + du;
     d = triangular_right(name, square_r, d, true, true);
     dx.set(0, m < n ? cat({d, right}, -1) : d);
@@ -353,9 +352,9 @@ struct Permutation {  // p of x = p l u
 // The unit lower and the upper part of factors (..., m, n).
 Tensor unit_lower(const Tensor& lu) {
   const int64_t m = lu.shape()[-2], k = std::min(m, lu.shape()[-1]);
-  return lower_part(narrow(lu, -1, 0, k), -1) + narrow(identity_matrix(m, lu.options()), -1, 0, k);
+  return tril(narrow(lu, -1, 0, k), -1) + narrow(eye(m, lu.options()), -1, 0, k);
 }
-Tensor upper_factor(const Tensor& lu) { return upper_part(narrow(lu, -2, 0, std::min(lu.shape()[-2], lu.shape()[-1]))); }
+Tensor upper_factor(const Tensor& lu) { return triu(narrow(lu, -2, 0, std::min(lu.shape()[-2], lu.shape()[-1]))); }
 
 struct LuFactor {
   static constexpr auto name = "lu_factor";
@@ -371,7 +370,7 @@ struct LuFactor {
     const Tensor factors = *lu, p = record(Permutation{factors.shape()[-2], factors.dtype()}, *pivots), d = dy[0];
     const int64_t m = factors.shape()[-2], n = factors.shape()[-1], k = std::min(m, n);
     const Tensor l = unit_lower(factors), u = upper_factor(factors), l1 = narrow(l, -2, 0, k), u1 = narrow(u, -1, 0, k);
-    Tensor dl = lower_part(narrow(narrow(d, -2, 0, k), -1, 0, k), -1), du = upper_part(narrow(narrow(d, -2, 0, k), -1, 0, k)), rest;
+    Tensor dl = tril(narrow(narrow(d, -2, 0, k), -1, 0, k), -1), du = triu(narrow(narrow(d, -2, 0, k), -1, 0, k)), rest;
     if (m > n) {  // the rows below: l2 = x2 u^-1
       const Tensor l2 = narrow(l, -2, k, m - k);
       rest = triangular_right(name, u1, narrow(d, -2, k, m - k), true, true);
@@ -381,7 +380,7 @@ struct LuFactor {
       rest = triangular(name, l1, narrow(d, -1, k, n - k), false, true, true);
       dl = dl - matmul(rest, transpose(u2));
     }
-    const Tensor inner = lower_part(matmul(transpose(l1), dl), -1) + upper_part(matmul(du, transpose(u1)));
+    const Tensor inner = tril(matmul(transpose(l1), dl), -1) + triu(matmul(du, transpose(u1)));
     Tensor y = triangular(name, l1, triangular_right(name, u1, inner, true, true), false, true, true);
     if (rest) y = cat({y, rest}, m > n ? -2 : -1);
     dx.set(0, matmul(p, y));
@@ -415,10 +414,11 @@ struct Svd {
   void backward(const std::vector<Tensor>& dy, Grads& dx) {
     const Tensor values = *s;
     const int64_t k = values.shape()[-1];
-    const Tensor left = narrow(*u, -1, 0, k), right = narrow(*vh, -2, 0, k), du = first(dy[0], -1, k), ds = dy[1], dvh = first(dy[2], -2, k);
+    const Tensor left = narrow(*u, -1, 0, k), right = narrow(*vh, -2, 0, k), du = first(dy[0], -1, k), ds = dy[1],
+                 dvh = first(dy[2], -2, k);
     const int64_t m = left.shape()[-2], n = right.shape()[-1];
     // s_j^2 - s_i^2, and 1 on the diagonal
-    const Tensor gaps = (row(values) - column(values)) * (row(values) + column(values)) + identity_matrix(k, values.options());
+    const Tensor gaps = (row(values) - column(values)) * (row(values) + column(values)) + eye(k, values.options());
     Tensor inner, sum;
     const auto add_to = [](Tensor& to, const Tensor& x) { to = to ? to + x : x; };
     if (du) {
@@ -431,7 +431,7 @@ struct Svd {
       add_to(inner, column(values) * (skew(transpose(product)) / gaps));
       if (n > k) add_to(sum, matmul(left / row(values), dvh - matmul(product, right)));
     }
-    if (ds) add_to(inner, diagonal_matrix(ds));
+    if (ds) add_to(inner, diag_embed(ds));
     if (inner) add_to(sum, matmul(left, matmul(inner, right)));
     dx.set(0, sum);
   }
@@ -454,10 +454,10 @@ struct Eigh {
     const Tensor w = *values, v = *vectors;
     Tensor inner;
     if (dy[1]) {
-      const Tensor one = identity_matrix(w.shape()[-1], w.options()), turned = matmul(transpose(v), dy[1]) / (row(w) - column(w) + one);
-      inner = lower_part(turned, -1) + upper_part(turned, 1);
+      const Tensor one = eye(w.shape()[-1], w.options()), turned = matmul(transpose(v), dy[1]) / (row(w) - column(w) + one);
+      inner = tril(turned, -1) + triu(turned, 1);
     }
-    if (dy[0]) inner = inner ? inner + diagonal_matrix(dy[0]) : diagonal_matrix(dy[0]);
+    if (dy[0]) inner = inner ? inner + diag_embed(dy[0]) : diag_embed(dy[0]);
     dx.set(0, matmul(v, matmul(inner, transpose(v))));
   }
 };
@@ -538,10 +538,22 @@ Tensor exponential(const Tensor& x) {
     a = x * cast(tensor(factors, shape), x.dtype());
     left = tensor(squarings, shape);
   }
-  static constexpr double b[] = {64764752532480000., 32382376266240000., 7771770303897600., 1187353796428800., 129060195264000., 10559470521600., 670442572800.,
-                                 33522128640., 1323241920., 40840800., 960960., 16380., 182., 1.};
+  static constexpr double b[] = {64764752532480000.,
+                                 32382376266240000.,
+                                 7771770303897600.,
+                                 1187353796428800.,
+                                 129060195264000.,
+                                 10559470521600.,
+                                 670442572800.,
+                                 33522128640.,
+                                 1323241920.,
+                                 40840800.,
+                                 960960.,
+                                 16380.,
+                                 182.,
+                                 1.};
   const auto c = [](int i) { return b[i] / b[0]; };
-  const Tensor one = identity_matrix(n, x.options()), a2 = matmul(a, a), a4 = matmul(a2, a2), a6 = matmul(a4, a2);
+  const Tensor one = eye(n, x.options()), a2 = matmul(a, a), a4 = matmul(a2, a2), a6 = matmul(a4, a2);
   const Tensor odd = matmul(a, matmul(a6, a6 * c(13) + a4 * c(11) + a2 * c(9)) + a6 * c(7) + a4 * c(5) + a2 * c(3) + one * c(1));
   const Tensor even = matmul(a6, a6 * c(12) + a4 * c(10) + a2 * c(8)) + a6 * c(6) + a4 * c(4) + a2 * c(2) + one;
   const Factors f = factorize(even - odd);
@@ -614,7 +626,7 @@ Tensor cholesky_solve(const Tensor& b, const Tensor& factor, bool upper) {
 }
 Tensor cholesky_inverse(const Tensor& factor, bool upper) {
   check_square("cholesky_inverse", factor);
-  const Tensor one = with_batch(identity_matrix(factor.shape()[-1], factor.options()), batch_of(factor));
+  const Tensor one = with_batch(eye(factor.shape()[-1], factor.options()), batch_of(factor));
   return triangular("cholesky_inverse", factor, triangular("cholesky_inverse", factor, one, upper, upper), upper, !upper);
 }
 
@@ -677,8 +689,9 @@ LuResult lu(const Tensor& x) {
 Tensor lu_solve(const Tensor& lu, const Tensor& pivots, const Tensor& b, LuSolveOptions options) {
   check_square("lu_solve", lu), check_matrix("lu_solve", b), check_pair("lu_solve", lu, b);
   if (!pivots || pivots.dtype() != DType::i32 || !(pivots.shape() == Shape(lu.shape().begin(), size_t(lu.dim() - 1))))
-    throw Error(fmt::format("lu_solve: pivots {} of {} do not belong to lu {}; they must be i32 {}", pivots ? pivots.shape().str() : "undefined",
-                            pivots ? name_of(pivots.dtype()) : "nothing", lu.shape().str(), Shape(lu.shape().begin(), size_t(lu.dim() - 1)).str()));
+    throw Error(fmt::format("lu_solve: pivots {} of {} do not belong to lu {}; they must be i32 {}",
+                            pivots ? pivots.shape().str() : "undefined", pivots ? name_of(pivots.dtype()) : "nothing", lu.shape().str(),
+                            Shape(lu.shape().begin(), size_t(lu.dim() - 1)).str()));
   Tensor factors = lu, x = options.left ? b : transpose(b);
   check_rows("lu_solve", factors, x);
   broadcast_batches("lu_solve", factors, x);
@@ -756,7 +769,8 @@ Tensor matrix_norm(const Tensor& x, const std::string& ord, const Shape& dims, b
   const Tensor m = matrices_of("matrix_norm", x, dims);
   if (ord == "fro") return keep_dims(frobenius(m), x, dims, keepdim);
   if (ord == "nuc") return keep_dims(sum(svdvals(m), {-1}), x, dims, keepdim);
-  throw Error(fmt::format("matrix_norm: ord is \"{}\"; it must be \"fro\", \"nuc\", or one of the numbers 1, 2, inf and their negatives", ord));
+  throw Error(
+      fmt::format("matrix_norm: ord is \"{}\"; it must be \"fro\", \"nuc\", or one of the numbers 1, 2, inf and their negatives", ord));
 }
 Tensor matrix_norm(const Tensor& x, double ord, const Shape& dims, bool keepdim) {
   const Tensor m = matrices_of("matrix_norm", x, dims);
@@ -771,7 +785,7 @@ namespace {
 // |x| |x^-1|; inf where x is singular
 template <class Ord> Tensor condition(const Tensor& x, const Ord& ord) {
   check_square("cond", x);
-  const Tensor regular = ne(slogdet(x.detach()).sign, 0), one = identity_matrix(x.shape()[-1], x.options());
+  const Tensor regular = ne(slogdet(x.detach()).sign, 0), one = eye(x.shape()[-1], x.options());
   const Tensor safe = where(as_matrix(regular), x, one);
   return where(regular, matrix_norm(safe, ord) * matrix_norm(record(Inverse{"cond"}, safe), ord), INFINITY);
 }
@@ -789,7 +803,7 @@ Tensor cond(const Tensor& x, const std::string& ord) {
 }
 Tensor matrix_power(const Tensor& x, int64_t n) {
   check_square("matrix_power", x);
-  if (n == 0) return clone(with_batch(identity_matrix(x.shape()[-1], x.options()), batch_of(x)));
+  if (n == 0) return clone(with_batch(eye(x.shape()[-1], x.options()), batch_of(x)));
   Tensor power = n < 0 ? record(Inverse{"matrix_power"}, x) : x, y;
   for (uint64_t left = n < 0 ? 0 - uint64_t(n) : uint64_t(n); left; left >>= 1) {
     if (left & 1) y = y ? matmul(y, power) : power;
