@@ -108,9 +108,7 @@ Tensor diagflat(const Tensor& x, int64_t offset) { return diag_embed(flatten(x),
 
 Tensor tril(const Tensor& x, int64_t diagonal) { return triangle("tril", x, diagonal, true); }
 Tensor triu(const Tensor& x, int64_t diagonal) { return triangle("triu", x, diagonal, false); }
-Tensor tril_indices(int64_t rows, int64_t columns, int64_t offset) {
-  return triangle_indices("tril_indices", rows, columns, offset, true);
-}
+Tensor tril_indices(int64_t rows, int64_t columns, int64_t offset) { return triangle_indices("tril_indices", rows, columns, offset, true); }
 Tensor triu_indices(int64_t rows, int64_t columns, int64_t offset) {
   return triangle_indices("triu_indices", rows, columns, offset, false);
 }

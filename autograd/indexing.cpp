@@ -148,8 +148,8 @@ Plan plan(const Tensor& x, const std::vector<Index>& indices) {
       case Index::Kind::integer: {
         const int64_t n = x.shape()[dim];
         if (i.integer < -n || i.integer >= n)
-          throw Error(fmt::format("index: {} is out of range for dim {} of {}; expected {} <= index < {}", i.integer, dim, x.shape().str(),
-                                  -n, n));
+          throw Error(
+              fmt::format("index: {} is out of range for dim {} of {}; expected {} <= index < {}", i.integer, dim, x.shape().str(), -n, n));
         p.window = p.window.with(dim++, i.integer < 0 ? i.integer + n : i.integer, 1);
         break;
       }
@@ -258,15 +258,14 @@ Tensor broadcast_value(const Tensor& value, const Shape& shape) {
   bool fits = short_shape.rank() <= shape.rank();
   for (int d = 1; fits && d <= short_shape.rank(); ++d) fits = short_shape[-d] == shape[-d] || short_shape[-d] == 1;
   if (!fits)
-    throw Error(fmt::format("put: a value of shape {} does not broadcast to the indexed elements of shape {}", value.shape().str(),
-                            shape.str()));
+    throw Error(
+        fmt::format("put: a value of shape {} does not broadcast to the indexed elements of shape {}", value.shape().str(), shape.str()));
   return expand(short_shape == value.shape() ? value : reshape(value, short_shape), shape);
 }
 Tensor write_at(const Tensor& x, const std::vector<Index>& indices, const Tensor& given, bool accumulate) {
   const Plan p = plan(x, indices);
   if (!given) throw Error("put: the value is an undefined tensor");
-  if (!(given.device() == x.device()))
-    throw Error("put: the tensor and the value are on different devices; move one with to()");
+  if (!(given.device() == x.device())) throw Error("put: the tensor and the value are on different devices; move one with to()");
   const Tensor value = cast(given, x.dtype());
   if (p.selectors.empty())
     return detail::write_window("put", x, p.window, reshape(broadcast_value(value, p.shape), p.window.length), accumulate);
@@ -289,8 +288,7 @@ Tensor flat_index(const char* name, const Tensor& x, const Tensor& index) {
 }
 void check_mask(const char* name, const Tensor& x, const Tensor& mask) {
   if (!x || !mask) throw Error(fmt::format("{}: the tensor or the mask is undefined", name));
-  if (mask.dtype() != DType::boolean)
-    throw Error(fmt::format("{}: the mask has dtype {}; it must be bool", name, name_of(mask.dtype())));
+  if (mask.dtype() != DType::boolean) throw Error(fmt::format("{}: the mask has dtype {}; it must be bool", name, name_of(mask.dtype())));
   if (!(x.device() == mask.device()))
     throw Error(fmt::format("{}: the tensor and the mask are on different devices; move one with to()", name));
 }

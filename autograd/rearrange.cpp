@@ -216,8 +216,7 @@ namespace {
 // For each element of a padded dim of size n, the element that it copies.
 std::vector<int64_t> padding_index(int64_t n, int64_t before, int64_t after, PadMode mode) {
   std::vector<int64_t> index;
-  for (int64_t i = -before; i < n + after; ++i)
-    switch (mode) {
+  for (int64_t i = -before; i < n + after; ++i) switch (mode) {
       case PadMode::reflect: index.push_back(i < 0 ? -i : i < n ? i : 2 * (n - 1) - i); break;
       case PadMode::circular: index.push_back((i + n) % n); break;
       default: index.push_back(std::clamp<int64_t>(i, 0, n - 1)); break;

@@ -29,7 +29,8 @@ struct Golden {
   int64_t read, replaced, added;
 };
 std::vector<Golden> goldens() {
-  const Tensor i = tensor<int64_t>({1, 0, -1}), i2 = tensor<int64_t>({1, 0}), i1 = tensor<int64_t>({1}), j = tensor<int64_t>({0, 1}, {2, 1});
+  const Tensor i = tensor<int64_t>({1, 0, -1}), i2 = tensor<int64_t>({1, 0}), i1 = tensor<int64_t>({1}),
+               j = tensor<int64_t>({0, 1}, {2, 1});
   const Tensor k = tensor<int32_t>({0, 3, 3, -2}), one = tensor<int64_t>({1}, {}), none = zeros({0}, {DType::i64});
   const Tensor m = tensor<bool>({true, false, true}), m5 = tensor<uint8_t>({0, 1, 1, 0, 1}), no = tensor<bool>({false, false});
   const Tensor m34 = tensor<bool>({true, true, false, false, false, true, true, false, false, false, true, true}, {3, 4});
@@ -185,7 +186,8 @@ TEST_CASE("a bad index says which dim and size it missed", "[indexing]") {
   CHECK_THROWS_WITH(x.at({tensor<int64_t>({0, 1}), tensor<int64_t>({0, 1, 2})}), ContainsSubstring("index: cannot broadcast [2] with [3]"));
   CHECK_THROWS_WITH(x.at({Tensor()}), ContainsSubstring("undefined"));
   CHECK_THROWS_WITH(Tensor().at({0}), ContainsSubstring("the tensor is undefined"));
-  CHECK_THROWS_WITH(y.put({0}, ones({2})), ContainsSubstring("a value of shape [2] does not broadcast to the indexed elements of shape [3]"));
+  CHECK_THROWS_WITH(y.put({0}, ones({2})),
+                    ContainsSubstring("a value of shape [2] does not broadcast to the indexed elements of shape [3]"));
   CHECK_THROWS_WITH(y.put({5}, 1), ContainsSubstring("index: 5 is out of range"));
   const Tensor meta = empty({2, 3}, {.device = Device::meta()});
   CHECK_THROWS_WITH(meta.at({tensor<int64_t>({0})}), ContainsSubstring("different devices"));
@@ -210,8 +212,13 @@ TEST_CASE("reading and adding at indices do not depend on the number of threads"
   const Tensor v = values({5000}, -1, 1, 2, DType::f32);
   const auto run = [&](int threads) {
     omp_set_num_threads(threads);
-    return std::vector<Tensor>{x.at({mask}), index_put(x, {i, j}, v, true), index_put(x, {i, j}, v), nonzero(mask), x.at({i, Slice(0, 7)}),
-                               transpose(x).at({Slice(None, None, -1)}), contiguous(transpose(x))};
+    return std::vector<Tensor>{x.at({mask}),
+                               index_put(x, {i, j}, v, true),
+                               index_put(x, {i, j}, v),
+                               nonzero(mask),
+                               x.at({i, Slice(0, 7)}),
+                               transpose(x).at({Slice(None, None, -1)}),
+                               contiguous(transpose(x))};
   };
   const int before = omp_get_max_threads();
   const auto one = run(1);
@@ -250,7 +257,8 @@ TEST_CASE("scatter_reduce and index_reduce agree with PyTorch", "[indexing]") {
     CHECK(difference(scatter_reduce(x, 0, index, source, r.mode, r.include_self), tensor(r.scattered, {3, 4}), DType::f64) <= 1);
     for (DType dtype : {DType::i64, DType::i32})
       CHECK(scatter_reduce(cast(x, dtype), 0, index, source, r.mode, r.include_self).to_vector<double>() == r.integers);
-    CHECK(index_reduce(tensor<double>({2, 3, 4, 5, 6, 7}, {3, 2}), 0, rows, lines, r.mode, r.include_self).to_vector<double>() == r.by_rows);
+    CHECK(index_reduce(tensor<double>({2, 3, 4, 5, 6, 7}, {3, 2}), 0, rows, lines, r.mode, r.include_self).to_vector<double>() ==
+          r.by_rows);
   }
 }
 
@@ -290,10 +298,10 @@ TEST_CASE("equal extremes share the gradient, and nan wins", "[indexing]") {
   CHECK(x.grad().to_vector<double>() == Floats{1. / 3, 0});
   CHECK(s.grad().to_vector<double>() == Floats{1. / 3, 1. / 3, 0, 1});
   CHECK(std::isnan(scatter_reduce(x, 0, index, tensor<double>({1, NAN, 9, 2}), ReduceMode::amax).to_vector<double>()[0]));
-  CHECK(scatter_reduce(tensor<int64_t>({5}), 0, tensor<int64_t>({0}), tensor<int64_t>({INT64_MIN}), ReduceMode::amax, false).item<int64_t>() ==
-        INT64_MIN);
-  CHECK(scatter_reduce(tensor<int64_t>({5}), 0, tensor<int64_t>({0}), tensor<int64_t>({INT64_MAX}), ReduceMode::amin, false).item<int64_t>() ==
-        INT64_MAX);
+  CHECK(scatter_reduce(tensor<int64_t>({5}), 0, tensor<int64_t>({0}), tensor<int64_t>({INT64_MIN}), ReduceMode::amax, false)
+            .item<int64_t>() == INT64_MIN);
+  CHECK(scatter_reduce(tensor<int64_t>({5}), 0, tensor<int64_t>({0}), tensor<int64_t>({INT64_MAX}), ReduceMode::amin, false)
+            .item<int64_t>() == INT64_MAX);
 }
 
 TEST_CASE("take and put count flat positions, also from the end", "[indexing]") {
@@ -323,9 +331,8 @@ TEST_CASE("masks select, scatter and list their elements in order", "[indexing]"
   const Tensor big = gt(values({50, 1000}, -1, 1, 9), 0.9);
   CHECK(nonzero(big).shape()[0] == sum(big).item<int64_t>());
   CHECK(same_bits(take(big, sum(nonzero(big) * tensor<int64_t>({1000, 1}), {1})), ones({nonzero(big).shape()[0]}, {DType::boolean})));
-  const auto result = gradgradcheck(
-      [&](auto& in) { return square(masked_scatter(in[0], mask, square(masked_select(in[1], mask)))); },
-      {leaf({2, 3}), leaf({2, 3}, -1, 1, 2)});
+  const auto result = gradgradcheck([&](auto& in) { return square(masked_scatter(in[0], mask, square(masked_select(in[1], mask)))); },
+                                    {leaf({2, 3}), leaf({2, 3}, -1, 1, 2)});
   INFO(result.report);
   CHECK(result.passed);
 }

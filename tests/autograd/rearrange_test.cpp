@@ -45,7 +45,7 @@ TEST_CASE("repetitions agree with PyTorch", "[rearrange]") {
 
 TEST_CASE("padding agrees with PyTorch in every mode", "[rearrange]") {
   const Tensor x = reshape(arange(1, 13), {3, 4});
-  CHECK(ints(pad(x, {2, 1, 1, 2}, PadMode::reflect)) == Ints{7, 6, 5, 6, 7, 8, 7, 3, 2, 1, 2, 3, 4, 3, 7, 6, 5, 6, 7, 8, 7,
+  CHECK(ints(pad(x, {2, 1, 1, 2}, PadMode::reflect)) == Ints{7,  6,  5, 6,  7,  8,  7,  3, 2, 1, 2, 3, 4, 3, 7, 6, 5, 6, 7, 8, 7,
                                                              11, 10, 9, 10, 11, 12, 11, 7, 6, 5, 6, 7, 8, 7, 3, 2, 1, 2, 3, 4, 3});
   CHECK(ints(pad(x, {2, 1, 1, 2}, PadMode::circular)) == Ints{11, 12, 9, 10, 11, 12, 9, 3, 4, 1, 2, 3, 4, 1, 7, 8, 5, 6, 7, 8, 5,
                                                               11, 12, 9, 10, 11, 12, 9, 3, 4, 1, 2, 3, 4, 1, 7, 8, 5, 6, 7, 8, 5});
@@ -53,7 +53,8 @@ TEST_CASE("padding agrees with PyTorch in every mode", "[rearrange]") {
   CHECK(ints(pad(x, {-1, 2, 0, 1}, PadMode::constant, 7)) == Ints{2, 3, 4, 7, 7, 6, 7, 8, 7, 7, 10, 11, 12, 7, 7, 7, 7, 7, 7, 7});
   CHECK(ints(pad(x, {-2, -2}, PadMode::constant)) == Ints{});
   CHECK(ints(pad(arange(3), {-1, 1}, PadMode::circular)) == Ints{1, 2, 0});
-  CHECK_THROWS_WITH(pad(x, {4, 0}, PadMode::reflect), ContainsSubstring("4 before and 0 after are too many for dim 1 of [3, 4] in this mode; at most 3"));
+  CHECK_THROWS_WITH(pad(x, {4, 0}, PadMode::reflect),
+                    ContainsSubstring("4 before and 0 after are too many for dim 1 of [3, 4] in this mode; at most 3"));
   CHECK_THROWS_WITH(pad(x, {5, 0}, PadMode::circular), ContainsSubstring("at most 4"));
   CHECK_THROWS_WITH(pad(x, {1}), ContainsSubstring("1 numbers do not fit"));
   CHECK_THROWS_WITH(pad(x, {-3, -2}), ContainsSubstring("take more from dim 1"));
@@ -141,7 +142,7 @@ TEST_CASE("copies between any layouts keep every element", "[rearrange]") {
   // Sizes around the blocks in which transposed copies are made, in every element size; the reference goes element by element.
   for (const Shape& shape : {Shape{3, 70, 67}, Shape{1, 128, 129}, Shape{2, 9, 300}, Shape{65, 8, 8}})
     for (DType dtype : {DType::f64, DType::f32, DType::bf16, DType::u8}) {
-      const Tensor x = cast(reshape(arange(double(shape.numel())) , shape), dtype);
+      const Tensor x = cast(reshape(arange(double(shape.numel())), shape), dtype);
       for (const Shape& order : {Shape{0, 2, 1}, Shape{2, 1, 0}, Shape{1, 2, 0}, Shape{1, 0, 2}, Shape{2, 0, 1}}) {
         INFO(shape.str() << order.str() << name_of(dtype));
         const Tensor view = permute(x, order), y = contiguous(view);

@@ -255,6 +255,7 @@ TEST_CASE("a weight that was converted between forward and backward is an error"
 
 namespace {
 template <class P, class T> constexpr bool adds_in_place = requires(P& p, const T& t) { p += t; };
+template <class P, class T> constexpr bool puts_in_place = requires(P& p, const T& t) { p.put({Index(0)}, t); };
 }  // namespace
 TEST_CASE("arithmetic reads a Parameter like a tensor, and assigning a sum to it does not compile") {
   const Parameter p(values({2}));
@@ -264,6 +265,8 @@ TEST_CASE("arithmetic reads a Parameter like a tensor, and assigning a sum to it
   CHECK(maximum(p, 0).shape() == Shape{2});
   CHECK(sum(p * 2.0 + p * p - p / 2.0).numel() == 1);
   STATIC_REQUIRE(!adds_in_place<Parameter, Tensor>);
+  STATIC_REQUIRE((puts_in_place<Tensor, Tensor> && puts_in_place<Tensor, double>));
+  STATIC_REQUIRE((!puts_in_place<Parameter, Tensor> && !puts_in_place<Parameter, double> && !puts_in_place<const Tensor, Tensor>));
   STATIC_REQUIRE(!std::is_assignable_v<Parameter&, Tensor>);
 }
 
