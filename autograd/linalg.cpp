@@ -130,12 +130,6 @@ EighResult run_eigh(const char* name, const Tensor& x, bool upper, bool vectors)
   return {values, vectors ? transpose(a) : Tensor{}};
 }
 
-// Runs f so that ops which it calls save nothing in the node of the op whose forward this is.
-template <class F> auto without_saving(const F& f) {
-  const Scoped nobody(ctx.current, nullptr);
-  return f();
-}
-
 Tensor row(const Tensor& v) { return unsqueeze(v, -2); }
 Tensor column(const Tensor& v) { return unsqueeze(v, -1); }
 Tensor as_matrix(const Tensor& scalar) { return unsqueeze(unsqueeze(scalar, -1), -1); }
@@ -293,7 +287,7 @@ struct Inverse {
 struct Cofactors {
   static constexpr auto name = "det_backward";
   Tensor forward(const Tensor& x) {
-    return without_saving([&] { return cofactors(x); });
+    return cofactors(x);
   }
   static Tensor cofactors(const Tensor& x) {
     const Factors f = factorize(x);
@@ -491,7 +485,7 @@ struct Pinv {
   Saved x = {}, y = {};
   Tensor forward(const Tensor& in) {
     x = save(in);
-    const Tensor out = without_saving([&] { return pseudoinverse(in); });
+    const Tensor out = pseudoinverse(in);
     y = save(out);
     return out;
   }
@@ -568,7 +562,7 @@ struct MatrixExp {
   Saved x = {};
   Tensor forward(const Tensor& in) {
     x = save(in);
-    return without_saving([&] { return exponential(in); });
+    return exponential(in);
   }
   // The upper right block of exp [[x^T, dy], [0, x^T]] is the derivative at x^T along dy (Mathias 1996).
   void backward(const Tensor& dy, Grads& dx) {

@@ -181,7 +181,10 @@ template <class Op, class... In> auto record(Op op, const In&... in) {
   check_op<Op>();
   static_assert(
       requires { op.forward(in...); }, "retape op: record(op, inputs...) must pass exactly what forward takes");
-  if (ctx.inside_forward) return op.forward(in...);
+  if (ctx.inside_forward) {  // what it saves is nobody's
+    const Scoped nobody(ctx.current, nullptr);
+    return op.forward(in...);
+  }
   const Tensor* few[8];
   std::vector<const Tensor*> many;
   const int n = (0 + ... + detail::flat_count(in));

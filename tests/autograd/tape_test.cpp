@@ -463,3 +463,20 @@ TEST_CASE("threads draw from one generator, hook their own graphs and free each 
   }
   CHECK(generator.state().offset == 4 * 20 * 16);
 }
+
+namespace {
+struct SquareOfTanh {  // forward calls ops that save; the derivative is the composite's
+  static constexpr auto name = "square_of_tanh";
+  Tensor forward(const Tensor& x) { return square(tanh(x)); }
+  Tensor composite(const Tensor& x) { return square(tanh(x)); }
+};
+}  // namespace
+
+TEST_CASE("what ops inside a forward save belongs to nobody", "[tape]") {
+  const auto f = [](auto& x) { return record(SquareOfTanh{}, x[0]); };
+  const Tensor x = leaf({3});
+  CHECK(gradcheck(f, {x}).passed);
+  CHECK(gradgradcheck(f, {x}).passed);
+  const Tensor y = f(std::vector<Tensor>{x});
+  CHECK(node_of(y->producer)->saved.size() == 1);
+}
