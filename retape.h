@@ -7,11 +7,15 @@
 #include <retape/autograd/hooks.h>
 #include <retape/autograd/ops.h>
 #include <retape/autograd/tape.h>
+#include <retape/core/from_blob.h>
 #include <retape/core/random.h>
 #include <retape/core/tensor.h>
 #include <retape/data/bpe_tokenizer.h>
 #include <retape/data/char_tokenizer.h>
 #include <retape/data/token_dataset.h>
+#include <retape/io/dlpack.h>
+#include <retape/io/npy.h>
+#include <retape/io/pt.h>
 #include <retape/io/safetensors.h>
 #include <retape/nn/nn.h>
 #include <retape/optim/adamw.h>

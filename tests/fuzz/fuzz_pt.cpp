@@ -1,0 +1,16 @@
+// Any bytes as a .pt file: they are refused with an Error, or all tensors can be read. CRCs are not checked in this build.
+#include <cstdint>
+#include <vector>
+
+#include <retape/io/pt.h>
+#include <retape/io/zip.h>
+
+#include "read_tensors.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const auto* bytes = reinterpret_cast<const std::byte*>(data);
+  try {
+    for (auto& [name, tensor] : retape::load_pt(retape::ZipReader::from_bytes({bytes, bytes + size}))) retape::testing::read_all(tensor);
+  } catch (const retape::Error&) {}
+  return 0;
+}
