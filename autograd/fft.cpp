@@ -5,8 +5,8 @@
 #include <cmath>
 
 #include <retape/autograd/binary.h>
-#include <retape/autograd/reduce.h>
 #include <retape/autograd/rearrange.h>
+#include <retape/autograd/reduce.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/unary.h>
 #include <retape/autograd/views.h>

@@ -286,9 +286,7 @@ struct Inverse {
 // det(x) x^-T, which is finite where x is singular: det(u) det(v) u diag(product of the other s) v^T
 struct Cofactors {
   static constexpr auto name = "det_backward";
-  Tensor forward(const Tensor& x) {
-    return cofactors(x);
-  }
+  Tensor forward(const Tensor& x) { return cofactors(x); }
   static Tensor cofactors(const Tensor& x) {
     const Factors f = factorize(x);
     if (!any_failed(f.info)) return as_matrix(determinant(f)[0]) * inverse_transposed(f);

@@ -29,8 +29,8 @@ QrResult qr(const Tensor& x, QrMode mode = QrMode::reduced);
 /// The x with a x = b: a (..., n, n); b (..., n, k), or (n) or (..., n) with a's batch, one vector a matrix. torch: linalg.solve.
 Tensor solve(const Tensor& a, const Tensor& b);
 struct SolveTriangularOptions {
-  bool left = true;             ///< false: x a = b
-  bool unitriangular = false;   ///< the diagonal is taken as 1 and not read
+  bool left = true;            ///< false: x a = b
+  bool unitriangular = false;  ///< the diagonal is taken as 1 and not read
 };
 /// The x with a x = b for a triangular a (..., n, n), of which only that triangle is read; b (..., n, k). torch: linalg.solve_triangular.
 Tensor solve_triangular(const Tensor& a, const Tensor& b, bool upper, SolveTriangularOptions options = {});
@@ -85,7 +85,7 @@ Tensor eigvalsh(const Tensor& x, char uplo = 'L');
 
 struct RankOptions {
   std::optional<double> atol = {}, rtol = {};  ///< default: rtol = max(m, n) epsilon if there is no atol, else 0
-  bool hermitian = false;            ///< x is symmetric: eigh() instead of svd()
+  bool hermitian = false;                      ///< x is symmetric: eigh() instead of svd()
 };
 /// The Moore-Penrose inverse: x (..., m, n), (..., n, m). Singular values up to max(atol, rtol s_max) count as 0.
 /// The gradient (Golub & Pereyra 1973) holds where the rank does not change. torch: linalg.pinv.

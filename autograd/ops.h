@@ -8,8 +8,8 @@
 #include <retape/autograd/einsum.h>
 #include <retape/autograd/fft.h>
 #include <retape/autograd/index.h>
-#include <retape/autograd/iterate.h>
 #include <retape/autograd/indexing.h>
+#include <retape/autograd/iterate.h>
 #include <retape/autograd/layer_norm.h>
 #include <retape/autograd/linalg.h>
 #include <retape/autograd/matmul.h>

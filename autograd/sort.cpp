@@ -6,8 +6,8 @@
 
 #include <retape/autograd/binary.h>
 #include <retape/autograd/index.h>
-#include <retape/autograd/scan.h>
 #include <retape/autograd/rearrange.h>
+#include <retape/autograd/scan.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/unary.h>
 #include <retape/autograd/views.h>

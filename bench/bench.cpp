@@ -112,7 +112,8 @@ void streaming(benchmark::State& state, const std::function<void()>& f, double b
   state.counters["of_roof"] = bytes / best / (roof_bytes / roof);
 }
 struct Operands {  // made when the first row runs
-  Tensor a = randn({2048, 2048}), b = randn({2048, 2048}), row = randn({2048}), at = transpose(a), half = cast(a, DType::bf16), mask = gt(a, b);
+  Tensor a = randn({2048, 2048}), b = randn({2048, 2048}), row = randn({2048}), at = transpose(a), half = cast(a, DType::bf16),
+         mask = gt(a, b);
   Tensor rows = randperm(2048), places = randint(0, 2048, {2048, 2048});
 };
 const Operands& operands() {
@@ -122,7 +123,11 @@ const Operands& operands() {
 void add_streaming_rows() {
   const double m = 4.0 * stream_size;
   const auto add = [](const char* name, double bytes, bool only_reads, void (*f)(const Operands&)) {
-    benchmark::RegisterBenchmark((std::string("stream/") + name).c_str(), [=](benchmark::State& s) { streaming(s, [f] { f(operands()); }, bytes, only_reads); })
+    benchmark::RegisterBenchmark((std::string("stream/") + name).c_str(),
+                                 [=](benchmark::State& s) {
+                                   streaming(
+                                       s, [f] { f(operands()); }, bytes, only_reads);
+                                 })
         ->UseManualTime()
         ->Unit(benchmark::kMicrosecond);
   };

@@ -31,7 +31,7 @@ enum class Backend : uint8_t { cpu_generic, cpu_v2, cpu_v3, cpu_v4, none };
 const char* cpu_level();
 
 namespace detail {
-extern const Backend cpu_backend;
+extern Backend cpu_backend;
 [[noreturn]] void no_backend(Device device, const char* kernel);
 [[noreturn]] void kernel_outside_forward(const char* kernel);
 RETAPE_INLINE Backend backend(Device device, const char* kernel) {

@@ -73,7 +73,8 @@ void lu_solve(const Tensor& lu, const Tensor& pivots, bool transposed, Tensor& b
     using T = decltype(zero);
     const T* a = lu.data<T>();
     T* x = b.mutable_data<T>();
-    each(batch_of(b, 2), n, max_of(n, k), [&](int64_t i) { lapack::lu_solve(transposed, n, k, a + i * n * n, order + i * n, x + i * n * k); });
+    each(batch_of(b, 2), n, max_of(n, k),
+         [&](int64_t i) { lapack::lu_solve(transposed, n, k, a + i * n * n, order + i * n, x + i * n * k); });
   });
 }
 
@@ -175,7 +176,8 @@ void svd(const Tensor& a, Tensor& u, Tensor& s, Tensor& vt, Tensor& info) {
       __builtin_memcpy(copy, p + i * m * n, size_t(m * n) * sizeof(T));
       T* matrix = copy;
       const bool full = u && (u_columns > k || vt_rows > k);
-      failed[i] = lapack::svd(m, n, full, matrix, left ? left + i * m * u_columns : nullptr, values + i * k, right ? right + i * n * vt_rows : nullptr);
+      failed[i] = lapack::svd(m, n, full, matrix, left ? left + i * m * u_columns : nullptr, values + i * k,
+                              right ? right + i * n * vt_rows : nullptr);
     });
   });
 }

@@ -66,7 +66,12 @@ const char* cpu_level() {
 
 namespace detail {
 
-const Backend cpu_backend = choose();
+Backend cpu_backend = Backend::none;
+
+namespace {
+// Before the constructors of any other file, since static tensors may run ops.
+[[gnu::constructor(101)]] void set_backend() { cpu_backend = choose(); }
+}  // namespace
 
 void check_cpu_backend() {
   if (cpu_backend != Backend::none) return;

@@ -26,10 +26,10 @@ Threads& threads() {
 constexpr int column_major = LAPACK_COL_MAJOR;
 
 // The float and the double function of one name.
-#define RETAPE_LAPACK(name)                                                                     \
-  template <class T, class... A> lapack_int name(A... a) {                                      \
-    if constexpr (std::is_same_v<T, float>) return LAPACKE_s##name##_work(column_major, a...);  \
-    else return LAPACKE_d##name##_work(column_major, a...);                                     \
+#define RETAPE_LAPACK(name)                                                                    \
+  template <class T, class... A> lapack_int name(A... a) {                                     \
+    if constexpr (std::is_same_v<T, float>) return LAPACKE_s##name##_work(column_major, a...); \
+    else return LAPACKE_d##name##_work(column_major, a...);                                    \
   }
 RETAPE_LAPACK(potrf)
 RETAPE_LAPACK(getrf)
@@ -81,13 +81,15 @@ template <class T> int solve_triangular(bool upper, bool transposed, bool unit, 
 template <class T> int qr(int64_t m, int64_t n, int64_t k, T* a, T* q, T* r) {
   const int64_t reflectors = std::min(m, n);
   std::vector<T> tau(static_cast<size_t>(reflectors));
-  if (const lapack_int info = with_work<T>([&](T* work, lapack_int size) { return geqrf<T>(i32(m), i32(n), a, i32(m), tau.data(), work, size); }))
+  if (const lapack_int info =
+          with_work<T>([&](T* work, lapack_int size) { return geqrf<T>(i32(m), i32(n), a, i32(m), tau.data(), work, size); }))
     return info;
   for (int64_t j = 0; j < n; ++j)
     for (int64_t i = 0; i < k; ++i) r[j * k + i] = i <= j ? a[j * m + i] : T(0);
   if (!q) return 0;
   std::copy_n(a, m * std::min(n, k), q);
-  return with_work<T>([&](T* work, lapack_int size) { return orgqr<T>(i32(m), i32(k), i32(reflectors), q, i32(m), tau.data(), work, size); });
+  return with_work<T>(
+      [&](T* work, lapack_int size) { return orgqr<T>(i32(m), i32(k), i32(reflectors), q, i32(m), tau.data(), work, size); });
 }
 template <class T> int svd(int64_t m, int64_t n, bool full, T* a, T* u, T* s, T* vt) {
   const int64_t k = std::min(m, n);
@@ -108,13 +110,13 @@ template <class T> int eigh(bool upper, bool vectors, int64_t n, T* a, T* values
   return syevd<T>(job, triangle, i32(n), a, i32(n), values, work.data(), i32(int64_t(work.size())), more.data(), more_size);
 }
 
-#define RETAPE_INSTANTIATE(T)                                                                      \
-  template int cholesky(bool, int64_t, T*);                                                        \
-  template int lu_factor(int64_t, int64_t, T*, int32_t*);                                          \
-  template int lu_solve(bool, int64_t, int64_t, const T*, const int32_t*, T*);                     \
-  template int solve_triangular(bool, bool, bool, int64_t, int64_t, const T*, T*);                 \
-  template int qr(int64_t, int64_t, int64_t, T*, T*, T*);                                          \
-  template int svd(int64_t, int64_t, bool, T*, T*, T*, T*);                                        \
+#define RETAPE_INSTANTIATE(T)                                                      \
+  template int cholesky(bool, int64_t, T*);                                        \
+  template int lu_factor(int64_t, int64_t, T*, int32_t*);                          \
+  template int lu_solve(bool, int64_t, int64_t, const T*, const int32_t*, T*);     \
+  template int solve_triangular(bool, bool, bool, int64_t, int64_t, const T*, T*); \
+  template int qr(int64_t, int64_t, int64_t, T*, T*, T*);                          \
+  template int svd(int64_t, int64_t, bool, T*, T*, T*, T*);                        \
   template int eigh(bool, bool, int64_t, T*, T*);
 RETAPE_INSTANTIATE(float)
 RETAPE_INSTANTIATE(double)

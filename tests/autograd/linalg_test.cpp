@@ -166,7 +166,10 @@ TEST_CASE("triangular systems read one triangle", "[linalg]") {
   CHECK(close(solve_triangular(a, b, false), {2, 1}, {1, 2}));
   CHECK(close(solve_triangular(transpose(a), transpose(b), true, {.left = false}), {1, 2}, {1, 2}));
   CHECK(close(solve_triangular(a, b, false, {.unitriangular = true}), {2, 1}, {2, 7}));
-  CHECK_THAT(error_of([&] { solve_triangular(zeros({2, 2}, {DType::f64}), b, true); }), ContainsSubstring("solve_triangular: matrix 0") && ContainsSubstring("zero on its diagonal"));
+  CHECK_THAT(error_of([&] {
+               solve_triangular(zeros({2, 2}, {DType::f64}), b, true);
+             }),
+             ContainsSubstring("solve_triangular: matrix 0") && ContainsSubstring("zero on its diagonal"));
 }
 
 TEST_CASE("pinv, rank and least squares equal PyTorch's", "[linalg]") {
@@ -180,7 +183,8 @@ TEST_CASE("pinv, rank and least squares equal PyTorch's", "[linalg]") {
               {-185.975344907214, 15.8657086000227, -14.3775309708463, -144.798548028851, 14.985118070934, -14.4868538355475,
                -77.5080823752147, -14.7336730452204, 16.8929754192523, -27.4303335863475, 31.0438312761088, -32.6148242135694}));
   const LstsqResult r = lstsq(rough({4, 3}, 2), rough({4, 2}));
-  CHECK(close(r.solution, {3, 2}, {1.09351138827458, 5.28743653359511, -2.24631253989909, 0.312283454427676, 1.62315442295711, 0.109220312832044}, 1e-10));
+  CHECK(close(r.solution, {3, 2},
+              {1.09351138827458, 5.28743653359511, -2.24631253989909, 0.312283454427676, 1.62315442295711, 0.109220312832044}, 1e-10));
   CHECK(close(r.residuals, {2}, {0.210220295228917, 0.710749084740408}, 1e-10));
   CHECK(r.rank.item<int64_t>() == 3);
   const Tensor low = matmul(rough({4, 2}), rough({2, 3}));
@@ -232,8 +236,8 @@ TEST_CASE("powers and exponentials of matrices equal PyTorch's", "[linalg]") {
                23.3931249933473, 16.1718835693071, -13.0727107125353}));
   backward(sum(e));
   CHECK(close(a.grad(), {3, 3},
-              {37.6384367413396, 24.3996335410149, 138.482907038457, 48.4250056293508, 33.4485695246865, 115.011459606809,
-               -71.200836432242, -48.9365216190286, -79.8949444011342}));
+              {37.6384367413396, 24.3996335410149, 138.482907038457, 48.4250056293508, 33.4485695246865, 115.011459606809, -71.200836432242,
+               -48.9365216190286, -79.8949444011342}));
   // each matrix of a batch is scaled for itself
   const Tensor x = rough({3, 3}), batch = matrix_exp(stack({x, x * 100 - 160 * eye(3, {DType::f64}), zeros_like(x)}));
   CHECK(same_bits(select(batch, 0, 0), select(matrix_exp(stack({x})), 0, 0)));
@@ -255,9 +259,13 @@ TEST_CASE("systems broadcast over batches and take vectors", "[linalg]") {
 
 TEST_CASE("matrices without a result are named", "[linalg]") {
   const Tensor bad = stack({eye(2, {DType::f64}), numbers({1, 2, 2, 4}, {2, 2})}), indefinite = numbers({1, 2, 2, 1}, {2, 2});
-  CHECK_THAT(error_of([&] { solve(bad, ones({2, 1}, {DType::f64})); }), ContainsSubstring("solve: matrix 1 of the batch [2] is singular") && ContainsSubstring("info is 2"));
+  CHECK_THAT(error_of([&] {
+               solve(bad, ones({2, 1}, {DType::f64}));
+             }),
+             ContainsSubstring("solve: matrix 1 of the batch [2] is singular") && ContainsSubstring("info is 2"));
   CHECK_THAT(error_of([&] { inverse(bad); }), ContainsSubstring("inverse: matrix 1"));
-  CHECK_THAT(error_of([&] { cholesky(indefinite); }), ContainsSubstring("cholesky: matrix 0 of the batch [] is not positive definite") && ContainsSubstring("info is 2"));
+  CHECK_THAT(error_of([&] { cholesky(indefinite); }),
+             ContainsSubstring("cholesky: matrix 0 of the batch [] is not positive definite") && ContainsSubstring("info is 2"));
   CHECK_THAT(error_of([&] { matrix_power(bad, -1); }), ContainsSubstring("matrix_power"));
   CHECK_THAT(error_of([&] { svd(full({2, 2}, NAN, {DType::f64})); }), ContainsSubstring("svd: matrix 0"));
 }

@@ -473,10 +473,10 @@ struct SquareOfTanh {  // forward calls ops that save; the derivative is the com
 }  // namespace
 
 TEST_CASE("what ops inside a forward save belongs to nobody", "[tape]") {
-  const auto f = [](auto& x) { return record(SquareOfTanh{}, x[0]); };
+  const auto f = [](const std::vector<Tensor>& x) { return record(SquareOfTanh{}, x[0]); };
   const Tensor x = leaf({3});
   CHECK(gradcheck(f, {x}).passed);
   CHECK(gradgradcheck(f, {x}).passed);
-  const Tensor y = f(std::vector<Tensor>{x});
+  const Tensor y = f({x});
   CHECK(node_of(y->producer)->saved.size() == 1);
 }

@@ -11,6 +11,12 @@
 using namespace retape;
 using namespace retape::testing;
 
+namespace {
+const Tensor made_before_main = arange(3) + 1;
+}
+
+TEST_CASE("static tensors may run ops", "[tensor]") { CHECK(made_before_main.to_vector<int64_t>() == std::vector<int64_t>{1, 2, 3}); }
+
 TEST_CASE("creation fills what it says", "[tensor]") {
   CHECK(full({2, 2}, 1.5).to_vector<float>() == std::vector<float>(4, 1.5f));
   CHECK(arange(2, 11, 3).to_vector<int64_t>() == std::vector<int64_t>{2, 5, 8});
@@ -24,6 +30,7 @@ TEST_CASE("creation fills what it says", "[tensor]") {
 TEST_CASE("bad sizes are errors", "[tensor]") {
   CHECK_THROWS_WITH(empty({2, -3}), "empty: size -3 in shape [2, -3] is negative");
   CHECK_THROWS_WITH(empty({int64_t{1} << 40, int64_t{1} << 40}), ContainsSubstring("more than 2^63 bytes"));
+  CHECK_THROWS_WITH(empty({0, int64_t{1} << 62, int64_t{1} << 62}), ContainsSubstring("more than 2^63 bytes"));
   CHECK_THROWS_WITH(empty({int64_t{1} << 50}), ContainsSubstring("out of memory"));
   CHECK_THROWS_WITH(empty({1, 1, 1, 1, 1, 1, 1, 1, 1}), ContainsSubstring("9 dimensions are too many; at most 8"));
   CHECK_THROWS_WITH(tensor<float>({1, 2, 3}, {2, 2}), ContainsSubstring("3 values do not fill shape [2, 2], which has 4 elements"));
