@@ -8,6 +8,7 @@
 #include <retape/autograd/attention.h>
 #include <retape/autograd/dropout.h>
 #include <retape/autograd/matmul.h>
+#include <retape/autograd/rearrange.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/softmax.h>
 #include <retape/autograd/views.h>
@@ -40,6 +41,19 @@ Tensor join_masks(const Tensor& a, const Tensor& b, DType dtype) {
   if (a.dtype() == DType::boolean && b.dtype() == DType::boolean) return logical_or(a, b);
   return as_bias(a, dtype) + as_bias(b, dtype);
 }
+// `extra` more keys at the end, left in.
+Tensor with_extra(const Tensor& mask, int64_t extra) {
+  if (!mask || extra == 0) return mask;
+  Shape shape = mask.shape();
+  shape[-1] = extra;
+  return cat({mask, zeros(shape, mask.options())}, -1);
+}
+// x (N, H, S, D) with one more position: `more` (1, 1, H D), or zeros
+Tensor with_position(const Tensor& x, const Tensor& more) {
+  const Shape& s = x.shape();
+  const Shape one{s[0], s[1], 1, s[3]};
+  return cat({x, more ? expand(reshape(more, {1, s[1], 1, s[3]}), one) : zeros(one, x.options())}, 2);
+}
 Tensor later_keys(int64_t queries, int64_t keys, Device device) {
   const Options options{.dtype = DType::i64, .device = device};
   return gt(arange(keys, options), unsqueeze(arange(queries, options), 1));
@@ -52,6 +66,7 @@ MultiheadAttention::MultiheadAttention(int64_t embed, int64_t heads, MultiheadAt
       num_heads(heads),
       dropout(options.dropout),
       batch_first(options.batch_first),
+      add_zero_attn(options.add_zero_attn),
       out_proj(embed, embed, {.bias = options.bias}) {
   if (heads <= 0 || embed <= 0 || embed % heads)
     throw Error(fmt::format("MultiheadAttention: embed_dim {} does not divide into {} heads", embed, heads));
@@ -66,6 +81,10 @@ MultiheadAttention::MultiheadAttention(int64_t embed, int64_t heads, MultiheadAt
     k_proj_weight = empty_parameter({embed, kdim});
     v_proj_weight = empty_parameter({embed, vdim});
     for (const Parameter* p : {&q_proj_weight, &k_proj_weight, &v_proj_weight}) init::xavier_uniform(*p);
+  }
+  if (options.add_bias_kv) {
+    bias_k = empty_parameter({1, 1, embed}), bias_v = empty_parameter({1, 1, embed});
+    for (const Parameter* p : {&bias_k, &bias_v}) init::xavier_normal(*p);
   }
   if (!options.bias) return;
   in_proj_bias = empty_parameter({3 * embed});
@@ -110,7 +129,10 @@ MultiheadAttentionOutput MultiheadAttention::forward(const Tensor& query, const 
     throw Error(fmt::format(
         "MultiheadAttention: query {}, key {} and value {} do not fit: query's last size must be {}, batch sizes must agree, and key and value must be equally long",
         query.shape().str(), key.shape().str(), value.shape().str(), embed_dim));
-  const Heads heads = project(q, k, v);
+  Heads heads = project(q, k, v);
+  if (bias_k) heads.k = with_position(heads.k, bias_k), heads.v = with_position(heads.v, bias_v);
+  if (add_zero_attn) heads.k = with_position(heads.k, {}), heads.v = with_position(heads.v, {});
+  const int64_t extra = (bias_k ? 1 : 0) + (add_zero_attn ? 1 : 0);
 
   Tensor attn_mask = inputs.attn_mask, padding = inputs.key_padding_mask;
   if (attn_mask) {
@@ -123,12 +145,12 @@ MultiheadAttentionOutput MultiheadAttention::forward(const Tensor& query, const 
     padding = reshape(padding, {n, 1, 1, keys});
   }
   const DType dtype = heads.q.dtype();
-  Tensor mask = join_masks(attn_mask, padding, dtype);
+  Tensor mask = with_extra(join_masks(attn_mask, padding, dtype), extra);
   const double drop = is_training() ? dropout : 0, scale = 1 / std::sqrt(double(embed_dim / num_heads));
 
   MultiheadAttentionOutput out;
   if (inputs.need_weights || mask.requires_grad()) {  // the fused kernel has no gradient for a mask
-    if (inputs.is_causal) mask = join_masks(mask, later_keys(queries, keys, heads.q.device()), dtype);
+    if (inputs.is_causal) mask = join_masks(mask, with_extra(later_keys(queries, keys, heads.q.device()), extra), dtype);
     Tensor scores = matmul(heads.q * scale, transpose(heads.k));
     if (mask && mask.dtype() == DType::boolean) scores = masked_fill(scores, mask, -std::numeric_limits<double>::infinity());
     else if (mask) scores = scores + cast(mask, dtype);
@@ -137,7 +159,7 @@ MultiheadAttentionOutput MultiheadAttention::forward(const Tensor& query, const 
     if (inputs.need_weights) out.weights = inputs.average_attn_weights ? mean(weights, {1}) : weights;
     if (out.weights && rank == 2) out.weights = squeeze(out.weights, 0);
   } else {
-    if (mask && inputs.is_causal) mask = join_masks(mask, later_keys(queries, keys, heads.q.device()), dtype);
+    if ((mask || extra) && inputs.is_causal) mask = join_masks(mask, with_extra(later_keys(queries, keys, heads.q.device()), extra), dtype);
     if (mask && mask.dtype() == DType::boolean) mask = logical_not(mask);  // there, true means: attend
     out.output = scaled_dot_product_attention(heads.q, heads.k, heads.v,
                                               {.mask = mask, .is_causal = inputs.is_causal && !mask, .dropout_p = drop, .scale = scale});

@@ -9,6 +9,8 @@ namespace retape::nn {
 struct MultiheadAttentionOptions {
   double dropout = 0;  ///< of the attention weights, while training
   bool bias = true;
+  bool add_bias_kv = false;                     ///< one more key and value, learned, behind all others
+  bool add_zero_attn = false;                   ///< one more key and value of zeros, behind all others
   std::optional<int64_t> kdim = {}, vdim = {};  ///< sizes of key and value; absent: embed_dim
   bool batch_first = false;
 };
@@ -21,7 +23,7 @@ struct MultiheadAttentionInputs {
 };
 struct MultiheadAttentionOutput {
   Tensor output;   ///< shaped like query
-  Tensor weights;  ///< (N, L, S), or (N, num_heads, L, S) if not averaged; without N if unbatched
+  Tensor weights;  ///< (N, L, S), or (N, num_heads, L, S) if not averaged; without N if unbatched; S counts added keys
 };
 /// Attention of num_heads heads between linear projections. query (L, N, embed_dim), key (S, N, kdim), value (S, N, vdim), or N first
 /// with batch_first, or without N. A query that may attend to no key gets zeros from every head. Throws Error if sizes disagree.
@@ -29,10 +31,11 @@ struct MultiheadAttentionOutput {
 struct MultiheadAttention : Module {
   int64_t embed_dim, num_heads;
   double dropout;
-  bool batch_first;
+  bool batch_first, add_zero_attn;
   Parameter in_proj_weight;                               // (3 embed_dim, embed_dim), unless kdim or vdim differ, when it is
   Parameter q_proj_weight, k_proj_weight, v_proj_weight;  // these three
   Parameter in_proj_bias;
+  Parameter bias_k, bias_v;  // (1, 1, embed_dim), with add_bias_kv
   Linear out_proj;
 
   MultiheadAttention(int64_t embed_dim, int64_t num_heads, MultiheadAttentionOptions options = {});
@@ -41,7 +44,7 @@ struct MultiheadAttention : Module {
   /// Takes the inputs in braces: `attention(x, x, x, {.is_causal = true})`.
   MultiheadAttentionOutput operator()(const Tensor& query, const Tensor& key, const Tensor& value,
                                       const MultiheadAttentionInputs& inputs = {}) const;
-  RETAPE_FIELDS(in_proj_weight, q_proj_weight, k_proj_weight, v_proj_weight, in_proj_bias, out_proj)
+  RETAPE_FIELDS(in_proj_weight, q_proj_weight, k_proj_weight, v_proj_weight, in_proj_bias, bias_k, bias_v, out_proj)
 
  private:
   struct Heads {

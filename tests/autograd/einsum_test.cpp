@@ -1,18 +1,18 @@
 // Products of tensors: results against PyTorch's, and what they refuse.
-#include "../wave.h"
+#include "../sines.h"
 
 using namespace retape;
 using namespace retape::testing;
 
 TEST_CASE("einsum equals PyTorch's", "[einsum]") {
-  CHECK(close(einsum("ij,jk,kil->il", {wave({2, 3}), wave({3, 4}, 1), wave({4, 2, 2}, 2)}), {2, 2},
+  CHECK(close(einsum("ij,jk,kil->il", {sines({2, 3}), sines({3, 4}, 1), sines({4, 2, 2}, 2)}), {2, 2},
               {0.196119245205948, -0.0386096133065669, 0.110147997217134, 0.0933201834998141}));
-  CHECK(close(einsum("bA, aC", {wave({2, 1}), wave({1, 2}, 1)}), {1, 2, 1, 2},
+  CHECK(close(einsum("bA, aC", {sines({2, 1}), sines({1, 2}, 1)}), {1, 2, 1, 2},
               {0.765147401234292, 0.901718260418007, 0.359627768707442, 0.42381758792328}));  // upper case first
-  CHECK(close(einsum("...ij,...jk->...k", {wave({2, 1, 2, 2}), wave({3, 2, 2}, 1)}), {2, 3, 2},
+  CHECK(close(einsum("...ij,...jk->...k", {sines({2, 1, 2, 2}), sines({3, 2, 2}, 1)}), {2, 3, 2},
               {1.11530764641948, -0.197173978659586, -1.59696787877058, -0.472587957005061, 1.89408997899627, 1.08773984070184,
                -1.01434387249531, 0.466758740748211, 1.6018650206548, 0.273295880142799, -2.00428214589791, -0.981769708514708}));
-  CHECK(close(einsum("ij,ij->i", {wave({2, 3}), wave({2, 1}, 1)}), {2}, {2.28106259364295, -0.66150171823311}));
+  CHECK(close(einsum("ij,ij->i", {sines({2, 3}), sines({2, 1}, 1)}), {2}, {2.28106259364295, -0.66150171823311}));
 }
 
 TEST_CASE("einsum takes traces, scalars, ellipses that the output drops, and integers", "[einsum]") {
@@ -28,10 +28,10 @@ TEST_CASE("einsum takes traces, scalars, ellipses that the output drops, and int
 }
 
 TEST_CASE("a contraction of floating tensors runs as a matrix product", "[einsum]") {
-  Tensor a = wave({2, 3}).set_requires_grad();
-  const Tensor y = einsum("ij,kj->ki", {a, wave({4, 3})});
-  CHECK(difference(y, matmul(wave({4, 3}), transpose(a)), DType::f64) <= 1);
-  CHECK(einsum("ij,kj->ki", {cast(a, DType::f32), wave({4, 3})}).dtype() == DType::f64);
+  Tensor a = sines({2, 3}).set_requires_grad();
+  const Tensor y = einsum("ij,kj->ki", {a, sines({4, 3})});
+  CHECK(difference(y, matmul(sines({4, 3}), transpose(a)), DType::f64) <= 1);
+  CHECK(einsum("ij,kj->ki", {cast(a, DType::f32), sines({4, 3})}).dtype() == DType::f64);
 }
 
 TEST_CASE("einsum says what does not fit", "[einsum]") {
@@ -54,14 +54,14 @@ TEST_CASE("einsum says what does not fit", "[einsum]") {
 }
 
 TEST_CASE("tensordot, kron and cross equal PyTorch's", "[einsum]") {
-  CHECK(close(tensordot(wave({2, 3, 2}), wave({3, 2, 2}, 1), {1, 0}, {0, 2}), {2, 2},
+  CHECK(close(tensordot(sines({2, 3, 2}), sines({3, 2, 2}, 1), {1, 0}, {0, 2}), {2, 2},
               {-0.204758999331055, 0.110937817222601, -0.247566083206679, -0.0420321198880747}));
-  CHECK(difference(tensordot(wave({2, 3}), wave({3, 4}), 1), matmul(wave({2, 3}), wave({3, 4})), DType::f64) <= 1);
-  CHECK(tensordot(wave({2}), wave({3}), 0).shape() == Shape{2, 3});
-  CHECK(close(kron(wave({2, 2}), wave({1, 2, 1}, 1)), {1, 4, 2},
+  CHECK(difference(tensordot(sines({2, 3}), sines({3, 4}), 1), matmul(sines({2, 3}), sines({3, 4})), DType::f64) <= 1);
+  CHECK(tensordot(sines({2}), sines({3}), 0).shape() == Shape{2, 3});
+  CHECK(close(kron(sines({2, 2}), sines({1, 2, 1}, 1)), {1, 4, 2},
               {0.765147401234292, 0.901718260418007, 0.359627768707442, 0.42381758792328, 0.614196931990652, 0.0378091893562987,
                0.288679373206313, 0.0177707385307832}));
-  CHECK(close(cross(wave({2, 3}), wave({1, 3}, 1)), {2, 3},
+  CHECK(close(cross(sines({2, 3}), sines({1, 3}, 1)), {2, 3},
               {-0.542090491710565, 0.829227354772065, -0.542090491710565, 0.574131544347986, -0.87824005233627, 0.574131544347986}));
 }
 
@@ -101,7 +101,7 @@ TEST_CASE("a chain of matrices is multiplied in the cheapest order", "[einsum]")
 }
 
 TEST_CASE("sums with products do not read an input whose factor is 0", "[einsum]") {
-  CHECK(close(addmv(wave({2}), wave({2, 3}, 1), wave({3}, 2), 0.5, 2), {2}, {0.710839885224299, 2.66327715837035}));
+  CHECK(close(addmv(sines({2}), sines({2, 3}, 1), sines({3}, 2), 0.5, 2), {2}, {0.710839885224299, 2.66327715837035}));
   CHECK(addmm(full({2}, NAN), ones({2, 3}), ones({3, 2}), 0, 2).to_vector<float>() == std::vector<float>(4, 6));
   CHECK(baddbmm(ones({}), ones({2, 1, 3}), ones({2, 3, 1})).to_vector<float>() == std::vector<float>{4, 4});
   CHECK(addbmm(ones({1}), ones({2, 1, 3}), ones({2, 3, 1})).to_vector<float>() == std::vector<float>{7});

@@ -1,7 +1,7 @@
 // Fourier transforms: against the definition, PyTorch's results, and what they refuse.
 #include <omp.h>
 
-#include "../wave.h"
+#include "../sines.h"
 
 using namespace retape;
 using namespace retape::testing;
@@ -80,30 +80,30 @@ TEST_CASE("transforms undo each other and keep energy", "[fft]") {
 }
 
 TEST_CASE("transforms equal PyTorch's", "[fft]") {
-  CHECK(close(fft(wave({6, 2})), {6, 2},
+  CHECK(close(fft(sines({6, 2})), {6, 2},
               {1.32252122883293, 1.19524454110117, 0.586290699989529, 2.85289148359445, 0.320691226645273, -0.198786162970683,
                -0.240212314075824, 0.533898085730699, -1.76916346821498, 0.856906058736205, 4.82869853567044, 0.709834856522972}));
-  CHECK(close(ifft(wave({6, 2}), 8, -1, FftNorm::ortho), {8, 2},
+  CHECK(close(ifft(sines({6, 2}), 8, -1, FftNorm::ortho), {8, 2},
               {0.467581864585467, 0.422582760094421, 0.924173707423786, -0.527608132697216, 0.242694491193539, 1.89784194355812,
                -0.0518242624152487, 0.0287966825202074, -0.0849278781037637, 0.188761478441347, 0.14176129636026, 0.194822679608304,
                1.00525722290435, 0.0959386450077953, -0.264677083830852, 0.503715592007072}));
-  CHECK(close(rfft(wave({7}), 5, -1, FftNorm::forward), {3, 2},
+  CHECK(close(rfft(sines({7}), 5, -1, FftNorm::forward), {3, 2},
               {0.387664349460418, 0, 0.0757474245662544, -0.379525502004959, 0.151155893107485, -0.0679337792349414}));
-  CHECK(close(irfft(wave({4, 2}), 7), {7},
+  CHECK(close(irfft(sines({4, 2}), 7), {7},
               {-0.114032535345078, 0.816207873834367, -0.138888680114834, -0.225868000818289, 0.0128761123739087, 0.293671958793858,
                0.197504256083963}));
-  CHECK(close(irfft(wave({4, 2})), {6},
+  CHECK(close(irfft(sines({4, 2})), {6},
               {0.0142044847174346, 0.772226453633303, -0.311790101698708, -0.141619417076615, 0.276593781525145, 0.231855783707337}));
-  CHECK(
-      close(hfft(wave({3, 2}), {}, -1, FftNorm::ortho), {4}, {0.79026972748374, 0.768245100308599, -0.560656633618562, 0.685083775442017}));
-  CHECK(close(ihfft(wave({5})), {3, 2},
+  CHECK(close(hfft(sines({3, 2}), {}, -1, FftNorm::ortho), {4},
+              {0.79026972748374, 0.768245100308599, -0.560656633618562, 0.685083775442017}));
+  CHECK(close(ihfft(sines({5})), {3, 2},
               {0.387664349460418, 0, 0.0757474245662544, 0.379525502004959, 0.151155893107485, 0.0679337792349414}));
-  CHECK(close(rfft2(wave({2, 3})), {2, 2, 2},
+  CHECK(close(rfft2(sines({2, 3})), {2, 2, 2},
               {0.960791629636991, 0, 0.844181656043286, -0.590520082012589, 4.05640632198604, 0, -0.828367677431112, 0.0428427935874163}));
-  CHECK(close(irfftn(wave({2, 3, 2}), {2, 5}), {2, 5},
+  CHECK(close(irfftn(sines({2, 3, 2}), {2, 5}), {2, 5},
               {0.268702612857813, -0.136971891995549, -0.305264209104559, 0.0241277051678719, 0.128413947618295, -0.0749663000528605,
                0.800772193219589, -0.202306620743121, 0.231602975735648, 0.10736057210477}));
-  const Tensor y = fftn(wave({2, 2, 2, 2}), {3}, {}, FftNorm::ortho);
+  const Tensor y = fftn(sines({2, 2, 2, 2}), {3}, {}, FftNorm::ortho);
   CHECK(y.shape() == Shape{2, 2, 3, 2});
   CHECK(close(select(select(y, 0, 1), 0, 0), {3, 2},
               {0.751074740101138, 0.873765275301005, 0.225749980122751, -0.195062043189267, -0.437219249959433, 0.794296203434114}));
@@ -115,7 +115,7 @@ TEST_CASE("frequencies and shifts", "[fft]") {
   CHECK(close(rfftfreq(5, 0.5, {DType::f64}), {3}, {0, 0.4, 0.8}));
   CHECK(fftshift(arange(5), {}, false).to_vector<int64_t>() == std::vector<int64_t>{3, 4, 0, 1, 2});
   CHECK(ifftshift(arange(5), {}, false).to_vector<int64_t>() == std::vector<int64_t>{2, 3, 4, 0, 1});
-  const Tensor x = wave({4, 5, 2});
+  const Tensor x = sines({4, 5, 2});
   CHECK(same_bits(ifftshift(fftshift(x)), x));
   CHECK(same_bits(fftshift(x, {-1}), stack({fftshift(real(x), {1}, false), fftshift(imag(x), {1}, false)}, -1)));
 }

@@ -1,7 +1,7 @@
 // Linear algebra: results and gradients against PyTorch's, decompositions against what they decompose, and bad input.
 #include <omp.h>
 
-#include "../wave.h"
+#include "../sines.h"
 
 using namespace retape;
 using namespace retape::testing;

@@ -236,3 +236,63 @@ TEST_CASE("MultiheadAttention refuses what does not fit") {
   CHECK_THAT(error_of([&] { m(q, k, v, {.key_padding_mask = zeros({5}, {DType::boolean})}); }),
              ContainsSubstring("key_padding_mask has shape [5], expected [2, 5]"));
 }
+
+TEST_CASE("MultiheadAttention with an added bias key and a zero key is PyTorch's") {
+  auto m = attention({.add_bias_kv = true, .add_zero_attn = true, .batch_first = true});
+  const nn::MultiheadAttentionInputs masks{.key_padding_mask = padding, .attn_mask = left_out};
+  CHECK(matches(
+      output(m, query(), key(), value(), masks), {2, 3, 4},
+      {1.66979832381, -0.73297742914,  1.75471823041, -2.77298886659, 0.332302833422, 0.868401382864,  0.0745039357099, -1.20809678744,
+       1.84264715328, -0.882750852532, 1.86410913206, -2.82935654599, 1.21535757509,  -0.220294010816, 1.24303543826,   -2.32143436872,
+       2.37145294223, -1.51804093336,  2.53247235703, -3.45355998967, 1.53794325381,  -0.351128676161, 1.16700044878,   -2.04731597186}));
+  CHECK(matches(m(query(), key(), value(), masks).weights, {2, 3, 7},
+                {0.0283896030606,
+                 0.0682827246037,
+                 0.470412354509,
+                 0,
+                 0,
+                 0.340269343806,
+                 0.0926459740203,
+                 0.373684635884,
+                 0,
+                 0.0218122200982,
+                 0.466414936634,
+                 0,
+                 0.0947473570715,
+                 0.0433408503122,
+                 0,
+                 0.114560166774,
+                 0.43321376036,
+                 0.00392757046323,
+                 0,
+                 0.339650558706,
+                 0.108647943697,
+                 0,
+                 0.00151714133338,
+                 0.633933508792,
+                 0,
+                 0,
+                 0.285734919578,
+                 0.0788144302962,
+                 0,
+                 0,
+                 0.103233255158,
+                 0.474281835514,
+                 0,
+                 0.278156382842,
+                 0.144328526486,
+                 0,
+                 0.0576728118445,
+                 0.178145304043,
+                 0.0329735783099,
+                 0.180610948112,
+                 0.390930551333,
+                 0.159666806357}));
+  // Causal: every query sees the added keys, whichever way is taken.
+  const Tensor q = query();
+  CHECK(output(m, q, q, q, {.is_causal = true}).shape() == Shape{2, 3, 4});
+  const auto w = m(q, q, q, {.is_causal = true}).weights.to_vector<double>();
+  CHECK((w[1] == 0 && w[2] == 0 && w[3] > 0 && w[4] > 0));
+  CHECK(m.state_dict()[2].first == "bias_k");
+  CHECK(m.state_dict()[2].second.shape() == Shape{1, 1, 4});
+}

@@ -7,7 +7,7 @@
 namespace retape::testing {
 
 /// f64: element i of row-major order is sin(seed + 1 + 0.7 i).
-inline Tensor wave(const Shape& shape, double seed = 0) {
+inline Tensor sines(const Shape& shape, double seed = 0) {
   std::vector<double> v(size_t(shape.numel()));
   for (size_t i = 0; i < v.size(); ++i) v[i] = std::sin(seed + 1 + 0.7 * double(i));
   return tensor(v, shape);
