@@ -1,4 +1,4 @@
-#include <retape/examples/common/cli.h>
+#include <examples/common/cli.h>
 
 #include <algorithm>
 #include <cerrno>

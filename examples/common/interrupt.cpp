@@ -1,4 +1,4 @@
-#include <retape/examples/common/interrupt.h>
+#include <examples/common/interrupt.h>
 
 #include <atomic>
 

@@ -1,4 +1,4 @@
-#include <retape/examples/common/metrics.h>
+#include <examples/common/metrics.h>
 
 #include <array>
 #include <cerrno>

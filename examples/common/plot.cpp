@@ -1,4 +1,4 @@
-#include <retape/examples/common/plot.h>
+#include <examples/common/plot.h>
 
 #include <algorithm>
 #include <array>

@@ -1,4 +1,4 @@
-#include <retape/examples/common/progress.h>
+#include <examples/common/progress.h>
 
 #include <algorithm>
 #include <chrono>

@@ -1,4 +1,4 @@
-#include <retape/examples/common/run_folder.h>
+#include <examples/common/run_folder.h>
 
 #include <algorithm>
 #include <cerrno>

@@ -1,6 +1,5 @@
 // Byte-level BPE, files of token ids, and what both tokenizers have in common.
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -11,6 +10,7 @@
 #include <retape/io/file.h>
 
 #include "../catch.h"
+#include "../temporary.h"
 
 using namespace retape;
 using namespace retape::testing;
@@ -18,17 +18,6 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 namespace {
-
-struct Folder {
-  fs::path path;
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "retape-test-XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()));
-    path = name;
-  }
-  ~Folder() { fs::remove_all(path); }
-  fs::path operator/(const char* name) const { return path / name; }
-};
 
 // The 256 bytes, whose ids are the bytes themselves, then what `merges` make, then <|endoftext|>.
 const char* const merges = "#version: 0.2\nl l\nh e\nhe ll\nhell o\n\xc4\xa0 w\na a\nr l\n";
@@ -131,7 +120,7 @@ TEST_CASE("bytes that are no UTF-8 are words by themselves and come back", "[dat
 }
 
 TEST_CASE("a BPE tokenizer comes back from its file and from both kinds of folder", "[data][bpe]") {
-  const Folder folder;
+  const TemporaryFolder folder;
   const auto tokenizer = small();
   const std::string text = random_text(1, 100, false) + "hello";
   fs::create_directory(folder / "openai"), fs::create_directory(folder / "hf"), fs::create_directory(folder / "run");
@@ -199,7 +188,7 @@ TEST_CASE("malformed vocabularies are refused", "[data][bpe]") {
     INFO(message);
     CHECK_THAT(error_of([&, &ids = ids, &lines = lines] { BpeTokenizer::from_files(ids, lines); }), ContainsSubstring(message));
   }
-  const Folder folder;
+  const TemporaryFolder folder;
   for (const auto& [content, message] : std::vector<std::pair<const char*, const char*>>{
            {"{", "not valid JSON"},
            {R"({"type":"gpt2"})", "\"tokens\" is missing"},
@@ -281,7 +270,7 @@ TEST_CASE("GPT-2's vocabulary gives GPT-2's ids", "[data][bpe]") {
 }
 
 TEST_CASE("a tokenised file has the ids of the whole text, whatever the pieces", "[data][token_file]") {
-  const Folder folder;
+  const TemporaryFolder folder;
   const auto bpe = small();
   std::string text;
   for (uint64_t seed = 0; seed < 5; ++seed) text += random_text(seed, 200, true);
@@ -315,7 +304,7 @@ TEST_CASE("a tokenised file has the ids of the whole text, whatever the pieces",
 }
 
 TEST_CASE("large vocabularies take four bytes a token", "[data][token_file]") {
-  const Folder folder;
+  const TemporaryFolder folder;
   std::string text;
   for (char32_t c = 0x10000; c < 0x20001; ++c) utf8::append(text, c);
   const auto chars = CharTokenizer::from_text(text);
@@ -329,7 +318,7 @@ TEST_CASE("large vocabularies take four bytes a token", "[data][token_file]") {
 }
 
 TEST_CASE("a dataset over a file is the dataset over its tokens", "[data][token_file]") {
-  const Folder folder;
+  const TemporaryFolder folder;
   const auto bpe = small();
   std::string text;
   for (int i = 0; i < 400; ++i) text += fmt::format("hello {} world\n", i);
@@ -356,7 +345,7 @@ TEST_CASE("a dataset over a file is the dataset over its tokens", "[data][token_
 }
 
 TEST_CASE("files that are not of token ids are refused", "[data][token_file]") {
-  const Folder folder;
+  const TemporaryFolder folder;
   write_file_atomically(folder / "text", "hello");
   tokenize_file(small(), folder / "text", folder / "ids.bin");
   const std::string good = read_file(folder / "ids.bin");

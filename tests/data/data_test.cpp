@@ -1,5 +1,4 @@
 // Tokenizer and token dataset.
-#include <unistd.h>
 
 #include <filesystem>
 #include <numeric>
@@ -7,6 +6,7 @@
 #include <retape/io/file.h>
 
 #include "../catch.h"
+#include "../temporary.h"
 
 using namespace retape;
 using namespace retape::testing;
@@ -17,11 +17,6 @@ std::vector<int64_t> count_to(int64_t n) {
   std::iota(tokens.begin(), tokens.end(), int64_t{0});
   return tokens;
 }
-struct TemporaryFile {
-  std::string path = (std::filesystem::temp_directory_path() / "retape-test-XXXXXX").string();
-  TemporaryFile() { close(mkstemp(path.data())); }
-  ~TemporaryFile() { std::filesystem::remove(path); }
-};
 }  // namespace
 
 TEST_CASE("characters are numbered in the order of their code points", "[data]") {

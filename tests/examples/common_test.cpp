@@ -14,72 +14,35 @@
 #include <string>
 #include <vector>
 
-#if __has_include(<catch2/catch_all.hpp>)
-#include <catch2/catch_all.hpp>
-#else
-#include <catch2/catch.hpp>
-#endif
-#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <CLI/CLI.hpp>
 
+#include <examples/common/cli.h>
+#include <examples/common/interrupt.h>
+#include <examples/common/metrics.h>
+#include <examples/common/plot.h>
+#include <examples/common/progress.h>
+#include <examples/common/run_folder.h>
 #include <retape/core/error.h>
-#include <retape/examples/common/cli.h>
-#include <retape/examples/common/interrupt.h>
-#include <retape/examples/common/metrics.h>
-#include <retape/examples/common/plot.h>
-#include <retape/examples/common/progress.h>
-#include <retape/examples/common/run_folder.h>
 #include <retape/io/file.h>
+
+#include "../catch.h"
+#include "../temporary.h"
 
 namespace fs = std::filesystem;
 using namespace retape::examples;
 using retape::Error;
 using retape::read_file;
 using retape::write_file_atomically;
+using retape::testing::error_of;
+using retape::testing::FullDisk;
+using retape::testing::TemporaryFolder;
 
 namespace {
 
 constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 constexpr double inf = std::numeric_limits<double>::infinity();
-
-struct TemporaryFolder {
-  fs::path path;
-  TemporaryFolder() {
-    std::string name = (fs::temp_directory_path() / "retape-test-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  ~TemporaryFolder() { fs::remove_all(path); }
-  fs::path operator/(const std::string& name) const { return path / name; }
-};
-
-// While it lives, no file can grow beyond `bytes`: writes fail as on a full disk. Assert nothing in its scope, since the
-// report of a failure may be a file as well.
-struct FullDisk {
-  rlimit old{};
-  explicit FullDisk(rlim_t bytes) {
-    std::signal(SIGXFSZ, SIG_IGN);
-    ::getrlimit(RLIMIT_FSIZE, &old);
-    const rlimit small{bytes, old.rlim_max};
-    ::setrlimit(RLIMIT_FSIZE, &small);
-  }
-  ~FullDisk() {
-    ::setrlimit(RLIMIT_FSIZE, &old);
-    std::signal(SIGXFSZ, SIG_DFL);
-  }
-};
-
-// What `f` throws; "" if it does not.
-template <class F> std::string error_of(F f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
 
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
@@ -281,7 +244,7 @@ TEST_CASE("a metrics file that is not one is an error that names the line", "[ex
   CHECK(contains(error(header + "1.5,2,,4,5,6\n"), "\"1.5\""));
   CHECK(contains(error(header + "1,2,x,4,5,6\n"), "\"x\""));
   CHECK(contains(error(header + "\n"), "has not 6 cells"));
-  CHECK(error(header).empty());
+  CHECK(error(header) == "(no error)");
   CHECK(contains(error_of([&] { MetricsFile(folder / "absent/metrics.csv"); }), "No such file"));
 }
 

@@ -1,5 +1,4 @@
 // .npy and .npz files, and the zip archives below them: files that NumPy has written (golden/make_golden.py), round trips, hostile files.
-#include <unistd.h>
 
 #include <filesystem>
 
@@ -7,6 +6,7 @@
 #include <retape/io/zip.h>
 
 #include "../catch.h"
+#include "../temporary.h"
 
 using namespace retape;
 using namespace retape::testing;
@@ -16,16 +16,6 @@ namespace {
 
 const fs::path golden = RETAPE_GOLDEN;
 
-struct Folder {
-  fs::path path;
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "retape-test-XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()));
-    path = name;
-  }
-  ~Folder() { fs::remove_all(path); }
-  fs::path operator/(const char* name) const { return path / name; }
-};
 std::vector<std::byte> bytes_of(std::string_view text) {
   const auto* p = reinterpret_cast<const std::byte*>(text.data());
   return {p, p + text.size()};
@@ -46,7 +36,7 @@ std::string error_of_npy(const std::string& content) {
 std::string error_of_header(const std::string& header, size_t data = 0) { return error_of_npy(npy_with(header, data)); }
 
 std::string zip_of(const std::vector<std::pair<std::string, std::string>>& files, bool compress, uint64_t limit = 0xffffffff) {
-  const Folder folder;
+  const TemporaryFolder folder;
   write_file_atomically(folder / "a.zip", [&](FileWriter& writer) {
     ZipWriter zip(writer, limit);
     for (auto& [name, content] : files)
@@ -97,7 +87,7 @@ TEST_CASE("Fortran order becomes strides, and complex numbers a last dim of two"
 }
 
 TEST_CASE("what is saved is what NumPy saves", "[io][npy]") {
-  const Folder folder;
+  const TemporaryFolder folder;
   for (const auto& [name, dtype] : {std::pair{"f8.npy", DType::f64}, std::pair{"f4.npy", DType::f32}, std::pair{"f2.npy", DType::f16},
                                     std::pair{"i8.npy", DType::i64}, std::pair{"i4.npy", DType::i32}, std::pair{"u1.npy", DType::u8}}) {
     INFO(name);
@@ -122,7 +112,7 @@ TEST_CASE("what is saved is what NumPy saves", "[io][npy]") {
 }
 
 TEST_CASE("an array is read in place, and writing to it does not change the file", "[io][npy]") {
-  const Folder folder;
+  const TemporaryFolder folder;
   const Tensor big = values({1000, 100}, -1, 1, 1, DType::f32);
   save_npy(folder / "a.npy", big);
   const int64_t before = memory_stats().live;
@@ -200,7 +190,7 @@ TEST_CASE("archives that NumPy has written are read, deflated or not", "[io][npz
 }
 
 TEST_CASE("named tensors come back from an archive", "[io][npz]") {
-  const Folder folder;
+  const TemporaryFolder folder;
   const NamedTensors saved = {{"up.weight", values({30, 50})},
                               {"scalar", tensor(std::vector<float>{1.5f}, {})},
                               {"none", zeros({0})},

@@ -1,5 +1,4 @@
 // .pt files that PyTorch has written (golden/make_golden.py), and hostile ones.
-#include <unistd.h>
 
 #include <filesystem>
 
@@ -7,6 +6,7 @@
 #include <retape/io/zip.h>
 
 #include "../catch.h"
+#include "../temporary.h"
 
 using namespace retape;
 using namespace retape::testing;
@@ -26,18 +26,16 @@ Tensor find(const NamedTensors& tensors, const std::string& name) {
 
 // A .pt file with this pickle and a storage "0" of 16 bytes, the floats 0 1 2 3.
 NamedTensors load_pickle(const std::string& program) {
-  std::string name = (fs::temp_directory_path() / "retape-test-XXXXXX").string();
-  close(mkstemp(name.data()));
+  const TemporaryFile file;
   const Tensor floats = count({4});
   const std::string data(reinterpret_cast<const char*>(floats.data<float>()), 16);
-  write_file_atomically(name, [&](FileWriter& writer) {
+  write_file_atomically(file.path, [&](FileWriter& writer) {
     ZipWriter zip(writer);
     zip.add("archive/data.pkl", {program}, false);
     zip.add("archive/data/0", {data}, false);
     zip.finish();
   });
-  const auto bytes = read_file(name);
-  fs::remove(name);
+  const auto bytes = read_file(file.path);
   const auto* p = reinterpret_cast<const std::byte*>(bytes.data());
   return load_pt(ZipReader::from_bytes({p, p + bytes.size()}, "test"));
 }

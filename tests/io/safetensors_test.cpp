@@ -1,5 +1,4 @@
 // The safetensors format and atomic writing: round trips, files of other writers, hostile headers, full disks.
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -10,30 +9,13 @@
 #include <retape/io/file.h>
 
 #include "../catch.h"
+#include "../temporary.h"
 
 using namespace retape;
 using namespace retape::testing;
 namespace fs = std::filesystem;
 
 namespace {
-
-// A folder that goes with the test.
-struct Folder {
-  fs::path path;
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "retape-test-XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()));
-    path = name;
-  }
-  ~Folder() { fs::remove_all(path); }
-  fs::path operator/(const char* name) const { return path / name; }
-  std::vector<std::string> files() const {
-    std::vector<std::string> names;
-    for (auto& entry : fs::directory_iterator(path)) names.push_back(entry.path().filename().string());
-    std::sort(names.begin(), names.end());
-    return names;
-  }
-};
 
 std::vector<std::byte> bytes_of(std::string_view text) {
   const auto* p = reinterpret_cast<const std::byte*>(text.data());
@@ -52,7 +34,7 @@ std::string error_of_header(const std::string& header, size_t data = 0) {
 }  // namespace
 
 TEST_CASE("tensors of every dtype come back bit for bit", "[io]") {
-  const Folder folder;
+  const TemporaryFolder folder;
   NamedTensors saved;
   for (const DType d : {DType::f64, DType::f32, DType::f16, DType::bf16, DType::i64, DType::i32, DType::u8, DType::boolean})
     saved.emplace_back(name_of(d), d == DType::boolean ? gt(values({3, 5}), 0) : cast(values({3, 5}, d == DType::u8 ? 0 : -100, 100), d));
@@ -79,7 +61,7 @@ TEST_CASE("tensors of every dtype come back bit for bit", "[io]") {
 TEST_CASE("the bytes of a file are those that other writers make", "[io]") {
   // safetensors.numpy.save_file({"b": [1, 2] as int64, "a": [[0.5]] as float32, "c": [True] as bool}, metadata={"k": "v"}),
   // whose header is padded with spaces to a multiple of 8.
-  const Folder folder;
+  const TemporaryFolder folder;
   save_safetensors(
       folder / "a.safetensors",
       {{"c", tensor(std::vector<bool>{true})}, {"a", tensor(std::vector<float>{0.5f}, {1, 1})}, {"b", tensor({int64_t{1}, int64_t{2}})}},
@@ -96,7 +78,7 @@ TEST_CASE("the bytes of a file are those that other writers make", "[io]") {
 }
 
 TEST_CASE("tensors of a file are read in place, and stay when the file object goes", "[io]") {
-  const Folder folder;
+  const TemporaryFolder folder;
   const Tensor big = values({1000, 1000}, -1, 1, 1, DType::f32);
   save_safetensors(folder / "a.safetensors", {{"w", big}});
   const int64_t before = memory_stats().live;
@@ -111,7 +93,7 @@ TEST_CASE("tensors of a file are read in place, and stay when the file object go
 }
 
 TEST_CASE("tensors that are not contiguous are saved by value, and misaligned ones read by copy", "[io]") {
-  const Folder folder;
+  const TemporaryFolder folder;
   const Tensor base = values({3, 4}), view = slice(transpose(base), 0, 1, 4, 2);
   save_safetensors(folder / "a.safetensors", {{"w", view}, {"row", select(base, 0, 1)}});
   const SafeTensors file = SafeTensors::open(folder / "a.safetensors");
@@ -247,7 +229,7 @@ TEST_CASE("a malformed header is one line that says what is wrong", "[io]") {
 }
 
 TEST_CASE("a file cut off anywhere is an error", "[io]") {
-  const Folder folder;
+  const TemporaryFolder folder;
   save_safetensors(folder / "a.safetensors", {{"w", values({3, 3})}, {"b", values({5}, -1, 1, 2, DType::f32)}}, {{"k", "v"}});
   const std::string whole = read_file(folder / "a.safetensors");
   REQUIRE(parse(whole).names().size() == 2);
@@ -264,7 +246,7 @@ TEST_CASE("a file cut off anywhere is an error", "[io]") {
 }
 
 TEST_CASE("flipping any byte of a header never crashes", "[io]") {
-  const Folder folder;
+  const TemporaryFolder folder;
   save_safetensors(folder / "a.safetensors", {{"w", values({3, 3})}, {"b", values({5}, -1, 1, 2, DType::f32)}}, {{"k", "v"}});
   const std::string whole = read_file(folder / "a.safetensors");
   int accepted = 0;
@@ -284,7 +266,7 @@ TEST_CASE("flipping any byte of a header never crashes", "[io]") {
 }
 
 TEST_CASE("what cannot be opened is an error with the system's reason", "[io]") {
-  const Folder folder;
+  const TemporaryFolder folder;
   CHECK_THAT(error_of([&] { SafeTensors::open(folder / "none"); }), ContainsSubstring("No such file or directory"));
   CHECK_THAT(error_of([&] { SafeTensors::open(folder.path); }), ContainsSubstring("Is a directory"));
   CHECK_THAT(error_of([&] { SafeTensors::open("/dev/null"); }), ContainsSubstring("not a regular file"));
@@ -297,7 +279,7 @@ TEST_CASE("what cannot be opened is an error with the system's reason", "[io]") 
 }
 
 TEST_CASE("what cannot be saved is refused before anything is written", "[io]") {
-  const Folder folder;
+  const TemporaryFolder folder;
   const Tensor w = ones({2});
   const auto saving = [&](const NamedTensors& tensors, const std::map<std::string, std::string>& metadata = {}) {
     return error_of([&] { save_safetensors(folder / "a.safetensors", tensors, metadata); });
@@ -317,7 +299,7 @@ TEST_CASE("what cannot be saved is refused before anything is written", "[io]") 
 }
 
 TEST_CASE("a file that replaces another is complete or not there", "[io]") {
-  const Folder folder;
+  const TemporaryFolder folder;
   write_file_atomically(folder / "a", "old");
   CHECK(read_file(folder / "a") == "old");
   CHECK_THROWS_AS(write_file_atomically(folder / "a",
@@ -352,27 +334,20 @@ TEST_CASE("a full disk is an error, and the old file stays", "[io]") {
   CHECK(fs::is_character_file("/dev/full"));
   CHECK_THAT(error_of([] { save_safetensors("/dev/full", {{"w", ones({1 << 20})}}); }), ContainsSubstring("No space left on device"));
 
-  const Folder folder;
+  const TemporaryFolder folder;
   save_safetensors(folder / "a.safetensors", {{"w", ones({4})}});
   // A limit on the size of files stands for a disk that fills up in the middle of a tensor.
-  rlimit before{};
-  REQUIRE(getrlimit(RLIMIT_FSIZE, &before) == 0);
-  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
-  rlimit small = before;
-  small.rlim_cur = 3'000'000;
-  REQUIRE(setrlimit(RLIMIT_FSIZE, &small) == 0);
   const std::string message = error_of([&] {
+    const FullDisk full(3'000'000);
     save_safetensors(folder / "a.safetensors", {{"v", ones({500'000})}, {"w", ones({500'000})}});
   });
-  setrlimit(RLIMIT_FSIZE, &before);
-  std::signal(SIGXFSZ, handler);
   CHECK_THAT(message, ContainsSubstring("a.safetensors: File too large"));
   CHECK(folder.files() == std::vector<std::string>{"a.safetensors"});
   CHECK(same_bits(SafeTensors::open(folder / "a.safetensors").tensor("w"), ones({4})));
 }
 
 TEST_CASE("a model's and an optimizer's state go through a file", "[io]") {
-  const Folder folder;
+  const TemporaryFolder folder;
   nn::Linear a(3, 2), b(3, 2);
   AdamW first(a.parameters()), second(b.parameters());
   const auto train = [](nn::Linear& m, AdamW& o) {
