@@ -1,18 +1,21 @@
-// Benchmarks by Google Benchmark; --help lists its flags, --benchmark_filter=WORD picks rows. What is measured against PyTorch is in
-// peer.cpp: `bench --peer PYTHON`.
+// Benchmarks of Retape alone, by Google Benchmark: --help lists its flags, --benchmark_filter=WORD picks rows. What is measured
+// against PyTorch is in works.cpp: `bench --peer PYTHON`.
 #include <benchmark/benchmark.h>
 #include <omp.h>
 
 #include <algorithm>
-#include <chrono>
 #include <functional>
 #include <string>
 #include <string_view>
 
 #include <examples/gpt/model.h>
-#include "peer.h"
+#include "compare.h"
+#include "roofs.h"
+#include "timing.h"
+#include "works.h"
 
 using namespace retape;
+using namespace retape::bench;
 
 namespace {
 
@@ -76,40 +79,29 @@ ROW_OP(dropout, dropout(x, 0.1));
 
 // ---- streaming: operands of 16 MB, as a fraction of what the machine can move ------------------------------------------
 
-double seconds_of(const std::function<void()>& f) {
-  const auto start = std::chrono::steady_clock::now();
-  f();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-// The roofs, by plain loops: copying 16 MB to 16 MB, and reading 16 MB.
 constexpr int64_t stream_size = 4 << 20;
-void roof_copy() {
-  static const Tensor from = randn({stream_size}), to = zeros({stream_size});
-  const float* x = from.data<float>();
-  float* y = to.mutable_data<float>();
-#pragma omp parallel for simd schedule(static)
-  for (int64_t i = 0; i < stream_size; ++i) y[i] = x[i];
-}
-void roof_read() {
+double read_bandwidth() {
   static const Tensor from = randn({stream_size});
   const float* x = from.data<float>();
   float total = 0;
+  const double seconds = seconds_of([&] {
 #pragma omp parallel for simd schedule(static) reduction(+ : total)
-  for (int64_t i = 0; i < stream_size; ++i) total += x[i];
+    for (int64_t i = 0; i < stream_size; ++i) total += x[i];
+  });
   benchmark::DoNotOptimize(total);
+  return 4.0 * stream_size / seconds;
 }
 // The op and the roof take turns; `of_roof` compares the best of each. `bytes` is what the op has to read and write.
 void streaming(benchmark::State& state, const std::function<void()>& f, double bytes, bool only_reads) {
   const NoGrad off;
-  double best = 1e9, roof = 1e9;
+  double best = 0, roof = 0;
   for (auto _ : state) {
     const double seconds = seconds_of(f);
-    best = std::min(best, seconds), roof = std::min(roof, seconds_of(only_reads ? roof_read : roof_copy));
+    best = std::max(best, bytes / seconds), roof = std::max(roof, only_reads ? read_bandwidth() : copy_bandwidth(4 * stream_size));
     state.SetIterationTime(seconds);
   }
-  const double roof_bytes = 4.0 * stream_size * (only_reads ? 1 : 2);
-  state.counters["GB/s"] = bytes / best * 1e-9;
-  state.counters["of_roof"] = bytes / best / (roof_bytes / roof);
+  state.counters["GB/s"] = best * 1e-9;
+  state.counters["of_roof"] = best / roof;
 }
 struct Operands {  // made when the first row runs
   Tensor a = randn({2048, 2048}), b = randn({2048, 2048}), row = randn({2048}), at = transpose(a), half = cast(a, DType::bf16),
@@ -201,7 +193,8 @@ BENCHMARK_CAPTURE(gpt_step, nano, StepSettings{})->Unit(benchmark::kMillisecond)
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc >= 2 && std::string_view(argv[1]) == "--peer") return compare_with_peer(argc > 2 ? argv[2] : "python3");
+  for (int i = 1; i < argc; ++i)
+    if (std::string_view(argv[i]).starts_with("--pe")) return compare(argc, argv);  // --peer, --peak-memory
   add_streaming_rows();
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;

@@ -1,27 +1,42 @@
-// Works that are timed on Retape and on PyTorch in turn, in one run: on a noisy machine only such ratios mean something.
+// The other side of a comparison: a Python process with PyTorch that runs peer_torch.py.
 #pragma once
-#include <examples/gpt/model.h>
+#include <sys/types.h>
 
-namespace retape {
+#include <cstdio>
+#include <string>
+#include <vector>
 
-/// nanoGPT's CPU settings; vocabulary as in its character data set.
-struct StepSettings {
-  int64_t vocab = 65, layers = 4, heads = 4, width = 128, block = 64, batch = 12;
-};
+namespace retape::bench {
 
-/// One training step of a GPT on random tokens: forward, backward, clip, AdamW.
-class GptStep {
+/// A process whose standard input and output are pipes. Throws Error if it cannot be started.
+class Process {
  public:
-  explicit GptStep(const StepSettings& settings);
-  void run();
+  explicit Process(std::vector<std::string> command);
+  Process(const Process&) = delete;
+  ~Process();
+  void write_line(const std::string& line);
+  std::string read_line();  // "" at the end of its output
 
  private:
-  gpt::Gpt model_;
-  AdamW optimizer_;
-  Tensor ids_, targets_;
+  pid_t pid_;
+  std::FILE *to_, *from_;
 };
 
-/// Times Retape and the PyTorch of this Python in turn and prints a table. Returns the exit status: 1 if a row misses its goal.
-int compare_with_peer(const char* python);
+/// Answers with the median seconds of a repetition of a work.
+class Peer {
+ public:
+  /// python: a Python that can import torch. Throws Error otherwise.
+  explicit Peer(std::string python);
+  const std::string& version() const { return version_; }
+  /// Repeats the work for at least this long.
+  double median_seconds(const std::string& work, double at_least);
+  /// By how many bytes a fresh process grows to the peak of three steps of this GPT.
+  double peak_memory(const std::string& gpt) const;
 
-}  // namespace retape
+ private:
+  std::vector<std::string> command_;
+  Process process_;
+  std::string version_;
+};
+
+}  // namespace retape::bench

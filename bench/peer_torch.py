@@ -1,4 +1,7 @@
-"""The peer's side of `bench --peer`: reads a work's name a line, runs it, and prints the median milliseconds of a step."""
+"""The peer's side of `bench --peer`: reads a work and its numbers a line, repeats it, and answers with the median seconds.
+
+`peer_torch.py --memory NUMBERS` answers with the bytes by which the resident memory grows to the peak of three training steps.
+"""
 import math
 import statistics
 import sys
@@ -13,82 +16,181 @@ class Block(nn.Module):
     def __init__(self, width, heads):
         super().__init__()
         self.heads = heads
-        self.ln_1 = nn.LayerNorm(width)
-        self.ln_2 = nn.LayerNorm(width)
+        self.ln_1 = nn.LayerNorm(width, bias=False)
+        self.ln_2 = nn.LayerNorm(width, bias=False)
         self.c_attn = nn.Linear(width, 3 * width, bias=False)
         self.c_proj = nn.Linear(width, width, bias=False)
         self.c_fc = nn.Linear(width, 4 * width, bias=False)
         self.c_out = nn.Linear(4 * width, width, bias=False)
 
-    def attend(self, q, k, v):
-        if hasattr(F, "scaled_dot_product_attention"):
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        length = q.size(-2)
-        scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))
-        mask = torch.ones(length, length, dtype=torch.bool).tril()
-        return scores.masked_fill(~mask, -math.inf).softmax(-1) @ v
-
-    def forward(self, x):
+    def forward(self, x, past=None):
         b, t, c = x.shape
         q, k, v = (p.view(b, t, self.heads, c // self.heads).transpose(1, 2) for p in self.c_attn(self.ln_1(x)).split(c, -1))
-        x = x + self.c_proj(self.attend(q, k, v).transpose(1, 2).reshape(b, t, c))
+        if past is not None:  # keys and values of the positions before, in buffers of the whole length
+            keys, values, start = past
+            keys[:, :, start : start + t] = k
+            values[:, :, start : start + t] = v
+            k, v = keys[:, :, : start + t], values[:, :, : start + t]
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=t > 1)
+        x = x + self.c_proj(y.transpose(1, 2).reshape(b, t, c))
         return x + self.c_out(F.gelu(self.c_fc(self.ln_2(x))))
 
 
 class Gpt(nn.Module):
     def __init__(self, vocab, layers, heads, width, block):
         super().__init__()
+        self.heads = heads
         self.wte = nn.Embedding(vocab, width)
         self.wpe = nn.Embedding(block, width)
-        self.h = nn.Sequential(*[Block(width, heads) for _ in range(layers)])
-        self.ln_f = nn.LayerNorm(width)
+        self.h = nn.ModuleList([Block(width, heads) for _ in range(layers)])
+        self.ln_f = nn.LayerNorm(width, bias=False)
+        for p in self.parameters():  # as Retape's: with larger weights the softmax's small probabilities are denormal, and slow
+            if p.dim() > 1:
+                nn.init.normal_(p, 0, 0.02)
 
-    def forward(self, ids, targets):
-        x = self.ln_f(self.h(self.wte(ids) + self.wpe.weight[: ids.size(1)]))
-        return F.cross_entropy((x @ self.wte.weight.T).flatten(0, 1), targets.flatten())
+    def forward(self, ids, pasts=None, start=0):
+        x = self.wte(ids) + self.wpe.weight[start : start + ids.size(1)]
+        for i, block in enumerate(self.h):
+            x = block(x, None if pasts is None else (*pasts[i], start))
+        return self.ln_f(x) @ self.wte.weight.T
+
+    def loss(self, ids, targets):
+        return F.cross_entropy(self(ids).flatten(0, 1), targets.flatten())
 
 
 class GptStep:
     def __init__(self, vocab, layers, heads, width, block, batch):
         self.model = Gpt(vocab, layers, heads, width, block)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1, foreach=True)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1, fused=True)
         self.ids = torch.randint(vocab, (batch, block))
         self.targets = torch.randint(vocab, (batch, block))
 
     def run(self):
         self.optimizer.zero_grad(set_to_none=True)
-        self.model(self.ids, self.targets).backward()
+        self.model.loss(self.ids, self.targets).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
 
 
+class Generation:
+    def __init__(self, count, vocab, layers, heads, width, block, _):
+        self.count = count
+        self.model = Gpt(vocab, layers, heads, width, block)
+        self.shape = (1, heads, block, width // heads)
+
+    @torch.inference_mode()
+    def run(self):
+        pasts = [(torch.empty(self.shape), torch.empty(self.shape)) for _ in self.model.h]
+        token = torch.zeros((1, 1), dtype=torch.long)
+        for i in range(self.count):
+            logits = self.model(token, pasts, i)[:, -1] / 0.8
+            token = torch.multinomial(logits.softmax(-1), 1)
+
+
 class Chain:
-    def __init__(self):
+    def __init__(self, recorded):
         self.x = torch.full((4,), 0.5)
-        self.w = torch.ones(4, requires_grad=True)
+        self.w = torch.ones(4, requires_grad=bool(recorded))
 
     def run(self):
         h = self.x
         for _ in range(1000):
             h = h * self.w
-        h.sum().backward()
+        if h.requires_grad:
+            h.sum().backward()
+
+
+class ForwardBackward:
+    def __init__(self, f, *inputs):
+        self.f = f
+        self.inputs = inputs
+        for x in inputs:
+            if x.is_floating_point():
+                x.requires_grad_()
+        self.dy = torch.randn_like(f(*inputs))
+
+    def run(self):
+        for x in self.inputs:
+            x.grad = None
+        self.f(*self.inputs).backward(self.dy)
+
+
+def row_op(name, rows):
+    x, weight, bias = torch.randn(int(rows), 768), torch.ones(768), torch.zeros(768)
+    return {
+        "gelu": lambda: ForwardBackward(F.gelu, x),
+        "softmax": lambda: ForwardBackward(lambda x: F.softmax(x, -1), x),
+        "layer_norm": lambda: ForwardBackward(lambda x, w, b: F.layer_norm(x, (768,), w, b), x, weight, bias),
+        "rms_norm": lambda: ForwardBackward(lambda x, w: F.rms_norm(x, (768,), w, 1e-5), x, weight),
+        "dropout": lambda: ForwardBackward(lambda x: F.dropout(x, 0.1), x),
+    }[name]()
+
+
+def cross_entropy(rows, classes):
+    return ForwardBackward(F.cross_entropy, torch.randn(rows, classes), torch.randint(classes, (rows,)))
+
+
+def attention(*shape):
+    q, k, v = (torch.randn(shape) for _ in range(3))
+    return ForwardBackward(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), q, k, v)
+
+
+class AdamW:
+    def __init__(self, form, count, elements):
+        parameters = [torch.randn(int(elements), requires_grad=True) for _ in range(int(count))]
+        for p in parameters:
+            p.grad = torch.randn_like(p)
+        self.optimizer = torch.optim.AdamW(parameters, **{form: True})
+
+    def run(self):
+        self.optimizer.step()
+
+
+def make(line):
+    name, *words = line.split()
+    if name == "row_op":
+        return row_op(*words)
+    if name == "adamw":
+        return AdamW(*words)
+    makers = {"chain": Chain, "cross_entropy": cross_entropy, "attention": attention, "gpt": GptStep, "generate": Generation}
+    return makers[name](*map(int, words))
+
+
+def resident(field):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(field))
+
+
+def serve():
+    print("PyTorch", torch.__version__, flush=True)
+    current = work = None
+    for line in sys.stdin:
+        at_least, line = line.split(maxsplit=1)
+        if line != current:
+            current, work = line, None  # frees the one before
+            work = make(line)
+            work.run()
+            work.run()
+        times = []
+        while sum(times) < float(at_least):
+            start = time.perf_counter()
+            work.run()
+            times.append(time.perf_counter() - start)
+        print(statistics.median(times), flush=True)
 
 
 def main():
     torch.set_num_threads(int(sys.argv[1]))
-    works = {}
-    print("torch", torch.__version__, flush=True)
-    for line in sys.stdin:
-        name, steps, *numbers = line.split()
-        if line not in works:
-            works[line] = Chain() if name == "chain" else GptStep(*map(int, numbers))
-            works[line].run()
-        times = []
-        for _ in range(int(steps)):
-            start = time.perf_counter()
-            works[line].run()
-            times.append(time.perf_counter() - start)
-        print(statistics.median(times) * 1000, flush=True)
+    if sys.argv[2:3] == ["--memory"]:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # forgets the peak so far
+        before = resident("VmRSS:")
+        step = GptStep(*map(int, sys.argv[3:]))
+        for _ in range(3):
+            step.run()
+        print(resident("VmHWM:") - before)
+    else:
+        serve()
 
 
 main()

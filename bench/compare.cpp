@@ -1,0 +1,142 @@
+#include "compare.h"
+
+#include <fmt/format.h>
+#include <omp.h>
+#include <CLI/CLI.hpp>
+
+#include <cmath>
+#include <optional>
+
+#include <retape/io/file.h>
+#include "peer.h"
+#include "roofs.h"
+#include "timing.h"
+#include "works.h"
+
+namespace retape::bench {
+namespace {
+
+struct Row {
+  std::string work, unit;
+  double retape = 0;
+  std::optional<double> peer = {};
+  double at_least = 0;                             // of the ratio where there is a peer, else of Retape's number; 0: no goal
+  double ratio() const { return *peer / retape; }  // both are times or bytes: less is better
+  bool pass() const { return (peer ? ratio() : retape) >= at_least; }
+};
+
+const char* const head = "| work | unit | Retape | peer | ratio | at least | |\n|---|---|---|---|---|---|---|\n";
+std::string number(double v) { return fmt::format("{:.{}f}", v, v >= 100 ? 0 : v >= 10 ? 1 : v >= 1 ? 2 : 3); }
+std::string markdown(const Row& r) {
+  return fmt::format("| {} | {} | {} | {} | {} | {} | {} |\n", r.work, r.unit, number(r.retape), r.peer ? number(*r.peer) : "",
+                     r.peer ? fmt::format("{:.2f}", r.ratio()) : "", r.at_least ? fmt::format("{:.3g}", r.at_least) : "",
+                     r.pass() ? "" : "falls short");
+}
+std::string csv(const std::vector<Row>& rows) {
+  std::string text = "work,unit,retape,peer,ratio,at_least,pass\n";
+  for (const Row& r : rows)
+    text += fmt::format("\"{}\",{},{:.6g},{},{},{},{}\n", r.work, r.unit, r.retape, r.peer ? fmt::format("{:.6g}", *r.peer) : "",
+                        r.peer ? fmt::format("{:.4g}", r.ratio()) : "", r.at_least ? fmt::format("{:.4g}", r.at_least) : "",
+                        r.pass() ? "yes" : "no");
+  return text;
+}
+
+double roof_of(const Work& w) {
+  switch (w.roof) {
+    case Roof::fma: return fma_peak();
+    case Roof::copy: return copy_bandwidth(w.roof_bytes);
+    case Roof::in_place: return in_place_bandwidth(w.roof_bytes);
+    case Roof::none: break;
+  }
+  return 0;
+}
+const char* name_of(Roof roof) { return roof == Roof::fma ? "FMA peak" : roof == Roof::copy ? "copy roof" : "in-place roof"; }
+
+// Retape, the peer and the roofs take turns, so that all of them meet the same moods of the machine.
+std::vector<Row> measure(const Work& w, Peer& peer, int rounds) {
+  constexpr double slice = 0.15;  // seconds of each in a round, or one repetition
+  const Step step = w.make(), products = w.make_products ? w.make_products() : Step{};
+  const auto warm_up = [](const Step& s) { s(), s(); };
+  warm_up(step);
+  if (products) warm_up(products);
+  std::vector<double> ours, theirs, roof, parts, peak;
+  for (int i = 0; i < rounds; ++i) {
+    ours.push_back(median_seconds(step, slice));
+    if (w.roof != Roof::none) roof.push_back(roof_of(w));
+    if (products) parts.push_back(median_seconds(products, slice)), peak.push_back(fma_peak());
+    theirs.push_back(peer.median_seconds(w.peer, slice));
+  }
+  const double seconds = median(ours);
+  const bool small = seconds < 1e-3;
+  const double scale = small ? 1e6 : 1e3;
+  std::vector<Row> rows = {{w.name, small ? "us" : "ms", seconds * scale, median(theirs) * scale, w.at_least}};
+  if (w.roof != Roof::none)
+    rows.push_back({fmt::format("{}: of the {}", w.name, name_of(w.roof)), "fraction", w.amount / seconds / median(roof), {}, w.of_roof});
+  for (const Rate& r : w.rates) rows.push_back({r.name, r.unit, r.amount / seconds, {}, r.at_least});
+  if (products) {
+    const double part = median(parts);
+    rows.push_back(
+        {w.name + ": its linear GEMMs, of the FMA peak", "fraction", w.product_flops / part / median(peak), {}, w.products_of_peak});
+    rows.push_back({w.name + ": its linear GEMMs, of the step", "fraction", part / seconds, {}, w.products_of_whole});
+  }
+  return rows;
+}
+
+double own_peak_memory(const std::string& self, const MemoryWork& w) {
+  Process fresh({self, "--peak-memory", w.name});
+  const std::string answer = fresh.read_line();
+  if (answer.empty()) throw Error(fmt::format("bench: measuring the peak memory of \"{}\" failed", w.name));
+  return std::stod(answer);
+}
+
+}  // namespace
+
+int compare(int argc, char** argv) try {
+  CLI::App app("times Retape and PyTorch in turn", "bench");
+  std::string python, filter, memory_of;
+  std::filesystem::path csv_file;
+  int rounds = 7;
+  app.add_option("--peer", python, "a Python that can import torch");
+  app.add_option("--filter", filter, "only works with this in their name")->type_name("WORD");
+  app.add_option("--rounds", rounds, "how many times both sides take turns")->check(CLI::Range(1, 1000))->capture_default_str();
+  app.add_option("--csv", csv_file, "write the rows to this file as well")->type_name("FILE");
+  app.add_option("--peak-memory", memory_of)->group("");
+  CLI11_PARSE(app, argc, argv);
+
+  if (!memory_of.empty()) {
+    for (const MemoryWork& w : memory_works())
+      if (w.name == memory_of) fmt::print("{}\n", peak_memory(w.settings));
+    return 0;
+  }
+
+  Peer peer(python);
+  fmt::print("Retape (level {}) and {}, {} threads each: medians of {} rounds taken in turn\n", cpu_level(), peer.version(),
+             omp_get_max_threads(), rounds);
+  fmt::print(
+      "roofs: FMA {:.0f} GFLOP/s; copy {:.0f} GB/s of 0.8 MB, {:.0f} of 12.6 MB, {:.0f} of 128 MB; in place {:.0f} of 128 MB; exp {:.2f} G/s\n\n",
+      fma_peak() * 1e-9, copy_bandwidth(786432) * 1e-9, copy_bandwidth(12582912) * 1e-9, copy_bandwidth(128 << 20) * 1e-9,
+      in_place_bandwidth(128 << 20) * 1e-9, exp_rate() * 1e-9);
+  fmt::print("{}", head);
+  std::vector<Row> rows;
+  const auto add = [&](Row row) {
+    fmt::print("{}", markdown(row));
+    std::fflush(stdout);
+    rows.push_back(std::move(row));
+  };
+  const auto wanted = [&](const std::string& name) { return name.find(filter) != std::string::npos; };
+  for (const Work& w : works())
+    if (wanted(w.name))
+      for (Row& row : measure(w, peer, rounds)) add(std::move(row));
+  for (const MemoryWork& w : memory_works()) {
+    const std::string name = "peak memory: training step, " + w.name;
+    if (wanted(name)) add({name, "MiB", own_peak_memory("/proc/self/exe", w) / (1 << 20), peer.peak_memory(w.peer) / (1 << 20), 1});
+  }
+  if (rows.empty()) throw Error(fmt::format("bench: no work has \"{}\" in its name", filter));
+  if (!csv_file.empty()) write_file_atomically(csv_file, csv(rows));
+  return std::all_of(rows.begin(), rows.end(), [](const Row& r) { return r.pass(); }) ? 0 : 1;
+} catch (const Error& e) {
+  fmt::print(stderr, "error: {}\n", e.what());
+  return 2;
+}
+
+}  // namespace retape::bench

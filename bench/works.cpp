@@ -1,0 +1,260 @@
+#include "works.h"
+
+#include <fmt/format.h>
+
+#include <fstream>
+#include <memory>
+
+#include "timing.h"
+
+namespace retape::bench {
+
+GptStep::GptStep(const StepSettings& s)
+    : model_(gpt::Config{.vocab = s.vocab, .block = s.block, .layers = s.layers, .heads = s.heads, .width = s.width}),
+      optimizer_(model_.parameters(), {.lr = 1e-3, .betas = {0.9, 0.99}, .weight_decay = 0.1}),
+      ids_(randint(0, s.vocab, {s.batch, s.block})),
+      targets_(randint(0, s.vocab, {s.batch, s.block})) {}
+void GptStep::run() {
+  optimizer_.zero_grad();
+  backward(model_.loss(ids_, targets_));
+  clip_grad_norm(model_.parameters(), 1);
+  optimizer_.step();
+}
+
+namespace {
+
+// ---- ops on their own -----------------------------------------------------------------------------------------------
+
+Step chain(bool recorded) {
+  Tensor x = full({4}, 0.5), w = ones({4});
+  if (recorded) w.set_requires_grad();
+  return [=] {
+    Tensor h = x;
+    for (int i = 0; i < 1000; ++i) h = h * w;
+    if (recorded) backward(sum(h));
+    else do_not_optimize(h);
+  };
+}
+
+// Forward and backward of y = f(inputs...), with a gradient for y that is there already.
+template <class F> Step forward_backward(std::vector<Tensor> inputs, F f) {
+  for (Tensor& x : inputs)
+    if (is_floating(x.dtype())) x.set_requires_grad();
+  const NoGrad off;
+  const Tensor dy = randn(f(inputs).shape());
+  return [=]() mutable {
+    for (Tensor& x : inputs)
+      if (x.requires_grad()) x.set_grad({});
+    backward(f(inputs), {}, dy);
+  };
+}
+
+using RowOp = Tensor (*)(const std::vector<Tensor>&);
+void add_row_ops(std::vector<Work>& all) {
+  struct Op {
+    const char* name;
+    int64_t tensors;  // read and written, forward and backward
+    bool weight, bias;
+    RowOp f;
+  };
+  const Op ops[] = {
+      {"gelu", 5, false, false, [](auto& x) { return gelu(x[0]); }},
+      {"softmax", 5, false, false, [](auto& x) { return softmax(x[0], -1); }},
+      {"layer_norm", 5, true, true, [](auto& x) { return layer_norm(x[0], {768}, x[1], x[2]); }},
+      {"rms_norm", 5, true, false, [](auto& x) { return rms_norm(x[0], {768}, x[1]); }},
+      {"dropout", 4, false, false, [](auto& x) { return dropout(x[0], 0.1); }},
+  };
+  for (const int64_t rows : {256, 4096})
+    for (const Op& op : ops)
+      all.push_back({.name = fmt::format("{} {} x 768, forward + backward", op.name, rows),
+                     .peer = fmt::format("row_op {} {}", op.name, rows),
+                     .at_least = rows == 256 ? 2 : 1.3,
+                     .make =
+                         [=] {
+                           std::vector<Tensor> inputs = {randn({rows, 768})};
+                           if (op.weight) inputs.push_back(ones({768}));
+                           if (op.bias) inputs.push_back(zeros({768}));
+                           return forward_backward(inputs, op.f);
+                         },
+                     .roof = Roof::copy,
+                     .amount = double(op.tensors * rows * 768 * 4),
+                     .roof_bytes = rows * 768 * 4,
+                     .of_roof = rows == 256 ? 0 : 0.75});
+}
+
+Work attention(int64_t batch, int64_t heads, int64_t length, int64_t dim, double of_peak) {
+  const double pairs = double(batch * heads) * double(length) * double(length + 1) / 2;
+  return {.name = fmt::format("causal attention B {} H {} T {} D {}, forward + backward", batch, heads, length, dim),
+          .peer = fmt::format("attention {} {} {} {}", batch, heads, length, dim),
+          .at_least = 1.2,
+          .make =
+              [=] {
+                const Shape shape{batch, heads, length, dim};
+                return forward_backward({randn(shape), randn(shape), randn(shape)},
+                                        [](auto& x) { return scaled_dot_product_attention(x[0], x[1], x[2], {.is_causal = true}); });
+              },
+          .roof = Roof::fma,
+          .amount = pairs * double(dim) * 2 * 7,  // 2 products forward, 5 backward
+          .of_roof = of_peak};
+}
+
+// ---- training steps -------------------------------------------------------------------------------------------------
+
+struct Product {  // a linear layer: x (m, k), weight (n, k)
+  int64_t m, n, k;
+};
+std::vector<Product> products_of(const StepSettings& s) {
+  const int64_t m = s.batch * s.block, w = s.width;
+  std::vector<Product> all;
+  for (int64_t i = 0; i < s.layers; ++i) all.insert(all.end(), {{m, 3 * w, w}, {m, w, w}, {m, 4 * w, w}, {m, w, 4 * w}});
+  all.push_back({m, s.vocab, w});
+  return all;
+}
+double flops_of(const StepSettings& s) {  // of the linear layers, forward and backward
+  double total = 0;
+  for (const Product& p : products_of(s)) total += 6.0 * double(p.m) * double(p.n) * double(p.k);
+  return total;
+}
+// The products in the order of a step, each on operands of its own.
+Step products(const StepSettings& s) {
+  struct Operands {
+    Tensor x, weight, dy;
+  };
+  std::vector<Operands> all;
+  for (const Product& p : products_of(s)) all.push_back({randn({p.m, p.k}), randn({p.n, p.k}), randn({p.m, p.n})});
+  return [all] {
+    const NoGrad off;
+    for (const auto& [x, weight, dy] : all) linear(x, weight);
+    for (auto p = all.rbegin(); p != all.rend(); ++p) {
+      matmul(p->dy, p->weight);
+      matmul(transpose(p->dy), p->x);
+    }
+  };
+}
+std::string numbers(const StepSettings& s) {
+  return fmt::format("{} {} {} {} {} {}", s.vocab, s.layers, s.heads, s.width, s.block, s.batch);
+}
+const StepSettings nano, six_layers{.layers = 6, .heads = 6, .width = 384, .block = 256, .batch = 16},
+    gpt2{.vocab = 50257, .layers = 12, .heads = 12, .width = 768, .block = 64, .batch = 4};
+
+Work training_step(const char* model, const StepSettings& s, double at_least, double of_peak, double of_whole) {
+  return {.name = fmt::format("training step, {}", model),
+          .peer = "gpt " + numbers(s),
+          .at_least = at_least,
+          .make = [s]() -> Step { return [step = std::make_shared<GptStep>(s)] { step->run(); }; },
+          .make_products = [s] { return products(s); },
+          .product_flops = flops_of(s),
+          .products_of_peak = of_peak,
+          .products_of_whole = of_whole};
+}
+
+Work adamw(const char* form, double at_least, double of_roof) {
+  constexpr int64_t count = 160, elements = 25'000'000 / count;
+  return {.name = fmt::format("AdamW step, 25 M parameters in {} tensors, against {}", count, form),
+          .peer = fmt::format("adamw {} {} {}", form, count, elements),
+          .at_least = at_least,
+          .make = [=]() -> Step {
+            std::vector<Tensor> parameters;
+            for (int64_t i = 0; i < count; ++i) {
+              parameters.push_back(randn({elements}).set_requires_grad());
+              parameters.back().set_grad(randn({elements}));
+            }
+            return [optimizer = std::make_shared<AdamW>(parameters, AdamWOptions{})] { optimizer->step(); };
+          },
+          .roof = Roof::in_place,
+          .amount = 7.0 * 4 * count* elements,  // reads the value, its gradient and two moments; writes all but the gradient
+          .roof_bytes = 4 * count* elements,
+          .of_roof = of_roof};
+}
+
+Work cross_entropy_of_logits() {
+  constexpr int64_t rows = 1024, classes = 50257;
+  return {.name = fmt::format("cross_entropy {} x {}, forward + backward", rows, classes),
+          .peer = fmt::format("cross_entropy {} {}", rows, classes),
+          .at_least = 3,
+          .make =
+              [] {
+                return forward_backward({randn({rows, classes}), randint(0, classes, {rows})},
+                                        [](auto& x) { return cross_entropy(x[0], x[1]); });
+              },
+          .roof = Roof::copy,
+          .amount = 3.0 * 4 * rows * classes,  // reads the logits twice, writes their gradient
+          .roof_bytes = 4 * rows * classes};
+}
+
+Work generation() {
+  StepSettings s = nano;
+  s.block = 512;
+  return {.name = "generation of 512 tokens, nanoGPT's CPU settings with a block of 512",
+          .peer = "generate 512 " + numbers(s),
+          .at_least = 5,
+          .make = [s]() -> Step {
+            auto model = std::make_shared<gpt::Gpt>(
+                gpt::Config{.vocab = s.vocab, .block = s.block, .layers = s.layers, .heads = s.heads, .width = s.width});
+            return [model] {
+              Generator generator(1);
+              model->generate({0}, 512, 0.8, 0, generator);
+            };
+          }};
+}
+
+std::vector<Work> all_works() {
+  std::vector<Work> all = {
+      {.name = "chain of 1000 multiplications of 4 floats, forward + backward",
+       .peer = "chain 1",
+       .at_least = 8,
+       .make = [] { return chain(true); },
+       .rates = {{"an op of that chain", "ops/us", 1000 * 1e-6, 1}}},
+      {.name = "the chain without recording",
+       .peer = "chain 0",
+       .make = [] { return chain(false); },
+       .rates = {{"an op of that chain without recording", "ops/us", 1000 * 1e-6, 1 / 0.3}}},
+  };
+  add_row_ops(all);
+  all.push_back(cross_entropy_of_logits());
+  all.push_back(attention(8, 6, 512, 64, 0.4));
+  all.push_back(attention(2, 8, 4096, 64, 0.6));
+  all.push_back(training_step("nanoGPT's CPU settings", nano, 1.5, 0, 1 / 1.5));
+  all.push_back(training_step("6 layers, width 384, T 256, B 16", six_layers, 1.0, 0.75, 0.75));
+  all.push_back(training_step("GPT-2 124M, T 64, B 4", gpt2, 1.2, 0, 0));
+  all.push_back(adamw("fused", 0.95, 0.9));
+  all.push_back(adamw("foreach", 4, 0));
+  all.push_back(generation());
+  return all;
+}
+
+int64_t status_bytes(const char* field) {  // of this process, from what Linux tells
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;)
+    if (word == field) {
+      int64_t kib = 0;
+      status >> kib;
+      return kib * 1024;
+    }
+  throw Error(fmt::format("bench: /proc/self/status has no {}", field));
+}
+
+}  // namespace
+
+const std::vector<Work>& works() {
+  static const std::vector<Work> all = all_works();
+  return all;
+}
+
+const std::vector<MemoryWork>& memory_works() {
+  static const std::vector<MemoryWork> all = {
+      {"nanoGPT's CPU settings", numbers(nano), nano},
+      {"6 layers, width 384, T 256, B 16", numbers(six_layers), six_layers},
+      {"GPT-2 124M, T 64, B 4", numbers(gpt2), gpt2},
+  };
+  return all;
+}
+int64_t peak_memory(const StepSettings& settings) {
+  std::ofstream("/proc/self/clear_refs") << 5;  // forgets the peak so far
+  const int64_t before = status_bytes("VmRSS:");
+  GptStep step(settings);
+  for (int i = 0; i < 3; ++i) step.run();
+  return status_bytes("VmHWM:") - before;
+}
+
+}  // namespace retape::bench

@@ -1,0 +1,61 @@
+// What is timed on Retape and on a peer in turn. Each later kernel, layer or trainer adds its rows in works.cpp, and its other side
+// in peer_torch.py.
+#pragma once
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <examples/gpt/model.h>
+
+namespace retape::bench {
+
+/// A GPT's training step; the defaults are nanoGPT's CPU settings, with the vocabulary of its character data set.
+struct StepSettings {
+  int64_t vocab = 65, layers = 4, heads = 4, width = 128, block = 64, batch = 12;
+};
+/// One training step of a GPT on random tokens: forward, backward, clip, AdamW.
+class GptStep {
+ public:
+  explicit GptStep(const StepSettings& settings);
+  void run();
+
+ private:
+  gpt::Gpt model_;
+  AdamW optimizer_;
+  Tensor ids_, targets_;
+};
+
+using Step = std::function<void()>;  // one repetition of a work, which owns what it needs
+enum class Roof { none, fma, copy, in_place };
+
+/// A rate of the work that should be reached whatever the peer does: `amount` / seconds.
+struct Rate {
+  std::string name, unit;
+  double amount = 0, at_least = 0;
+};
+struct Work {
+  std::string name;
+  std::string peer;            ///< what the peer is asked: a work of peer_torch.py and its numbers
+  double at_least = 0;         ///< how many times faster Retape should be
+  std::function<Step()> make;  ///< null: only peak memory is compared
+  Roof roof = Roof::none;
+  double amount = 0;       ///< FLOPs, or bytes read and written, of a repetition
+  int64_t roof_bytes = 0;  ///< the size of the arrays that the roof copies
+  double of_roof = 0;      ///< the fraction of the roof to reach; 0: shown without a goal
+  std::vector<Rate> rates = {};
+  /// The matrix products of the work's linear layers alone, with their FLOPs, and which fractions of the peak and of the whole to reach.
+  std::function<Step()> make_products = nullptr;
+  double product_flops = 0, products_of_peak = 0, products_of_whole = 0;
+};
+const std::vector<Work>& works();
+
+/// The works whose peak memory is compared, each in fresh processes: how much the resident memory grows from before a model is made
+/// to the peak of three training steps, in bytes.
+struct MemoryWork {
+  std::string name, peer;
+  StepSettings settings;
+};
+const std::vector<MemoryWork>& memory_works();
+int64_t peak_memory(const StepSettings& settings);
+
+}  // namespace retape::bench
