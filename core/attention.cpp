@@ -602,6 +602,82 @@ template <class T> void forward(const Problem<T>& p, const Rows<T>& y, compute_t
   });
 }
 
+// ---- one query a head ------------------------------------------------------------------------------------------------
+
+// What generating token after token asks for: K and V are read once, where they lie, and nothing is packed.
+template <class T> void forward_one(const Problem<T>& p, const Rows<T>& y, compute_t<T>* statistics) {
+  using A = compute_t<T>;
+  using V = typename Simd<A>::V;
+  constexpr int64_t n = padding<A>;
+  const int64_t keys = p.keys_before(1), k_cols = round_up(p.head_dim, n), v_cols = round_up(p.value_dim, n);
+  const int64_t scratch = k_cols + v_cols + round_up(keys, tile) + 2 * n * tile;
+  each_task<A>(p.batch * p.heads, scratch, worth_threads(p), [&](int64_t task, Arena<A> arena) {
+    const int64_t b = task / p.heads, h = task % p.heads, kv = h / (p.heads / p.kv_heads);
+    A *const q = arena.take(k_cols), *const out = arena.take(v_cols), *const scores = arena.take(round_up(keys, tile));
+    A *const parts = arena.take(n * tile), *const parts_lanes = arena.take(n * tile);
+    const T* const query = p.q.at(b, h, 0);
+    for (int64_t c = 0; c < k_cols; ++c) q[c] = c < p.head_dim ? A(query[c]) * A(p.options.scale) : A(0);
+
+    V top = V{} - infinity<A>;
+    for (int64_t j = 0; j < keys; j += tile) {
+      const int64_t rows = min_of(tile, keys - j), width = round_up(rows, n);
+      for (int64_t r = 0; r < round_up(rows, 4); ++r) {
+        A sum[n] = {};
+        if (r < rows) {
+          const T* const key = p.k.at(b, kv, j + r);
+          int64_t c = 0;
+          for (; c + n <= p.head_dim; c += n) {
+#pragma omp simd
+            for (int64_t l = 0; l < n; ++l) sum[l] += A(key[c + l]) * q[c + l];
+          }
+          for (int64_t l = 0; c + l < p.head_dim; ++l) sum[l] += A(key[c + l]) * q[c + l];
+        }
+        for (int64_t l = 0; l < n; ++l) parts[r * n + l] = sum[l];
+      }
+      transpose(parts, n, rows, n, width, parts_lanes);
+      for (int64_t i = 0; i < width; i += lanes<A>) {
+        V sum{};
+        for (int64_t l = 0; l < n; ++l) sum += vec(parts_lanes + l * tile + i);
+        vec(scores + j + i) = sum;
+      }
+      for (int64_t i = rows; i < width; ++i) scores[j + i] = -infinity<A>;
+      for (int64_t i = 0; i < width; i += lanes<A>) {
+        const V s = vec(scores + j + i);
+        top = s > top ? s : top;
+      }
+    }
+    A largest = top[0];
+    for (int64_t l = 1; l < lanes<A>; ++l) largest = max_of(largest, A(top[l]));
+    const A base = largest == -infinity<A> ? A(0) : largest;
+    V total{};
+    for (int64_t i = 0; i < round_up(keys, n); i += lanes<A>) total += vec(scores + i) = exponential(vec(scores + i) - base);
+    A sum = 0;
+    for (int64_t l = 0; l < lanes<A>; ++l) sum += total[l];
+
+    for (int64_t c = 0; c < v_cols; ++c) out[c] = 0;
+    constexpr int64_t step = 4;  // values that meet the result at once
+    int64_t j = 0;
+    for (; j + step <= keys; j += step) {
+      const T* value[step];
+      for (int64_t r = 0; r < step; ++r) value[r] = p.v.at(b, kv, j + r);
+#pragma omp simd
+      for (int64_t c = 0; c < p.value_dim; ++c)
+        out[c] += (scores[j] * A(value[0][c]) + scores[j + 1] * A(value[1][c])) +
+                  (scores[j + 2] * A(value[2][c]) + scores[j + 3] * A(value[3][c]));
+    }
+    for (; j < keys; ++j) {
+      const T* const value = p.v.at(b, kv, j);
+#pragma omp simd
+      for (int64_t c = 0; c < p.value_dim; ++c) out[c] += scores[j] * A(value[c]);
+    }
+    const A share = sum == 0 ? A(0) : 1 / sum;
+    T* const result = y.at(b, h, 0);
+    for (int64_t c = 0; c < p.value_dim; ++c) result[c] = T(out[c] * share);
+    const RowStatistics<A> row(statistics, task, 1, 0);
+    row.top[0] = largest, row.sum[0] = sum;
+  });
+}
+
 template <class A> struct BackwardTile {
   Place at;
   A *q, *q_lanes, *dq, *dy, *dy_lanes, *top, *share, *delta;  // `lanes`: (features, tile); the other matrices are packed
@@ -737,7 +813,9 @@ void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
                Tensor& statistics) {
   with_floating("attention", q.dtype(), [&](auto type) {
     using T = decltype(type);
-    forward(problem<T>(q, k, v, mask, options), output_rows<T>(y), statistics.mutable_data<compute_t<T>>());
+    const Problem<T> p = problem<T>(q, k, v, mask, options);
+    const bool one = p.queries == 1 && p.keys > 0 && !p.mask.data && p.options.dropout == 0;
+    (one ? forward_one<T> : forward<T>)(p, output_rows<T>(y), statistics.mutable_data<compute_t<T>>());
   });
 }
 

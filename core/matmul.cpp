@@ -49,6 +49,97 @@ template <class T> void direct(const Gemm& g) {
   });
 }
 
+// ---- a matrix and a vector ----
+
+// y[i] (+)= sum over l of w[i, l] x[l], + bias[i]: what a product is where one side is a row or a column. Strides count elements.
+template <class T> struct MatrixVector {
+  int64_t rows, depth;
+  const T* w;
+  int64_t w_row, w_depth;
+  const compute_t<T>* x;
+  T* y;
+  int64_t y_step;
+  bool accumulate;
+  const T* bias;
+  int64_t bias_step;
+
+  RETAPE_INLINE void finish(int64_t i, compute_t<T> sum) const {
+    if (bias) sum += compute_t<T>(bias[i * bias_step]);
+    T& out = y[i * y_step];
+    out = T(accumulate ? compute_t<T>(out) + sum : sum);
+  }
+};
+
+// `count` rows whose elements lie next to each other, each summed in `lanes` parts.
+template <int count, class T> RETAPE_INLINE void dot_rows(const MatrixVector<T>& g, int64_t first) {
+  using S = compute_t<T>;
+  constexpr int lanes = 128 / sizeof(S);
+  S sum[count][lanes] = {};
+  const T* row[count];
+  for (int r = 0; r < count; ++r) row[r] = g.w + (first + r) * g.w_row;
+  int64_t l = 0;
+  for (; l + lanes <= g.depth; l += lanes)
+    for (int r = 0; r < count; ++r) {
+#pragma omp simd
+      for (int j = 0; j < lanes; ++j) sum[r][j] += S(row[r][l + j]) * g.x[l + j];
+    }
+  for (int r = 0; r < count; ++r) {
+    for (int64_t j = 0; l + j < g.depth; ++j) sum[r][j] += S(row[r][l + j]) * g.x[l + j];
+    for (int width = lanes / 2; width; width /= 2)
+      for (int j = 0; j < width; ++j) sum[r][j] += sum[r][j + width];
+    g.finish(first + r, sum[r][0]);
+  }
+}
+// `count` rows that lie side by side: element l of all of them is one run of memory.
+template <int count, class T> RETAPE_INLINE void add_columns(const MatrixVector<T>& g, int64_t first) {
+  using S = compute_t<T>;
+  S sum[count] = {};
+  for (int64_t l = 0; l < g.depth; ++l) {
+    const S x = g.x[l];
+    const T* const w = g.w + l * g.w_depth + first;
+#pragma omp simd
+    for (int r = 0; r < count; ++r) sum[r] += S(w[r]) * x;
+  }
+  for (int r = 0; r < count; ++r) g.finish(first + r, sum[r]);
+}
+template <class T> void multiply_vector(const MatrixVector<T>& g) {
+  constexpr int wide = 256 / sizeof(compute_t<T>), narrow = wide / 8;
+  parallel_for(g.rows, row_grain(g.depth) / wide * wide + wide, [&](int64_t begin, int64_t end) {
+    int64_t i = begin;
+    if (g.w_depth == 1) {
+      for (; i + 4 <= end; i += 4) dot_rows<4>(g, i);
+      for (; i < end; ++i) dot_rows<1>(g, i);
+    } else {
+      for (; i + wide <= end; i += wide) add_columns<wide>(g, i);
+      for (; i + narrow <= end; i += narrow) add_columns<narrow>(g, i);
+      for (; i < end; ++i) add_columns<1>(g, i);
+    }
+  });
+}
+
+// Whether g is such a product, of a matrix whose rows or columns have no gaps, and not one of many small ones; then it is done.
+template <class T> bool try_vector(const Gemm& g) {
+  using S = compute_t<T>;
+  if ((g.m != 1 && g.n != 1) || (g.batch > 1 && g.m * g.n * g.k < 16384)) return false;
+  const bool row = g.m == 1;  // of a; otherwise b is a column
+  MatrixVector<T> v{};
+  v.rows = row ? g.n : g.m, v.depth = g.k;
+  v.w_row = row ? g.b_col : g.a_row, v.w_depth = row ? g.b_row : g.a_col;
+  if (v.w_depth != 1 && v.w_row != 1) return false;
+  v.y_step = row ? 1 : g.c_row, v.accumulate = g.accumulate, v.bias_step = row ? 1 : 0;
+  Scratch<S> x(g.k);
+  S* const packed = x;
+  for (int64_t q = 0; q < g.batch; ++q) {
+    const T* from = at<T>(row ? g.a : g.b, q * (row ? g.a_batch : g.b_batch));
+    const int64_t step = row ? g.a_col : g.b_row;
+    for (int64_t l = 0; l < g.k; ++l) packed[l] = S(from[l * step]);
+    v.w = at<T>(row ? g.b : g.a, q * (row ? g.b_batch : g.a_batch)), v.x = packed;
+    v.y = at<T>(g.c, q * g.c_batch), v.bias = g.bias ? at<T>(g.bias, 0) : nullptr;
+    multiply_vector(v);
+  }
+  return true;
+}
+
 // ---- f64 ----
 
 // The register tile: as many accumulators as leave room for a row of b and one element of a.
@@ -279,6 +370,7 @@ template <class T> void gemm_through_f32(const Gemm& g) {
 template <class T> void gemm(const Gemm& g) {
   const bool tiny = g.batch * g.m * g.n * g.k <= 16 * 16 * 16;
   if (tiny || g.k == 0) return direct<T>(g);
+  if (try_vector<T>(g)) return;
   if constexpr (dtype_of<T> == DType::f64) gemm_f64(g);
   else if constexpr (dtype_of<T> == DType::f32) gemm_onednn<T>(g);
   else if (dtype_of<T> == DType::bf16 && onednn::has_bf16()) gemm_onednn<bf16>(g);

@@ -38,26 +38,37 @@ RETAPE_INLINE PhiloxLanes lower_pairs(PhiloxLanes a, PhiloxLanes b) { return __b
 RETAPE_INLINE PhiloxLanes upper_pairs(PhiloxLanes a, PhiloxLanes b) { return __builtin_shufflevector(a, b, 1, 3); }
 #endif
 
-/// bits[4 i + j] = Philox(seed, first + i).x[j] for i < counters, which is a multiple of 8. bits is 64-byte aligned.
-RETAPE_INLINE void philox_block(uint64_t seed, uint64_t first, int64_t counters, uint32_t* bits) {
-  constexpr int lanes = philox_lanes;
-  for (int64_t at = 0; at < counters; at += lanes) {
-    PhiloxLanes counter;
-    for (int i = 0; i < lanes; ++i) counter[i] = first + uint64_t(at + i);
+/// bits[4 i + j] = Philox(seed, first + i).x[j] for i < counters, which is a multiple of 16. bits is 64-byte aligned.
+/// Calls between(i), i = 0, 1, ..., once for every 16 counters: room for loads that can wait.
+template <class F> RETAPE_INLINE void philox_block(uint64_t seed, uint64_t first, int64_t counters, uint32_t* bits, const F& between) {
+  constexpr int lanes = philox_lanes, streams = 2;  // a round waits for the one before, so that two chains keep the units busy
+  static_assert(16 % (lanes * streams) == 0);
+  for (int64_t at = 0; at < counters; at += lanes * streams) {
+    if (at % 16 == 0) between(at / 16);
     // A number is the lower half of its lane; what is in the upper half does not matter until the end.
-    PhiloxLanes x0 = counter, x1 = counter >> 32, x2 = {}, x3 = {};
+    PhiloxLanes x0[streams], x1[streams], x2[streams], x3[streams];
+    for (int s = 0; s < streams; ++s) {
+      PhiloxLanes counter;
+      for (int i = 0; i < lanes; ++i) counter[i] = first + uint64_t(at + s * lanes + i);
+      x0[s] = counter, x1[s] = counter >> 32, x2[s] = x3[s] = PhiloxLanes{};
+    }
     uint32_t key0 = uint32_t(seed), key1 = uint32_t(seed >> 32);
 #pragma GCC unroll 10
     for (int round = 0; round < 10; ++round) {
-      const PhiloxLanes p0 = product(x0, 0xD2511F53u), p1 = product(x2, 0xCD9E8D57u);
-      x0 = (p1 >> 32) ^ x1 ^ uint64_t(key0), x1 = p1;
-      x2 = (p0 >> 32) ^ x3 ^ uint64_t(key1), x3 = p0;
+#pragma GCC unroll 2
+      for (int s = 0; s < streams; ++s) {
+        const PhiloxLanes p0 = product(x0[s], 0xD2511F53u), p1 = product(x2[s], 0xCD9E8D57u);
+        x0[s] = (p1 >> 32) ^ x1[s] ^ uint64_t(key0), x1[s] = p1;
+        x2[s] = (p0 >> 32) ^ x3[s] ^ uint64_t(key1), x3[s] = p0;
+      }
       key0 += 0x9E3779B9u, key1 += 0xBB67AE85u;
     }
-    const PhiloxLanes a = (x0 & 0xffffffffu) | x1 << 32, b = (x2 & 0xffffffffu) | x3 << 32;
-    PhiloxLanes* to = reinterpret_cast<PhiloxLanes*>(bits + 4 * at);
-    to[0] = lower_pairs(a, b);
-    to[1] = upper_pairs(a, b);
+    for (int s = 0; s < streams; ++s) {
+      const PhiloxLanes a = (x0[s] & 0xffffffffu) | x1[s] << 32, b = (x2[s] & 0xffffffffu) | x3[s] << 32;
+      PhiloxLanes* to = reinterpret_cast<PhiloxLanes*>(bits + 4 * (at + s * lanes));
+      to[0] = lower_pairs(a, b);
+      to[1] = upper_pairs(a, b);
+    }
   }
 }
 

@@ -5,6 +5,7 @@
 #include <retape/nn/dropout.h>
 #include <retape/nn/embedding.h>
 #include <retape/nn/init.h>
+#include <retape/nn/kv_cache.h>
 #include <retape/nn/layer_norm.h>
 #include <retape/nn/linear.h>
 #include <retape/nn/loss.h>

@@ -23,11 +23,13 @@ CausalSelfAttention::CausalSelfAttention(const Config& c)
       c_attn(c.width, 3 * c.width, {.bias = false}),
       c_proj(c.width, c.width, {.bias = false}),
       resid_dropout(c.dropout) {}
-Tensor CausalSelfAttention::forward(const Tensor& x) {
+Tensor CausalSelfAttention::forward(const Tensor& x, nn::KVCache* cache) {
   const int64_t batch = x.size(0), length = x.size(1), width = x.size(2);
   std::vector<Tensor> qkv = split(c_attn(x), width, -1);
   for (Tensor& t : qkv) t = transpose(reshape(t, {batch, length, heads, width / heads}), 1, 2);  // (B, H, T, D), views all
-  const Tensor y = scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], {.is_causal = true, .dropout_p = is_training() ? dropout : 0});
+  const Tensor y =
+      cache ? cache->attend(qkv[0], qkv[1], qkv[2])
+            : scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], {.is_causal = true, .dropout_p = is_training() ? dropout : 0});
   return resid_dropout(c_proj(reshape(transpose(y, 1, 2), {batch, length, width})));
 }
 
@@ -36,19 +38,19 @@ Mlp::Mlp(const Config& c)
 Tensor Mlp::forward(const Tensor& x) { return dropout(c_proj(gelu(c_fc(x)))); }
 
 Block::Block(const Config& c) : ln_1(c.width, {.bias = false}), attn(c), ln_2(c.width, {.bias = false}), mlp(c) {}
-Tensor Block::forward(const Tensor& x) {
-  const Tensor h = x + attn(ln_1(x));
+Tensor Block::forward(const Tensor& x, nn::KVCache* cache) {
+  const Tensor h = x + attn(ln_1(x), cache);
   return h + mlp(ln_2(h));
 }
 
 Transformer::Transformer(const Config& c) : wte(c.vocab, c.width), wpe(c.block, c.width), drop(c.dropout), ln_f(c.width, {.bias = false}) {
   for (int64_t i = 0; i < c.layers; ++i) h.emplace_back(c);
 }
-Tensor Transformer::forward(const Tensor& ids) {
-  const int64_t length = ids.size(1), block = wpe.weight->size(0);
-  if (length > block) throw Error(fmt::format("gpt: {} tokens do not fit a block of {}", length, block));
-  Tensor x = drop(wte(ids) + narrow(wpe.weight, 0, 0, length));
-  for (Block& b : h) x = b(x);
+Tensor Transformer::forward(const Tensor& ids, std::vector<nn::KVCache>* caches) {
+  const int64_t first = caches ? caches->front().length() : 0, length = ids.size(1), block = wpe.weight->size(0);
+  if (first + length > block) throw Error(fmt::format("gpt: {} tokens do not fit a block of {}", first + length, block));
+  Tensor x = drop(wte(ids) + narrow(wpe.weight, 0, first, length));
+  for (size_t i = 0; i < h.size(); ++i) x = h[i](x, caches ? &(*caches)[i] : nullptr);
   return ln_f(x);
 }
 
@@ -67,34 +69,40 @@ Tensor Gpt::loss(const Tensor& ids, const Tensor& targets) {
   return cross_entropy(reshape(logits, {-1, logits.size(-1)}), reshape(targets, {-1}));
 }
 
+namespace {
+
+// Draws from softmax(logits / temperature), or from its top_k likeliest.
+int64_t sample(std::vector<double> logits, double temperature, int64_t top_k, Generator& generator) {
+  const int64_t likeliest = std::max_element(logits.begin(), logits.end()) - logits.begin();
+  if (temperature == 0) return likeliest;
+  double least = -INFINITY;
+  if (top_k > 0 && top_k < int64_t(logits.size())) {
+    std::vector<double> sorted = logits;
+    std::nth_element(sorted.begin(), sorted.begin() + (top_k - 1), sorted.end(), std::greater<>());
+    least = sorted[size_t(top_k - 1)];
+  }
+  const double top = logits[size_t(likeliest)];
+  double total = 0;
+  for (double& v : logits) total += v = v >= least ? std::exp((v - top) / temperature) : 0;
+  double left = rand({}, {DType::f64}, generator).item() * total;
+  for (size_t k = 0; k < logits.size(); ++k)
+    if ((left -= logits[k]) < 0) return int64_t(k);
+  return likeliest;  // rounding has left nothing
+}
+
+}  // namespace
+
 std::vector<int64_t> Gpt::generate(std::vector<int64_t> tokens, int64_t count, double temperature, int64_t top_k, Generator& generator) {
   const NoGrad off;
   const size_t prompt = tokens.size();
+  const auto latest = [&](int64_t n) { return tensor(std::vector<int64_t>(tokens.end() - n, tokens.end()), {1, n}); };
+  // While all tokens fit the block their keys and values stay valid. Later every position moves with each token.
+  std::vector<nn::KVCache> caches(transformer.h.size(), nn::KVCache(config.block));
   for (int64_t i = 0; i < count; ++i) {
-    const auto context = std::vector<int64_t>(tokens.end() - std::min<int64_t>(int64_t(tokens.size()), config.block), tokens.end());
-    const Tensor hidden = transformer(tensor(context, {1, int64_t(context.size())}));
-    std::vector<double> logits = lm_head(select(hidden, 1, -1)).to_vector<double>();
-    if (temperature == 0) {
-      tokens.push_back(std::max_element(logits.begin(), logits.end()) - logits.begin());
-      continue;
-    }
-    double least = -INFINITY;
-    if (top_k > 0 && top_k < int64_t(logits.size())) {
-      std::vector<double> sorted = logits;
-      std::nth_element(sorted.begin(), sorted.begin() + (top_k - 1), sorted.end(), std::greater<>());
-      least = sorted[size_t(top_k - 1)];
-    }
-    const double top = *std::max_element(logits.begin(), logits.end());
-    double total = 0;
-    for (double& v : logits) total += v = v >= least ? std::exp((v - top) / temperature) : 0;
-    double left = rand({}, {DType::f64}, generator).item() * total;
-    int64_t next = std::max_element(logits.begin(), logits.end()) - logits.begin();  // if rounding leaves nothing to take
-    for (size_t k = 0; k < logits.size(); ++k)
-      if ((left -= logits[k]) < 0) {
-        next = int64_t(k);
-        break;
-      }
-    tokens.push_back(next);
+    const int64_t length = int64_t(tokens.size());
+    const Tensor hidden = length <= config.block ? transformer(latest(length - caches.front().length()), &caches)
+                                                 : transformer(latest(config.block), nullptr);
+    tokens.push_back(sample(lm_head(select(hidden, 1, -1)).to_vector<double>(), temperature, top_k, generator));
   }
   return {tokens.begin() + int64_t(prompt), tokens.end()};
 }

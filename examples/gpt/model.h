@@ -22,7 +22,8 @@ struct CausalSelfAttention : nn::Module {
   nn::Linear c_attn, c_proj;
   nn::Dropout resid_dropout;
   explicit CausalSelfAttention(const Config& c);
-  Tensor forward(const Tensor& x);  // (B, T, width) -> the same
+  /// (B, T, width) -> the same. With a cache x holds the positions behind those that it has seen.
+  Tensor forward(const Tensor& x, nn::KVCache* cache = nullptr);
   RETAPE_FIELDS(c_attn, c_proj, resid_dropout)
 };
 
@@ -40,7 +41,7 @@ struct Block : nn::Module {
   nn::LayerNorm ln_2;
   Mlp mlp;
   explicit Block(const Config& c);
-  Tensor forward(const Tensor& x);
+  Tensor forward(const Tensor& x, nn::KVCache* cache = nullptr);
   RETAPE_FIELDS(ln_1, attn, ln_2, mlp)
 };
 
@@ -50,7 +51,8 @@ struct Transformer : nn::Module {
   std::vector<Block> h;
   nn::LayerNorm ln_f;
   explicit Transformer(const Config& c);
-  Tensor forward(const Tensor& ids);  // (B, T) i64 -> (B, T, width)
+  /// (B, T) i64 -> (B, T, width). caches: none, or one a layer.
+  Tensor forward(const Tensor& ids, std::vector<nn::KVCache>* caches = nullptr);
   RETAPE_FIELDS(wte, wpe, drop, h, ln_f)
 };
 
@@ -62,7 +64,8 @@ struct Gpt : nn::Module {
   Tensor forward(const Tensor& ids);  // (B, T) i64 -> logits (B, T, vocab); throws Error if T is larger than block
   /// Mean cross-entropy of predicting targets (B, T) from ids (B, T).
   Tensor loss(const Tensor& ids, const Tensor& targets);
-  /// `count` more tokens after `prompt` (at least one token). temperature 0 takes the likeliest; top_k 0 keeps all.
+  /// `count` more tokens after `prompt` (at least one token), each from the last `block` tokens before it. temperature 0 takes the
+  /// likeliest; top_k 0 keeps all.
   std::vector<int64_t> generate(std::vector<int64_t> prompt, int64_t count, double temperature, int64_t top_k, Generator& generator);
   RETAPE_FIELDS(transformer, lm_head)
 };

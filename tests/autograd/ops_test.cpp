@@ -133,3 +133,26 @@ TEST_CASE("elementwise ops and sums take empty tensors", "[ops]") {
   CHECK(sum(x).item() == 0);
   CHECK(matmul(zeros({2, 0}), zeros({0, 3})).to_vector<float>() == std::vector<float>(6, 0));
 }
+
+// A product with one row or column goes through kernels of its own, by how the matrix lies in memory.
+TEST_CASE("matrices times vectors agree with products in f64", "[matmul]") {
+  for (const DType dtype : {DType::f64, DType::f32, DType::f16, DType::bf16})
+    for (const int64_t n : {5, 67, 1030})
+      for (const bool transposed : {false, true}) {
+        INFO(name_of(dtype) << ", " << n << (transposed ? ", transposed" : ""));
+        const int64_t k = 259;
+        const Tensor a = values({n, k}, -1, 1, 1, dtype), x = values({k}, -1, 1, 2, dtype), bias = values({n}, -1, 1, 3, dtype);
+        const Tensor matrix = transposed ? transpose(contiguous(transpose(a))) : a;  // the same values, by columns
+        const Tensor exact = sum(cast(a, DType::f64) * cast(x, DType::f64), {1});
+        const double size = dtype == DType::f32 ? 2 : 1;  // sums of 259 products, compared relative to 1 + their value
+        CHECK(difference(matmul(matrix, x), exact, dtype) <= size);
+        CHECK(difference(matmul(x, transpose(matrix)), exact, dtype) <= size);
+        CHECK(difference(linear(unsqueeze(x, 0), matrix, bias), unsqueeze(exact + cast(bias, DType::f64), 0), dtype) <= size);
+        const Tensor many = values({2, n, k}, -1, 1, 4, dtype), vectors = values({2, k, 1}, -1, 1, 5, dtype);
+        const Tensor products = sum(cast(many, DType::f64) * transpose(cast(vectors, DType::f64)), {2}, true);
+        CHECK(difference(matmul(many, vectors), products, dtype) <= size);
+        CHECK(difference(matmul(transpose(vectors), transpose(many)), transpose(products), dtype) <= size);
+        CHECK(difference(matmul(slice(matrix, 1, 0, k, 2), slice(x, 0, 0, k, 2)),
+                         sum(slice(cast(a, DType::f64), 1, 0, k, 2) * slice(cast(x, DType::f64), 0, 0, k, 2), {1}), dtype) <= size);
+      }
+}

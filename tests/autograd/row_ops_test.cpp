@@ -417,6 +417,9 @@ TEST_CASE("fused attention and its gradients agree with the composed form", "[at
       {1, 6, 2, 3, 100, 8, 8, false, true, false, 0.5},
       {1, 1, 1, 2, 5, 3, 3, true},
       {1, 1, 1, 5, 2, 3, 3, true},
+      {2, 4, 2, 1, 131, 37, 21},  // one query: a kernel of its own
+      {1, 2, 2, 1, 64, 32, 64},
+      {1, 2, 1, 1, 9, 4, 4, true},
   };
   for (const auto& c : cases)
     for (DType dtype : {DType::f64, DType::f32, DType::bf16}) {

@@ -1,0 +1,65 @@
+#include <retape/nn/kv_cache.h>
+
+#include <fmt/format.h>
+
+#include <retape/autograd/attention.h>
+#include <retape/autograd/binary.h>
+#include <retape/autograd/tape.h>
+#include <retape/autograd/views.h>
+#include <retape/core/dispatch.h>
+
+namespace retape::nn {
+namespace {
+
+void check(const char* name, const Tensor& x, const Tensor& buffer, const Tensor& q) {
+  if (!x || x.dim() != 4 || !q || q.dim() != 4 || x.shape()[0] != q.shape()[0] || x.shape()[2] != q.shape()[2])
+    throw Error(fmt::format("KVCache: {} {} does not fit q {}; they must be (B, H, T, D) with one B and one T", name,
+                            x ? x.shape().str() : "(undefined)", q ? q.shape().str() : "(undefined)"));
+  if (ctx.recording && (x.requires_grad() || q.requires_grad()))
+    throw Error(fmt::format("KVCache: {} or q wants a gradient, which a cache has not; generate under NoGrad", name));
+  if (!buffer) return;
+  const Shape &s = x.shape(), &b = buffer.shape();
+  if (s[0] != b[0] || s[1] != b[1] || s[3] != b[3] || x.dtype() != buffer.dtype() || !(x.device() == buffer.device()))
+    throw Error(
+        fmt::format("KVCache: {} {} of {} does not go on from what is cached, ({}, {}, positions, {}) of {}; clear() keeps these sizes, "
+                    "so make a new cache for others",
+                    name, s.str(), retape::name_of(x.dtype()), b[0], b[1], b[3], retape::name_of(buffer.dtype())));
+}
+Tensor buffer_for(const Tensor& x, int64_t capacity) {
+  const Shape& s = x.shape();
+  return empty({s[0], s[1], capacity, s[3]}, x.options());
+}
+void write(const Tensor& x, const Tensor& buffer, int64_t first) {
+  Tensor slot = narrow(buffer, 2, first, x.shape()[2]);
+  RETAPE_DISPATCH(x.device(), copy(x, slot));
+}
+
+}  // namespace
+
+KVCache::KVCache(int64_t capacity) : capacity_(capacity) {
+  if (capacity <= 0) throw Error(fmt::format("KVCache: a capacity of {} positions is not valid; it must be positive", capacity));
+}
+
+Tensor KVCache::keys() const { return keys_ ? narrow(keys_, 2, 0, length_) : keys_; }
+Tensor KVCache::values() const { return values_ ? narrow(values_, 2, 0, length_) : values_; }
+
+Tensor KVCache::attend(const Tensor& q, const Tensor& k, const Tensor& v, double scale) {
+  check("k", k, keys_, q), check("v", v, values_, q);
+  const int64_t more = q.shape()[2], end = length_ + more;
+  if (end > capacity_)
+    throw Error(
+        fmt::format("KVCache: {} more positions do not fit behind {} of {}; make a larger cache or clear() it", more, length_, capacity_));
+  const NoGrad off;
+  const Tensor keys = keys_ ? keys_ : buffer_for(k, capacity_), values = values_ ? values_ : buffer_for(v, capacity_);
+  write(k, keys, length_), write(v, values, length_);
+  AttentionParams params{.is_causal = length_ == 0, .scale = scale};
+  if (length_ > 0 && more > 1) {
+    const Options positions{.dtype = DType::i64, .device = q.device()};
+    params.mask = le(arange(end, positions), unsqueeze(arange(double(length_), double(end), 1, positions), 1));
+  }
+  const Tensor y = scaled_dot_product_attention(q, narrow(keys, 2, 0, end), narrow(values, 2, 0, end), params);
+  keys_ = keys, values_ = values, length_ = end;
+  return y;
+}
+
+}  // namespace retape::nn
