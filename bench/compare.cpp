@@ -112,10 +112,16 @@ int compare(int argc, char** argv) try {
   Peer peer(python);
   fmt::print("Retape (level {}) and {}, {} threads each: medians of {} rounds taken in turn\n", cpu_level(), peer.version(),
              omp_get_max_threads(), rounds);
+  const auto best = [](auto roof) {  // in units of 10^9
+    double most = 0;
+    for (int i = 0; i < 5; ++i) most = std::max(most, roof());
+    return most * 1e-9;
+  };
+  const auto copy = [&](int64_t bytes) { return best([=] { return copy_bandwidth(bytes); }); };
   fmt::print(
-      "roofs: FMA {:.0f} GFLOP/s; copy {:.0f} GB/s of 0.8 MB, {:.0f} of 12.6 MB, {:.0f} of 128 MB; in place {:.0f} of 128 MB; exp {:.2f} G/s\n\n",
-      fma_peak() * 1e-9, copy_bandwidth(786432) * 1e-9, copy_bandwidth(12582912) * 1e-9, copy_bandwidth(128 << 20) * 1e-9,
-      in_place_bandwidth(128 << 20) * 1e-9, exp_rate() * 1e-9);
+      "roofs, best of 5: FMA {:.0f} GFLOP/s; copy {:.0f} GB/s of 0.8 MB, {:.0f} of 12.6 MB, {:.0f} of 134 MB; in place {:.0f} of 134 MB; "
+      "exp {:.1f} G/s\n\n",
+      best(fma_peak), copy(786432), copy(12582912), copy(128 << 20), best([] { return in_place_bandwidth(128 << 20); }), best(exp_rate));
   fmt::print("{}", head);
   std::vector<Row> rows;
   const auto add = [&](Row row) {

@@ -142,6 +142,8 @@ Work training_step(const char* model, const StepSettings& s, double at_least, do
           .peer = "gpt " + numbers(s),
           .at_least = at_least,
           .make = [s]() -> Step { return [step = std::make_shared<GptStep>(s)] { step->run(); }; },
+          .roof = Roof::fma,
+          .amount = flops_of(s),
           .make_products = [s] { return products(s); },
           .product_flops = flops_of(s),
           .products_of_peak = of_peak,
@@ -185,6 +187,7 @@ Work cross_entropy_of_logits() {
 Work generation() {
   StepSettings s = nano;
   s.block = 512;
+  const double weights = 4.0 * double(12 * s.layers * s.width * s.width + s.vocab * s.width);
   return {.name = "generation of 512 tokens, nanoGPT's CPU settings with a block of 512",
           .peer = "generate 512 " + numbers(s),
           .at_least = 5,
@@ -195,7 +198,10 @@ Work generation() {
               Generator generator(1);
               model->generate({0}, 512, 0.8, 0, generator);
             };
-          }};
+          },
+          .roof = Roof::copy,
+          .amount = 512 * weights,  // a token reads every weight once
+          .roof_bytes = int64_t(weights)};
 }
 
 std::vector<Work> all_works() {

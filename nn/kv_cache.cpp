@@ -6,7 +6,6 @@
 #include <retape/autograd/binary.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/views.h>
-#include <retape/core/dispatch.h>
 
 namespace retape::nn {
 namespace {
@@ -29,11 +28,6 @@ Tensor buffer_for(const Tensor& x, int64_t capacity) {
   const Shape& s = x.shape();
   return empty({s[0], s[1], capacity, s[3]}, x.options());
 }
-void write(const Tensor& x, const Tensor& buffer, int64_t first) {
-  Tensor slot = narrow(buffer, 2, first, x.shape()[2]);
-  RETAPE_DISPATCH(x.device(), copy(x, slot));
-}
-
 }  // namespace
 
 KVCache::KVCache(int64_t capacity) : capacity_(capacity) {
@@ -51,7 +45,7 @@ Tensor KVCache::attend(const Tensor& q, const Tensor& k, const Tensor& v, double
         fmt::format("KVCache: {} more positions do not fit behind {} of {}; make a larger cache or clear() it", more, length_, capacity_));
   const NoGrad off;
   const Tensor keys = keys_ ? keys_ : buffer_for(k, capacity_), values = values_ ? values_ : buffer_for(v, capacity_);
-  write(k, keys, length_), write(v, values, length_);
+  copy_into(k, narrow(keys, 2, length_, more)), copy_into(v, narrow(values, 2, length_, more));
   AttentionParams params{.is_causal = length_ == 0, .scale = scale};
   if (length_ > 0 && more > 1) {
     const Options positions{.dtype = DType::i64, .device = q.device()};

@@ -485,6 +485,19 @@ TEST_CASE("attention dropout is drawn again in replay and drops everything at p 
   CHECK(none.to_vector<double>() == Values(72, 0));
 }
 
+TEST_CASE("attention's memory grows with the length, not with its square", "[attention]") {
+  const auto peak = [](int64_t length) {
+    const auto input = [&](uint64_t seed) { return values({1, 2, length, 16}, -1, 1, seed, DType::f32).set_requires_grad(); };
+    const Tensor q = input(1), k = input(2), v = input(3), dy = values({1, 2, length, 16}, -1, 1, 4, DType::f32);
+    reset_peak_memory();
+    const int64_t before = memory_stats().live;
+    backward(scaled_dot_product_attention(q, k, v, {.is_causal = true}), {}, dy);
+    return memory_stats().peak - before;
+  };
+  CHECK(double(peak(4096)) < 2.3 * double(peak(2048)));
+  CHECK(peak(4096) < 4096 * 4096 * 4 / 4);  // a quarter of one head's scores
+}
+
 TEST_CASE("attention says what does not fit", "[attention]") {
   const Tensor q = ones({1, 4, 3, 8}), k = ones({1, 2, 5, 8});
   const auto error = [](const Tensor& a, const Tensor& b, const Tensor& c, AttentionParams p = {}) {
