@@ -194,7 +194,7 @@ BENCHMARK_CAPTURE(gpt_step, nano, StepSettings{})->Unit(benchmark::kMillisecond)
 
 int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i)
-    if (std::string_view(argv[i]).starts_with("--pe")) return compare(argc, argv);  // --peer, --peak-memory
+    if (std::string_view(argv[i]).starts_with("--peer")) return compare(argc, argv);
   add_streaming_rows();
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;

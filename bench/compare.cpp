@@ -82,32 +82,49 @@ std::vector<Row> measure(const Work& w, Peer& peer, int rounds) {
   return rows;
 }
 
-double own_peak_memory(const std::string& self, const MemoryWork& w) {
-  Process fresh({self, "--peak-memory", w.name});
-  const std::string answer = fresh.read_line();
-  if (answer.empty()) throw Error(fmt::format("bench: measuring the peak memory of \"{}\" failed", w.name));
-  return std::stod(answer);
+std::string memory_name(const FreshWork& w) { return "peak memory: training step, " + w.name; }
+std::string time_name(const FreshWork& w) { return "program start to the end of its first training step, " + w.name; }
+// In fresh processes: the time from a program's start to the end of its first step, and the memory of a few.
+std::vector<Row> measure(const FreshWork& w, const Peer& peer, int rounds, bool time, bool memory) {
+  const auto own = [&](int steps) {
+    return FreshRun({"/proc/self/exe", "--peer", "none", "--fresh", w.name, "--steps", std::to_string(steps)});
+  };
+  std::vector<Row> rows;
+  if (time) {
+    std::vector<double> ours, theirs;
+    for (int i = 0; i < rounds; ++i) ours.push_back(own(1).seconds), theirs.push_back(peer.fresh_run(1, w.peer).seconds);
+    const double seconds = median(ours);
+    rows.push_back({time_name(w), "ms", seconds * 1e3, median(theirs) * 1e3, 1});
+    rows.push_back({"such starts a second", "1/s", 1 / seconds, {}, 1 / 0.2});
+  }
+  if (memory) rows.push_back({memory_name(w), "MiB", own(3).bytes / (1 << 20), peer.fresh_run(3, w.peer).bytes / (1 << 20), 1});
+  return rows;
 }
 
 }  // namespace
 
 int compare(int argc, char** argv) try {
   CLI::App app("times Retape and PyTorch in turn", "bench");
-  std::string python, filter, memory_of;
+  std::string python, filter, fresh;
   std::filesystem::path csv_file;
-  int rounds = 7;
-  app.add_option("--peer", python, "a Python that can import torch");
+  int rounds = 7, steps = 0;
+  app.add_option("--peer", python, "a Python that can import torch")->required();
   app.add_option("--filter", filter, "only works with this in their name")->type_name("WORD");
   app.add_option("--rounds", rounds, "how many times both sides take turns")->check(CLI::Range(1, 1000))->capture_default_str();
   app.add_option("--csv", csv_file, "write the rows to this file as well")->type_name("FILE");
-  app.add_option("--peak-memory", memory_of)->group("");
+  app.add_option("--fresh", fresh)->group("");  // what a process of FreshRun does
+  app.add_option("--steps", steps)->group("");
   CLI11_PARSE(app, argc, argv);
 
-  if (!memory_of.empty()) {
-    for (const MemoryWork& w : memory_works())
-      if (w.name == memory_of) fmt::print("{}\n", peak_memory(w.settings));
-    return 0;
-  }
+  for (const FreshWork& w : fresh_works())
+    if (w.name == fresh) return fmt::print("{}\n", memory_of_steps(w.settings, steps)), 0;
+
+  const auto wanted = [&](const std::string& name) { return name.find(filter) != std::string::npos; };
+  const auto start = [](const FreshWork& w) { return &w == &fresh_works().front(); };  // the smallest model's start says most
+  bool any = false;
+  for (const Work& w : works()) any |= wanted(w.name);
+  for (const FreshWork& w : fresh_works()) any |= wanted(memory_name(w)) || (start(w) && wanted(time_name(w)));
+  if (!any) throw Error(fmt::format("bench: no work has \"{}\" in its name", filter));
 
   Peer peer(python);
   fmt::print("Retape (level {}) and {}, {} threads each: medians of {} rounds taken in turn\n", cpu_level(), peer.version(),
@@ -129,15 +146,11 @@ int compare(int argc, char** argv) try {
     std::fflush(stdout);
     rows.push_back(std::move(row));
   };
-  const auto wanted = [&](const std::string& name) { return name.find(filter) != std::string::npos; };
   for (const Work& w : works())
     if (wanted(w.name))
       for (Row& row : measure(w, peer, rounds)) add(std::move(row));
-  for (const MemoryWork& w : memory_works()) {
-    const std::string name = "peak memory: training step, " + w.name;
-    if (wanted(name)) add({name, "MiB", own_peak_memory("/proc/self/exe", w) / (1 << 20), peer.peak_memory(w.peer) / (1 << 20), 1});
-  }
-  if (rows.empty()) throw Error(fmt::format("bench: no work has \"{}\" in its name", filter));
+  for (const FreshWork& w : fresh_works())
+    for (Row& row : measure(w, peer, rounds, start(w) && wanted(time_name(w)), wanted(memory_name(w)))) add(std::move(row));
   if (!csv_file.empty()) write_file_atomically(csv_file, csv(rows));
   return std::all_of(rows.begin(), rows.end(), [](const Row& r) { return r.pass(); }) ? 0 : 1;
 } catch (const Error& e) {

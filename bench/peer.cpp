@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include <retape/core/error.h>
+#include "timing.h"
 
 #ifndef RETAPE_BENCH_DIR
 #error "set by CMake: where peer_torch.py is"
@@ -52,10 +53,17 @@ namespace {
 double number_of(const std::string& answer, const std::string& work) {
   std::istringstream in(answer);
   double value = 0;
-  if (!(in >> value)) throw Error(fmt::format("bench: the peer failed at \"{}\"; what it said is above", work));
+  if (!(in >> value)) throw Error(fmt::format("bench: a process failed at \"{}\"; what it said is above", work));
   return value;
 }
 }  // namespace
+
+FreshRun::FreshRun(std::vector<std::string> command) {
+  seconds = seconds_of([&] {
+    Process process(command);
+    bytes = number_of(process.read_line(), command.back());
+  });
+}
 
 Peer::Peer(std::string python)
     : command_{std::move(python), RETAPE_BENCH_DIR "/peer_torch.py", std::to_string(omp_get_max_threads())},
@@ -68,13 +76,12 @@ double Peer::median_seconds(const std::string& work, double at_least) {
   process_.write_line(fmt::format("{} {}", at_least, work));
   return number_of(process_.read_line(), work);
 }
-double Peer::peak_memory(const std::string& gpt) const {
+FreshRun Peer::fresh_run(int steps, const std::string& gpt) const {
   std::vector<std::string> command = command_;
-  command.push_back("--memory");
+  command.insert(command.end(), {"--fresh", std::to_string(steps)});
   std::istringstream numbers(gpt);
   for (std::string word; numbers >> word;) command.push_back(word);
-  Process fresh(command);
-  return number_of(fresh.read_line(), "--memory " + gpt);
+  return FreshRun(std::move(command));
 }
 
 }  // namespace retape::bench

@@ -22,6 +22,13 @@ class Process {
   std::FILE *to_, *from_;
 };
 
+/// What a fresh process that takes `steps` training steps of a GPT needs, from its start to the end of the last one, and by how many
+/// bytes its resident memory grows from before the model is made to the peak. It runs `command` and answers with the second number.
+struct FreshRun {
+  double seconds, bytes;
+  explicit FreshRun(std::vector<std::string> command);
+};
+
 /// Answers with the median seconds of a repetition of a work.
 class Peer {
  public:
@@ -30,8 +37,7 @@ class Peer {
   const std::string& version() const { return version_; }
   /// Repeats the work for at least this long.
   double median_seconds(const std::string& work, double at_least);
-  /// By how many bytes a fresh process grows to the peak of three steps of this GPT.
-  double peak_memory(const std::string& gpt) const;
+  FreshRun fresh_run(int steps, const std::string& gpt) const;
 
  private:
   std::vector<std::string> command_;

@@ -1,6 +1,6 @@
 """The peer's side of `bench --peer`: reads a work and its numbers a line, repeats it, and answers with the median seconds.
 
-`peer_torch.py --memory NUMBERS` answers with the bytes by which the resident memory grows to the peak of three training steps.
+`peer_torch.py THREADS --fresh STEPS NUMBERS` takes training steps and answers with the bytes by which the resident memory grew to its peak.
 """
 import math
 import statistics
@@ -181,12 +181,12 @@ def serve():
 
 def main():
     torch.set_num_threads(int(sys.argv[1]))
-    if sys.argv[2:3] == ["--memory"]:
+    if sys.argv[2:3] == ["--fresh"]:
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")  # forgets the peak so far
         before = resident("VmRSS:")
-        step = GptStep(*map(int, sys.argv[3:]))
-        for _ in range(3):
+        step = GptStep(*map(int, sys.argv[4:]))
+        for _ in range(int(sys.argv[3])):
             step.run()
         print(resident("VmHWM:") - before)
     else:

@@ -247,19 +247,19 @@ const std::vector<Work>& works() {
   return all;
 }
 
-const std::vector<MemoryWork>& memory_works() {
-  static const std::vector<MemoryWork> all = {
+const std::vector<FreshWork>& fresh_works() {
+  static const std::vector<FreshWork> all = {
       {"nanoGPT's CPU settings", numbers(nano), nano},
       {"6 layers, width 384, T 256, B 16", numbers(six_layers), six_layers},
       {"GPT-2 124M, T 64, B 4", numbers(gpt2), gpt2},
   };
   return all;
 }
-int64_t peak_memory(const StepSettings& settings) {
+int64_t memory_of_steps(const StepSettings& settings, int steps) {
   std::ofstream("/proc/self/clear_refs") << 5;  // forgets the peak so far
   const int64_t before = status_bytes("VmRSS:");
   GptStep step(settings);
-  for (int i = 0; i < 3; ++i) step.run();
+  for (int i = 0; i < steps; ++i) step.run();
   return status_bytes("VmHWM:") - before;
 }
 

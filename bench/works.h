@@ -35,9 +35,9 @@ struct Rate {
 };
 struct Work {
   std::string name;
-  std::string peer;            ///< what the peer is asked: a work of peer_torch.py and its numbers
-  double at_least = 0;         ///< how many times faster Retape should be
-  std::function<Step()> make;  ///< null: only peak memory is compared
+  std::string peer;     ///< what the peer is asked: a work of peer_torch.py and its numbers
+  double at_least = 0;  ///< how many times faster Retape should be
+  std::function<Step()> make;
   Roof roof = Roof::none;
   double amount = 0;       ///< FLOPs, or bytes read and written, of a repetition
   int64_t roof_bytes = 0;  ///< the size of the arrays that the roof copies
@@ -49,13 +49,13 @@ struct Work {
 };
 const std::vector<Work>& works();
 
-/// The works whose peak memory is compared, each in fresh processes: how much the resident memory grows from before a model is made
-/// to the peak of three training steps, in bytes.
-struct MemoryWork {
+/// Training steps that are also taken in fresh processes, for their peak memory and the time from a program's start.
+struct FreshWork {
   std::string name, peer;
   StepSettings settings;
 };
-const std::vector<MemoryWork>& memory_works();
-int64_t peak_memory(const StepSettings& settings);
+const std::vector<FreshWork>& fresh_works();
+/// By how many bytes the resident memory grows from before the model is made to the peak of this many steps.
+int64_t memory_of_steps(const StepSettings& settings, int steps);
 
 }  // namespace retape::bench
