@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include <retape/autograd/binary.h>
+#include <retape/autograd/check.h>
 #include <retape/autograd/index.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/unary.h>
@@ -15,7 +16,7 @@ namespace {
 
 // x's shape with size 1 in every reduced dim.
 Shape reduced_shape(const char* name, const Tensor& x, const Shape& dims) {
-  if (!x) throw Error(fmt::format("{}: the tensor is undefined", name));
+  check_defined(name, x);
   Shape shape = dims.rank() ? x.shape() : Shape::filled(x.dim(), 1);
   for (int64_t d : dims) {
     const int n = normalize_dim(name, d, x.dim());
@@ -112,8 +113,7 @@ Tensor extreme(const char* name, ReduceKind kind, const Tensor& x, const Shape& 
   return drop_dims(record(Extreme{name, kind, to}, x), dims, keepdim);
 }
 Tensor arg(const char* name, ArgKind kind, const Tensor& x, int64_t dim, bool keepdim) {
-  if (!x) throw Error(fmt::format("{}: the tensor is undefined", name));
-  const int d = normalize_dim(name, dim, x.dim());
+  const int d = check_dim(name, x, dim);
   if (x.dim() && x.shape()[d] == 0) throw Error(fmt::format("{}: dim {} of {} has no elements", name, d, x.shape().str()));
   const Tensor y = record(Arg{name, kind, d}, x);
   return keepdim ? y : squeeze(y, d);

@@ -5,6 +5,7 @@
 
 #include <retape/autograd/arranged.h>
 #include <retape/autograd/binary.h>
+#include <retape/autograd/check.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/views.h>
 
@@ -68,7 +69,7 @@ Tensor of_integers(UnaryKind kind, const Tensor& x) {
   }
 }
 Tensor apply(UnaryKind kind, const Tensor& x) {
-  if (!x) throw Error(fmt::format("{}: the tensor is undefined", name_of(kind)));
+  check_defined(name_of(kind), x);
   if (!is_floating(x.dtype())) return of_integers(kind, x);
   return record(Unary{name_of(kind), kind}, x);
 }
