@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include <retape/autograd/binary.h>
 #include <retape/autograd/check.h>
@@ -223,6 +224,8 @@ Tensor pad(const Tensor& x, const std::vector<int64_t>& pads, PadMode mode, doub
   if (pads.size() % 2 || pads.size() > 2 * size_t(x.dim()))
     throw Error(fmt::format("pad: {} numbers do not fit a tensor of shape {}; expected a pair for each padded dim, at most {}", pads.size(),
                             x.shape().str(), 2 * x.dim()));
+  if (mode == PadMode::constant && !is_floating(x.dtype()) && value != std::floor(value))
+    throw Error(fmt::format("pad: the value {} is not one of {}; give a whole number or cast() x", value, name_of(x.dtype())));
   Window kept = Window::whole(x.shape());
   Shape to = x.shape(), begin = Shape::filled(x.dim(), 0);
   Tensor y = x;

@@ -57,9 +57,9 @@ struct Unary {
 Tensor of_integers(UnaryKind kind, const Tensor& x) {
   switch (kind) {
     case UnaryKind::neg: return sub(0, x);
-    case UnaryKind::abs: return maximum(x, sub(0, x));
+    case UnaryKind::abs: return x.dtype() == DType::u8 ? x : maximum(x, sub(0, x));
     case UnaryKind::square: return mul(x, x);
-    case UnaryKind::sign: return sub(cast(gt(x, 0), x.dtype()), cast(lt(x, 0), x.dtype()));
+    case UnaryKind::sign: return x.dtype() == DType::boolean ? x : sub(cast(gt(x, 0), x.dtype()), cast(lt(x, 0), x.dtype()));
     case UnaryKind::relu: return maximum(x, 0);
     case UnaryKind::floor:
     case UnaryKind::ceil:
