@@ -378,8 +378,10 @@ Tensor clamp(const Tensor& x, const Operand& lowest, const Operand& highest) {
   const double low = lowest.value(), high = highest.value();
   if (!(low <= high)) throw Error(fmt::format("clamp: low {} is above high {}", low, high));
   if (!is_floating(x.dtype())) {
-    const Tensor y = low > -9e18 ? maximum(x, int64_t(std::ceil(low))) : x;
-    return high < 9e18 ? minimum(y, int64_t(std::floor(high))) : y;
+    const auto whole = [](double limit) { return std::isinf(limit) || limit == std::floor(limit); };
+    if (!whole(low) || !whole(high)) return clamp(cast(x, DType::f32), low, high);
+    const Tensor y = low > -9e18 ? maximum(x, int64_t(low)) : x;
+    return high < 9e18 ? minimum(y, int64_t(high)) : y;
   }
   const Tensor inside = logical_and(ge(x, low), le(x, high));  // the gradient passes at the borders, as in torch
   return where(inside, x, where(lt(x, low), low, where(gt(x, high), full({}, high, x.options()), x)));

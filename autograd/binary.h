@@ -45,7 +45,8 @@ Tensor minimum(const Operand& a, const Operand& b);
 /// The same where nan loses. torch: fmax, fmin.
 Tensor fmax(const Operand& a, const Operand& b);
 Tensor fmin(const Operand& a, const Operand& b);
-/// x limited to [low, high]; each may be a tensor, and an infinite number is no limit. torch: clamp.
+/// x limited to [low, high]; each may be a tensor, and an infinite number is no limit. Integers become f32 if a limit is fractional.
+/// torch: clamp.
 Tensor clamp(const Tensor& x, const Operand& low, const Operand& high);
 /// The angle of the point (b, a); sqrt(a^2 + b^2); |a| with the sign of b; log(e^a + e^b); a log(b), and 0 where a is 0. Integers
 /// give f32. torch: atan2, hypot, copysign, logaddexp, xlogy.

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include <retape/autograd/binary.h>
+#include <retape/autograd/check.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/views.h>
 
@@ -56,12 +57,9 @@ Place check_place(const char* name, const Shape& shape, int64_t offset, int64_t 
     throw Error(fmt::format("{}: dims {} and {} of {} make no matrix; they must differ", name, dim1, dim2, shape.str()));
   return p;
 }
-void check(const char* name, const Tensor& x) {
-  if (!x) throw Error(fmt::format("{}: the tensor is undefined", name));
-}
 
 Tensor triangle(const char* name, const Tensor& x, int64_t diagonal, bool lower) {
-  check(name, x);
+  check_defined(name, x);
   if (x.dim() < 2) throw Error(fmt::format("{}: a tensor of shape {} is no matrix; at least two dims are needed", name, x.shape().str()));
   const Options options{DType::i64, x.device()};
   const Tensor column = arange(0, double(x.shape()[-1]), 1, options);
@@ -83,11 +81,11 @@ Tensor triangle_indices(const char* name, int64_t rows, int64_t columns, int64_t
 }  // namespace
 
 Tensor diagonal(const Tensor& x, int64_t offset, int64_t dim1, int64_t dim2) {
-  check("diagonal", x);
+  check_defined("diagonal", x);
   return record(Diagonal{check_place("diagonal", x.shape(), offset, dim1, dim2)}, x);
 }
 Tensor diag_embed(const Tensor& x, int64_t offset, int64_t dim1, int64_t dim2) {
-  check("diag_embed", x);
+  check_defined("diag_embed", x);
   if (x.dim() == 0) throw Error("diag_embed: a tensor with no dims is no diagonal; at least one dim is needed");
   const int64_t n = x.shape()[-1] + std::abs(offset);
   Shape to = x.shape();
@@ -99,7 +97,7 @@ Tensor diag_embed(const Tensor& x, int64_t offset, int64_t dim1, int64_t dim2) {
   return record(DiagonalFrame{p, to}, x);
 }
 Tensor diag(const Tensor& x, int64_t offset) {
-  check("diag", x);
+  check_defined("diag", x);
   if (x.dim() != 1 && x.dim() != 2)
     throw Error(fmt::format("diag: the tensor has shape {}; it must be a vector or a matrix", x.shape().str()));
   return x.dim() == 1 ? diag_embed(x, offset) : diagonal(x, offset);

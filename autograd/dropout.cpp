@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <retape/autograd/check.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/views.h>
 
@@ -24,7 +25,7 @@ struct Dropout {  // linear in x, so it is its own backward
 }  // namespace
 
 Tensor dropout(const Tensor& x, double p, bool training, Generator& generator) {
-  if (!x) throw Error("dropout: the tensor is undefined");
+  check_defined("dropout", x);
   if (!(p >= 0 && p <= 1)) throw Error(fmt::format("dropout: p = {} is not a probability; it must be from 0 to 1", p));
   if (!is_floating(x.dtype()))
     throw Error(fmt::format("dropout: a tensor of {} cannot be scaled by 1 / (1 - p); cast() it to a floating dtype", name_of(x.dtype())));

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include <retape/autograd/binary.h>
+#include <retape/autograd/check.h>
 #include <retape/autograd/rearrange.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/tape.h>
@@ -91,7 +92,7 @@ struct Angle {
 // ---- arguments ----
 
 void check_complex(const char* name, const Tensor& x) {
-  if (!x) throw Error(fmt::format("{}: the tensor is undefined", name));
+  check_defined(name, x);
   if (!is_floating(x.dtype()))
     throw Error(fmt::format("{}: a tensor of {} holds no complex numbers; cast() it to a floating dtype", name, name_of(x.dtype())));
   if (x.dim() < 1 || x.shape()[-1] != 2)
@@ -99,7 +100,7 @@ void check_complex(const char* name, const Tensor& x) {
         fmt::format("{}: x {} is not complex; its last dim must have size 2, the real and the imaginary part", name, x.shape().str()));
 }
 void check_real(const char* name, const Tensor& x) {
-  if (!x) throw Error(fmt::format("{}: the tensor is undefined", name));
+  check_defined(name, x);
   if (!is_floating(x.dtype()))
     throw Error(fmt::format("{}: a tensor of {} cannot be transformed; cast() it to a floating dtype", name, name_of(x.dtype())));
 }
@@ -203,7 +204,7 @@ Tensor half_to_real(const char* name, const Tensor& x, const Shape& s, const Sha
 }
 
 Tensor shifted(const char* name, const Tensor& x, const Shape& dims, bool pairs, bool inverse) {
-  if (!x) throw Error(fmt::format("{}: the tensor is undefined", name));
+  check_defined(name, x);
   if (pairs) check_complex(name, x);
   const int rank = x.dim() - int(pairs);
   std::vector<int> normal;

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include <retape/autograd/binary.h>
+#include <retape/autograd/check.h>
 #include <retape/autograd/index.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/tape.h>
@@ -43,7 +44,7 @@ struct Nonzero {
   }
 };
 Tensor nonzero_of(const char* name, const Tensor& x, bool flat) {
-  if (!x) throw Error(fmt::format("{}: the tensor is undefined", name));
+  check_defined(name, x);
   if (x.device().is_meta())
     throw Error(fmt::format("{}: a meta tensor of shape {} has no values, so the result's shape is not known", name, x.shape().str()));
   return record(Nonzero{flat}, x.dtype() == DType::boolean ? x : ne(x, 0));
@@ -113,7 +114,7 @@ Selector selector(const Tensor& x, const Tensor& t, int dim, int at) {
 }
 
 Plan plan(const Tensor& x, const std::vector<Index>& indices) {
-  if (!x) throw Error("index: the tensor is undefined");
+  check_defined("index", x);
   int used = 0, ellipses = 0;
   bool selects = false;
   for (auto& i : indices) {
@@ -308,7 +309,7 @@ Tensor& Tensor::put(const std::vector<Index>& indices, const Tensor& value, bool
   return *this = write_at(*this, indices, value, accumulate);
 }
 Tensor& Tensor::put(const std::vector<Index>& indices, double value, bool accumulate) & {
-  if (!*this) throw Error("index: the tensor is undefined");
+  check_defined("index", *this);
   return put(indices, full({}, value, options()), accumulate);
 }
 Tensor index_put(const Tensor& x, const std::vector<Index>& indices, const Tensor& values, bool accumulate) {

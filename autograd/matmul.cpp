@@ -9,6 +9,13 @@
 namespace retape {
 namespace {
 
+// All dims but the last as one.
+Tensor as_rows(const Tensor& x) {
+  int64_t rows = 1;
+  for (int d = 0; d + 1 < x.dim(); ++d) rows *= x.shape()[d];
+  return reshape(x, {rows, x.shape()[-1]});
+}
+
 Shape batch_of(const Shape& s) { return Shape(s.begin(), size_t(s.rank() - 2)); }
 Shape with_matrix(Shape batch, int64_t rows, int64_t columns) {
   batch.push_back(rows);
@@ -41,13 +48,13 @@ struct Linear {
     x = save(in, 1), weight = save(w, 0);
     Shape shape = in.shape();
     shape[-1] = w.shape()[0];
-    const Tensor rows = reshape(in, {in.shape()[-1] ? in.numel() / in.shape()[-1] : 0, in.shape()[-1]});
+    const Tensor rows = as_rows(in);
     Tensor out = empty({rows.shape()[0], w.shape()[0]}, in.options());
     RETAPE_DISPATCH(in.device(), matmul(rows, transpose(w), bias, false, out));
     return reshape(out, shape);
   }
   void backward(const Tensor& dy, Grads& dx) {
-    const Tensor d = reshape(dy, {dy.shape()[-1] ? dy.numel() / dy.shape()[-1] : 0, dy.shape()[-1]});
+    const Tensor d = as_rows(dy);
     if (dx.wants(0)) {
       const Tensor w = *weight;
       Shape shape = dy.shape();
@@ -56,7 +63,7 @@ struct Linear {
     }
     if (dx.wants(1)) {
       const Tensor in = *x;
-      dx.set(1, matmul(transpose(d), reshape(in, {d.shape()[0], in.shape()[-1]})));
+      dx.set(1, matmul(transpose(d), as_rows(in)));
     }
     if (dx.size() > 2 && dx.wants(2)) dx.set(2, sum(d, {0}));
   }
@@ -88,10 +95,7 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
   if (a.dim() > 2 && b.dim() == 2) {  // one large product instead of many with the same matrix
     Shape shape = a.shape();
     shape[-1] = b.shape()[1];
-    return reshape(
-        record(MatMul{}, cast(reshape(a, {inner ? a.numel() / inner : shape.numel() / (shape[-1] ? shape[-1] : 1), inner}), dtype),
-               cast(b, dtype)),
-        shape);
+    return reshape(record(MatMul{}, cast(as_rows(a), dtype), cast(b, dtype)), shape);
   }
   return record(MatMul{}, cast(a, dtype), cast(b, dtype));
 }

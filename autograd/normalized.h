@@ -2,13 +2,14 @@
 #pragma once
 #include <fmt/format.h>
 
+#include <retape/autograd/check.h>
 #include <retape/autograd/views.h>
 
 namespace retape {
 namespace {
 
 inline void check_normalized(const char* name, const Tensor& x, const Shape& normalized, const Tensor& parameter, const char* what) {
-  if (!x) throw Error(fmt::format("{}: the tensor is undefined", name));
+  check_defined(name, x);
   if (!is_floating(x.dtype()))
     throw Error(
         fmt::format("{}: a tensor of {} cannot be normalised in its own dtype; cast() it to a floating dtype", name, name_of(x.dtype())));

@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include <retape/autograd/binary.h>
+#include <retape/autograd/check.h>
 #include <retape/autograd/index.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/tape.h>
@@ -16,14 +18,6 @@ namespace {
 
 using detail::Window;
 
-void check(const char* name, const Tensor& x) {
-  if (!x) throw Error(fmt::format("{}: the tensor is undefined", name));
-}
-int sized_dim(const char* name, const Tensor& x, int64_t dim) {
-  check(name, x);
-  if (x.dim() == 0) throw Error(fmt::format("{}: a tensor with no dims has none to work along", name));
-  return normalize_dim(name, dim, x.dim());
-}
 Tensor integers(const std::vector<int64_t>& values, Device device) { return to(tensor(values), device); }
 
 struct Cat {
@@ -60,7 +54,7 @@ Tensor cat(const std::vector<Tensor>& xs, int64_t dim) {
   const int d = sized_dim("cat", xs[0], dim);
   DType dtype = xs[0].dtype();
   for (auto& x : xs) {
-    check("cat", x);
+    check_defined("cat", x);
     Shape a = xs[0].shape(), b = x.shape();
     if (a.rank() == b.rank()) a[d] = b[d] = 0;
     if (!(a == b))
@@ -77,7 +71,7 @@ Tensor stack(const std::vector<Tensor>& xs, int64_t dim) {
   if (xs.empty()) throw Error("stack: no tensors are given; at least one is needed");
   std::vector<Tensor> rows;
   for (auto& x : xs) {
-    check("stack", x);
+    check_defined("stack", x);
     if (!(x.shape() == xs[0].shape()))
       throw Error(fmt::format("stack: shapes {} and {} differ; they must be equal", xs[0].shape().str(), x.shape().str()));
     rows.push_back(unsqueeze(x, normalize_dim("stack", dim, x.dim() + 1)));
@@ -102,14 +96,14 @@ Tensor dstack(const std::vector<Tensor>& xs) { return cat(each(xs, atleast_3d), 
 Tensor column_stack(const std::vector<Tensor>& xs) {
   return cat(each(xs,
                   [](const Tensor& x) {
-                    check("column_stack", x);
+                    check_defined("column_stack", x);
                     return x.dim() <= 1 ? reshape(x, {x.numel(), 1}) : x;
                   }),
              1);
 }
 
 Tensor flip(const Tensor& x, const Shape& dims) {
-  check("flip", x);
+  check_defined("flip", x);
   Window w = Window::whole(x.shape());
   for (int64_t dim : dims) {
     const int d = normalize_dim("flip", dim, x.dim());
@@ -120,7 +114,7 @@ Tensor flip(const Tensor& x, const Shape& dims) {
   return dims.rank() && x.dim() ? detail::read_window("flip", x, w) : clone(x);
 }
 Tensor fliplr(const Tensor& x) {
-  check("fliplr", x);
+  check_defined("fliplr", x);
   if (x.dim() < 2) throw Error(fmt::format("fliplr: a tensor of shape {} has no dim 1; at least two dims are needed", x.shape().str()));
   return flip(x, {1});
 }
@@ -129,7 +123,7 @@ Tensor flipud(const Tensor& x) {
   return flip(x, {0});
 }
 Tensor rot90(const Tensor& x, int64_t k, const Shape& dims) {
-  check("rot90", x);
+  check_defined("rot90", x);
   if (dims.rank() != 2 || x.dim() < 2 || normalize_dim("rot90", dims[0], x.dim()) == normalize_dim("rot90", dims[1], x.dim()))
     throw Error(fmt::format("rot90: dims {} do not span a plane of {}; two different dims are needed", dims.str(), x.shape().str()));
   switch ((k % 4 + 4) % 4) {
@@ -140,7 +134,7 @@ Tensor rot90(const Tensor& x, int64_t k, const Shape& dims) {
   }
 }
 Tensor roll(const Tensor& x, const Shape& shifts, const Shape& dims) {
-  check("roll", x);
+  check_defined("roll", x);
   if (shifts.rank() != dims.rank())
     throw Error(fmt::format("roll: {} shifts are given for {} dims; there must be one for each", shifts.rank(), dims.rank()));
   Tensor y = x;
@@ -166,7 +160,7 @@ Tensor repeated(const Tensor& x, int d, int64_t count, bool in_a_row) {
 }  // namespace
 
 Tensor repeat(const Tensor& x, const Shape& sizes) {
-  check("repeat", x);
+  check_defined("repeat", x);
   if (sizes.rank() < x.dim())
     throw Error(fmt::format("repeat: {} gives {} numbers for the {} dims of {}; there must be one for each", sizes.str(), sizes.rank(),
                             x.dim(), x.shape().str()));
@@ -180,7 +174,7 @@ Tensor repeat(const Tensor& x, const Shape& sizes) {
   return y.shares_storage(x) ? clone(y) : y;
 }
 Tensor tile(const Tensor& x, const Shape& sizes) {
-  check("tile", x);
+  check_defined("tile", x);
   Shape all = sizes;
   while (all.rank() < x.dim()) all.insert(0, 1);
   return repeat(x, all);
@@ -194,7 +188,7 @@ Tensor repeat_interleave(const Tensor& x, int64_t repeats, int64_t dim) {
 Tensor repeat_interleave(const Tensor& x, int64_t repeats) { return repeat_interleave(flatten(x), repeats, 0); }
 Tensor repeat_interleave(const Tensor& x, const Tensor& repeats, int64_t dim) {
   const int d = sized_dim("repeat_interleave", x, dim);
-  check("repeat_interleave", repeats);
+  check_defined("repeat_interleave", repeats);
   const int64_t n = x.shape()[d];
   if ((repeats.dtype() != DType::i64 && repeats.dtype() != DType::i32) || repeats.dim() > 1 ||
       (repeats.numel() != n && repeats.numel() != 1))
@@ -226,10 +220,12 @@ std::vector<int64_t> padding_index(int64_t n, int64_t before, int64_t after, Pad
 }  // namespace
 
 Tensor pad(const Tensor& x, const std::vector<int64_t>& pads, PadMode mode, double value) {
-  check("pad", x);
+  check_defined("pad", x);
   if (pads.size() % 2 || pads.size() > 2 * size_t(x.dim()))
     throw Error(fmt::format("pad: {} numbers do not fit a tensor of shape {}; expected a pair for each padded dim, at most {}", pads.size(),
                             x.shape().str(), 2 * x.dim()));
+  if (mode == PadMode::constant && !is_floating(x.dtype()) && value != std::floor(value))
+    throw Error(fmt::format("pad: the value {} is not one of {}; give a whole number or cast() x", value, name_of(x.dtype())));
   Window kept = Window::whole(x.shape());
   Shape to = x.shape(), begin = Shape::filled(x.dim(), 0);
   Tensor y = x;
@@ -258,14 +254,14 @@ Tensor pad(const Tensor& x, const std::vector<int64_t>& pads, PadMode mode, doub
 
 Tensor cartesian_prod(const std::vector<Tensor>& xs) {
   for (auto& x : xs) {
-    check("cartesian_prod", x);
+    check_defined("cartesian_prod", x);
     if (x.dim() != 1) throw Error(fmt::format("cartesian_prod: a tensor has shape {}; all must have one dim", x.shape().str()));
   }
   if (xs.size() == 1) return xs[0];
   return stack(each(meshgrid(xs), [](const Tensor& x) { return flatten(x); }), 1);
 }
 Tensor combinations(const Tensor& x, int64_t r, bool with_replacement) {
-  check("combinations", x);
+  check_defined("combinations", x);
   if (x.dim() != 1) throw Error(fmt::format("combinations: the tensor has shape {}; it must have one dim", x.shape().str()));
   if (r < 0) throw Error(fmt::format("combinations: r {} is not valid; it must be at least 0", r));
   if (r == 0) return empty({0}, x.options());
@@ -284,7 +280,7 @@ Tensor combinations(const Tensor& x, int64_t r, bool with_replacement) {
   return reshape(index_select(x, 0, integers(all, x.device())), {int64_t(all.size()) / r, r});
 }
 Tensor one_hot(const Tensor& x, int64_t num_classes) {
-  check("one_hot", x);
+  check_defined("one_hot", x);
   if (x.dtype() != DType::i64 && x.dtype() != DType::i32)
     throw Error(fmt::format("one_hot: classes of {} are given; they must be i64 or i32", name_of(x.dtype())));
   if (num_classes < -1 || num_classes == 0)

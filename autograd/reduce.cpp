@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include <retape/autograd/binary.h>
+#include <retape/autograd/check.h>
 #include <retape/autograd/index.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/unary.h>
@@ -15,7 +16,7 @@ namespace {
 
 // x's shape with size 1 in every reduced dim.
 Shape reduced_shape(const char* name, const Tensor& x, const Shape& dims) {
-  if (!x) throw Error(fmt::format("{}: the tensor is undefined", name));
+  check_defined(name, x);
   Shape shape = dims.rank() ? x.shape() : Shape::filled(x.dim(), 1);
   for (int64_t d : dims) {
     const int n = normalize_dim(name, d, x.dim());
@@ -112,8 +113,7 @@ Tensor extreme(const char* name, ReduceKind kind, const Tensor& x, const Shape& 
   return drop_dims(record(Extreme{name, kind, to}, x), dims, keepdim);
 }
 Tensor arg(const char* name, ArgKind kind, const Tensor& x, int64_t dim, bool keepdim) {
-  if (!x) throw Error(fmt::format("{}: the tensor is undefined", name));
-  const int d = normalize_dim(name, dim, x.dim());
+  const int d = check_dim(name, x, dim);
   if (x.dim() && x.shape()[d] == 0) throw Error(fmt::format("{}: dim {} of {} has no elements", name, d, x.shape().str()));
   const Tensor y = record(Arg{name, kind, d}, x);
   return keepdim ? y : squeeze(y, d);
@@ -158,13 +158,15 @@ Tensor prod(const Tensor& x, const Shape& dims, bool keepdim) {
   const Shape to = reduced_shape("prod", x, dims);
   return drop_dims(record(Prod{to}, is_floating(x.dtype()) ? x : cast(x, DType::i64)), dims, keepdim);
 }
-Tensor std(const Tensor& x, const Shape& dims, int64_t correction, bool keepdim) { return sqrt(var(x, dims, correction, keepdim)); }
+Tensor std(const Tensor& x, const Shape& dims, int64_t correction, bool keepdim) {
+  const Tensor v = var(x, dims, correction, keepdim), nothing = eq(v, 0);  // there the root has no slope
+  return where(nothing, 0, sqrt(where(nothing, 1, v)));
+}
 Tensor norm(const Tensor& x, double p, const Shape& dims, bool keepdim) {
-  const Shape to = reduced_shape("norm", x, dims);
+  check_defined("norm", x);
   if (!is_floating(x.dtype()))
     throw Error(fmt::format("norm: a tensor of {} has no norm of its own dtype; cast() it to a floating dtype", name_of(x.dtype())));
   if (std::isnan(p)) throw Error("norm: p is nan; it must be a number or an infinity");
-  if (x.numel() == 0 && p >= 0 && p < INFINITY) return drop_dims(zeros(to, x.options()), dims, keepdim);
   if (p == INFINITY) return amax(abs(x), dims, keepdim);
   if (p == -INFINITY) return amin(abs(x), dims, keepdim);
   if (p == 0) return cast(count_nonzero(x, dims, keepdim), x.dtype());
@@ -175,15 +177,16 @@ Tensor norm(const Tensor& x, double p, const Shape& dims, bool keepdim) {
   return where(nothing, 0, pow(where(nothing, 1, powers), 1 / p));
 }
 Tensor logsumexp(const Tensor& x, const Shape& dims, bool keepdim) {
-  const Shape to = reduced_shape("logsumexp", x, dims);
+  check_defined("logsumexp", x);
   if (!is_floating(x.dtype())) return logsumexp(cast(x, DType::f32), dims, keepdim);
-  if (x.numel() == 0) return drop_dims(full(to, -INFINITY, x.options()), dims, keepdim);
+  if (x.numel() == 0) return sum(x, dims, keepdim) - INFINITY;
   const Tensor top = amax(x.detach(), dims, true), shift = where(isfinite(top), top, 0);
   return drop_dims(log(sum(exp(x - shift), dims, true)) + shift, dims, keepdim);
 }
 Tensor nansum(const Tensor& x, const Shape& dims, bool keepdim) { return sum(where(isnan(x), 0, x), dims, keepdim); }
 Tensor nanmean(const Tensor& x, const Shape& dims, bool keepdim) {
-  return nansum(x, dims, keepdim) / cast(sum(logical_not(isnan(x)), dims, keepdim), x.dtype());
+  const Tensor count = sum(logical_not(isnan(x)), dims, keepdim);
+  return nansum(x, dims, keepdim) / (is_floating(x.dtype()) ? cast(count, x.dtype()) : count);
 }
 Tensor count_nonzero(const Tensor& x, const Shape& dims, bool keepdim) { return sum(ne(x, 0), dims, keepdim); }
 WithIndices max(const Tensor& x, int64_t dim, bool keepdim) { return extreme_at("max", ArgKind::max, x, dim, keepdim); }

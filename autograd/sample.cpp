@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <retape/autograd/binary.h>
+#include <retape/autograd/check.h>
 #include <retape/autograd/scan.h>
 #include <retape/autograd/sort.h>
 #include <retape/autograd/tape.h>
@@ -13,7 +14,7 @@ namespace retape {
 namespace {
 
 void check_floating(const char* name, const Tensor& x) {
-  if (!x) throw Error(fmt::format("{}: the tensor is undefined", name));
+  check_defined(name, x);
   if (!is_floating(x.dtype())) throw Error(fmt::format("{}: a tensor of {} is given; it must be floating", name, name_of(x.dtype())));
 }
 

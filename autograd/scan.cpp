@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <retape/autograd/binary.h>
+#include <retape/autograd/check.h>
 #include <retape/autograd/index.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/unary.h>
@@ -91,15 +92,11 @@ struct ScanArg {
   }
 };
 
-int check(const char* name, const Tensor& x, int64_t dim) {
-  if (!x) throw Error(fmt::format("{}: the tensor is undefined", name));
-  return normalize_dim(name, dim, x.dim());
-}
 // Runs f on x, or, for a tensor without dims, on x with one.
 template <class F> Tensor along(const Tensor& x, const F& f) { return x.dim() ? f(x) : squeeze(f(unsqueeze(x, 0)), 0); }
 Tensor whole(const Tensor& x) { return is_floating(x.dtype()) ? x : cast(x, DType::i64); }
 WithIndices running(const char* name, ArgKind kind, const Tensor& x, int64_t dim) {
-  const int d = check(name, x, dim);
+  const int d = check_dim(name, x, dim);
   const Tensor index = along(x, [&](const Tensor& t) { return record(ScanArg{name, kind, d}, t); });
   return {x.dim() ? gather(x, d, index) : identity(x), index};
 }
@@ -107,15 +104,15 @@ WithIndices running(const char* name, ArgKind kind, const Tensor& x, int64_t dim
 }  // namespace
 
 Tensor cumsum(const Tensor& x, int64_t dim) {
-  const int d = check("cumsum", x, dim);
+  const int d = check_dim("cumsum", x, dim);
   return along(whole(x), [&](const Tensor& t) { return record(CumSum{d}, t); });
 }
 Tensor cumprod(const Tensor& x, int64_t dim) {
-  const int d = check("cumprod", x, dim);
+  const int d = check_dim("cumprod", x, dim);
   return along(whole(x), [&](const Tensor& t) { return record(CumProd{d}, t); });
 }
 Tensor logcumsumexp(const Tensor& x, int64_t dim) {
-  const int d = check("logcumsumexp", x, dim);
+  const int d = check_dim("logcumsumexp", x, dim);
   if (!is_floating(x.dtype())) throw Error(fmt::format("logcumsumexp: the tensor has dtype {}; it must be floating", name_of(x.dtype())));
   return along(x, [&](const Tensor& t) { return record(LogCumSumExp{d}, t); });
 }

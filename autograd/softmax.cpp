@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <retape/autograd/binary.h>
+#include <retape/autograd/check.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/unary.h>
@@ -47,7 +48,7 @@ struct Softmax {
 };
 
 void check(const char* name, const Tensor& x) {
-  if (!x) throw Error(fmt::format("{}: the tensor is undefined", name));
+  check_defined(name, x);
   if (!is_floating(x.dtype()))
     throw Error(fmt::format("{}: a tensor of {} has no softmax of its own dtype; cast() it to a floating dtype", name, name_of(x.dtype())));
 }

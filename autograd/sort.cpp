@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include <retape/autograd/binary.h>
+#include <retape/autograd/check.h>
 #include <retape/autograd/index.h>
 #include <retape/autograd/rearrange.h>
 #include <retape/autograd/scan.h>
@@ -40,10 +41,6 @@ struct SearchSorted {
   }
 };
 
-int check(const char* name, const Tensor& x, int64_t dim) {
-  if (!x) throw Error(fmt::format("{}: the tensor is undefined", name));
-  return normalize_dim(name, dim, x.dim());
-}
 void check_count(const char* name, const Tensor& x, int d, int64_t k, int64_t least) {
   const int64_t n = x.dim() ? x.shape()[d] : 1;
   if (k < least || k > n)
@@ -78,7 +75,7 @@ Unique runs(const Tensor& rows, const Tensor& order) {
   return {index_select(rows, 0, first), order ? scatter_add(zeros({n}, integers), 0, order, number) : number, counts};
 }
 Unique unique_of(const char* name, const Tensor& input, std::optional<int64_t> dim, bool consecutive) {
-  if (!input) throw Error(fmt::format("{}: the tensor is undefined", name));
+  check_defined(name, input);
   const Tensor x = input.detach();
   const NoGrad off;
   if (!dim) {
@@ -87,7 +84,7 @@ Unique unique_of(const char* name, const Tensor& input, std::optional<int64_t> d
     Unique u = runs(order ? gather(flat, 0, order) : flat, order ? reshape(order, {-1}) : order);
     return {reshape(u.values, {-1}), reshape(u.inverse, x.shape()), u.counts};
   }
-  const int d = check(name, x, *dim);
+  const int d = check_dim(name, x, *dim);
   if (x.dim() == 0) throw Error(fmt::format("{}: a tensor without dims has no dim {}", name, *dim));
   const int64_t n = x.shape()[d], m = n ? x.numel() / n : 0;
   const Tensor front = transpose(x, 0, d);
@@ -105,26 +102,26 @@ Unique unique_of(const char* name, const Tensor& input, std::optional<int64_t> d
 }  // namespace
 
 WithIndices sort(const Tensor& x, int64_t dim, bool descending) {
-  const int d = check("sort", x, dim);
+  const int d = check_dim("sort", x, dim);
   if (x.dim() == 0) return {identity(x), zeros({}, {DType::i64, x.device()})};
   const auto sorted = record(Argsort{d, descending}, x);
   return {ctx.recording && x.requires_grad() ? gather(x, d, sorted[1]) : sorted[0], sorted[1]};
 }
 Tensor argsort(const Tensor& x, int64_t dim, bool descending) { return sort(x.detach(), dim, descending).indices; }
 WithIndices topk(const Tensor& x, int64_t k, int64_t dim, bool largest) {
-  const int d = check("topk", x, dim);
+  const int d = check_dim("topk", x, dim);
   check_count("topk", x, d, k, 0);
   if (x.dim() == 0) return k ? sort(x) : WithIndices{reshape(zeros({0}, x.options()), {0}), zeros({0}, {DType::i64, x.device()})};
   const Tensor at = narrow(argsort(x, d, largest), d, 0, k);
   return {gather(x, d, at), at};
 }
 WithIndices kthvalue(const Tensor& x, int64_t k, int64_t dim, bool keepdim) {
-  const int d = check("kthvalue", x, dim);
+  const int d = check_dim("kthvalue", x, dim);
   check_count("kthvalue", x, d, k, 1);
   return one(x, d, x.dim() ? narrow(argsort(x, d), d, k - 1, 1) : argsort(x), keepdim);
 }
 WithIndices median(const Tensor& x, int64_t dim, bool keepdim) {
-  const int d = check("median", x, dim);
+  const int d = check_dim("median", x, dim);
   check_not_empty("median", x, d);
   if (x.dim() == 0) return one(x, d, argsort(x), keepdim);
   const int64_t n = x.shape()[d];
@@ -132,7 +129,7 @@ WithIndices median(const Tensor& x, int64_t dim, bool keepdim) {
   return one(x, d, where(isnan(gather(x.detach(), d, last)), last, middle), keepdim);
 }
 Tensor median(const Tensor& x) {
-  if (!x) throw Error("median: the tensor is undefined");
+  check_defined("median", x);
   return median(reshape(x, {-1}), 0).values;
 }
 
@@ -145,7 +142,7 @@ Tensor quantile(const Tensor& x, const Tensor& q, std::optional<int64_t> dim, bo
   for (const double v : wanted)
     if (!(v >= 0 && v <= 1)) throw Error(fmt::format("quantile: q = {} is out of range; expected 0 <= q <= 1", v));
   const Tensor lines = dim ? x : reshape(x, {-1});
-  const int d = dim ? check("quantile", x, *dim) : 0;
+  const int d = dim ? check_dim("quantile", x, *dim) : 0;
   if (x.dim() == 0) return expand(x, q.shape());
   check_not_empty("quantile", lines, d);
   const int64_t n = lines.shape()[d];
@@ -196,7 +193,7 @@ Tensor bucketize(const Tensor& x, const Tensor& boundaries, bool right) {
 }
 
 Tensor bincount(const Tensor& x, const Tensor& weights, int64_t minlength) {
-  if (!x) throw Error("bincount: the tensor is undefined");
+  check_defined("bincount", x);
   if (is_floating(x.dtype()) || x.dtype() == DType::boolean || x.dim() != 1)
     throw Error(fmt::format("bincount: x has shape {} and dtype {}; it must be (n) of integers", x.shape().str(), name_of(x.dtype())));
   if (weights && !(weights.shape() == x.shape()))

@@ -5,6 +5,7 @@
 
 #include <retape/autograd/arranged.h>
 #include <retape/autograd/binary.h>
+#include <retape/autograd/check.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/views.h>
 
@@ -56,9 +57,9 @@ struct Unary {
 Tensor of_integers(UnaryKind kind, const Tensor& x) {
   switch (kind) {
     case UnaryKind::neg: return sub(0, x);
-    case UnaryKind::abs: return maximum(x, sub(0, x));
+    case UnaryKind::abs: return x.dtype() == DType::u8 ? x : maximum(x, sub(0, x));
     case UnaryKind::square: return mul(x, x);
-    case UnaryKind::sign: return sub(cast(gt(x, 0), x.dtype()), cast(lt(x, 0), x.dtype()));
+    case UnaryKind::sign: return x.dtype() == DType::boolean ? x : sub(cast(gt(x, 0), x.dtype()), cast(lt(x, 0), x.dtype()));
     case UnaryKind::relu: return maximum(x, 0);
     case UnaryKind::floor:
     case UnaryKind::ceil:
@@ -68,7 +69,7 @@ Tensor of_integers(UnaryKind kind, const Tensor& x) {
   }
 }
 Tensor apply(UnaryKind kind, const Tensor& x) {
-  if (!x) throw Error(fmt::format("{}: the tensor is undefined", name_of(kind)));
+  check_defined(name_of(kind), x);
   if (!is_floating(x.dtype())) return of_integers(kind, x);
   return record(Unary{name_of(kind), kind}, x);
 }

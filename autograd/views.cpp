@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include <retape/autograd/binary.h>
+#include <retape/autograd/check.h>
 #include <retape/autograd/rearrange.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/window.h>
@@ -14,9 +15,6 @@ namespace {
 
 using detail::Window;
 
-void check(const char* name, const Tensor& x) {
-  if (!x) throw Error(fmt::format("{}: the tensor is undefined", name));
-}
 Tensor view(const Tensor& x, const Shape& shape, const Shape& strides, int64_t offset) {
   return make_tensor(x->storage, {shape, strides, offset, x.dtype()});
 }
@@ -277,7 +275,7 @@ Tensor write_window(const char* name, const Tensor& x, const Window& window, con
 Tensor identity(const Tensor& x) { return record(Identity{}, x); }
 
 Tensor reshape(const Tensor& x, const Shape& shape) {
-  check("reshape", x);
+  check_defined("reshape", x);
   Shape to = shape;
   int unknown = -1;
   int64_t known = 1;
@@ -299,7 +297,7 @@ Tensor reshape(const Tensor& x, const Shape& shape) {
   return record(Reshape{to}, x);
 }
 Tensor flatten(const Tensor& x, int64_t start, int64_t end) {
-  check("flatten", x);
+  check_defined("flatten", x);
   const int a = normalize_dim("flatten", start, x.dim()), b = normalize_dim("flatten", end, x.dim());
   if (a > b) throw Error(fmt::format("flatten: start {} is after end {}", a, b));
   Shape shape;
@@ -311,14 +309,14 @@ Tensor flatten(const Tensor& x, int64_t start, int64_t end) {
   return reshape(x, shape);
 }
 Tensor transpose(const Tensor& x, int64_t dim0, int64_t dim1) {
-  check("transpose", x);
+  check_defined("transpose", x);
   const int a = normalize_dim("transpose", dim0, x.dim()), b = normalize_dim("transpose", dim1, x.dim());
   Shape dims = x.shape();
   for (int d = 0; d < dims.rank(); ++d) dims[d] = d == a ? b : d == b ? a : d;
   return record(Permute{"transpose", dims}, x);
 }
 Tensor permute(const Tensor& x, const Shape& dims) {
-  check("permute", x);
+  check_defined("permute", x);
   Shape normal = dims;
   unsigned seen = 0;
   for (int64_t& d : std::vector<int64_t>(dims.begin(), dims.end())) seen |= 1u << normalize_dim("permute", d, x.dim());
@@ -329,7 +327,7 @@ Tensor permute(const Tensor& x, const Shape& dims) {
   return record(Permute{"permute", normal}, x);
 }
 Tensor expand(const Tensor& x, const Shape& shape) {
-  check("expand", x);
+  check_defined("expand", x);
   Shape to = shape;
   const int skip = to.rank() - x.dim();
   bool fits = skip >= 0;
@@ -342,22 +340,14 @@ Tensor expand(const Tensor& x, const Shape& shape) {
   return record(Expand{to}, x);
 }
 Tensor unsqueeze(const Tensor& x, int64_t dim) {
-  check("unsqueeze", x);
+  check_defined("unsqueeze", x);
   return record(Unsqueeze{normalize_dim("unsqueeze", dim, x.dim() + 1)}, x);
 }
 Tensor squeeze(const Tensor& x, int64_t dim) {
-  check("squeeze", x);
+  check_defined("squeeze", x);
   const int d = normalize_dim("squeeze", dim, x.dim());
   return x.dim() && x.shape()[d] == 1 ? record(Squeeze{d}, x) : x;
 }
-
-namespace {
-int sized_dim(const char* name, const Tensor& x, int64_t dim) {
-  check(name, x);
-  if (x.dim() == 0) throw Error(fmt::format("{}: a tensor with no dims cannot be cut", name));
-  return normalize_dim(name, dim, x.dim());
-}
-}  // namespace
 
 Tensor narrow(const Tensor& x, int64_t dim, int64_t start, int64_t length) {
   const int d = sized_dim("narrow", x, dim);
@@ -437,7 +427,7 @@ std::vector<Tensor> unbind(const Tensor& x, int64_t dim) {
 }
 
 Tensor movedim(const Tensor& x, const Shape& source, const Shape& destination) {
-  check("movedim", x);
+  check_defined("movedim", x);
   if (source.rank() != destination.rank())
     throw Error(fmt::format("movedim: {} dims cannot move to {} places; the lists {} and {} must be equally long", source.rank(),
                             destination.rank(), source.str(), destination.str()));
@@ -482,7 +472,7 @@ Tensor unfold(const Tensor& x, int64_t dim, int64_t size, int64_t step) {
 std::vector<Tensor> broadcast_tensors(const std::vector<Tensor>& xs) {
   Shape shape;
   for (auto& x : xs) {
-    check("broadcast_tensors", x);
+    check_defined("broadcast_tensors", x);
     shape = broadcast_shapes("broadcast_tensors", shape, x.shape());
   }
   std::vector<Tensor> all;
@@ -492,7 +482,7 @@ std::vector<Tensor> broadcast_tensors(const std::vector<Tensor>& xs) {
 std::vector<Tensor> meshgrid(const std::vector<Tensor>& xs, Indexing indexing) {
   Shape shape;
   for (auto& x : xs) {
-    check("meshgrid", x);
+    check_defined("meshgrid", x);
     if (x.dim() > 1) throw Error(fmt::format("meshgrid: a tensor has shape {}; all must have one dim", x.shape().str()));
     shape.push_back(x.numel());
   }
@@ -506,7 +496,7 @@ std::vector<Tensor> meshgrid(const std::vector<Tensor>& xs, Indexing indexing) {
   return grid;
 }
 Tensor atleast_1d(const Tensor& x) {
-  check("atleast_1d", x);
+  check_defined("atleast_1d", x);
   return x.dim() ? x : unsqueeze(x, 0);
 }
 Tensor atleast_2d(const Tensor& x) {
@@ -519,26 +509,26 @@ Tensor atleast_3d(const Tensor& x) {
 }
 
 Tensor contiguous(const Tensor& x) {
-  check("contiguous", x);
+  check_defined("contiguous", x);
   return x.is_contiguous() ? x : record(Copy{"contiguous"}, x);
 }
 Tensor clone(const Tensor& x) {
-  check("clone", x);
+  check_defined("clone", x);
   return record(Copy{"clone"}, x);
 }
 Tensor cast(const Tensor& x, DType dtype) {
-  check("cast", x);
+  check_defined("cast", x);
   return x.dtype() == dtype ? x : record(Cast{dtype}, x);
 }
 Tensor to(const Tensor& x, Device device) {
-  check("to", x);
+  check_defined("to", x);
   if (x.device() == device) return x;
   if (device.is_meta()) return record(ToMeta{}, x);
   if (x.device().is_meta()) throw Error(fmt::format("to: a meta tensor of shape {} has no data to move", x.shape().str()));
   return empty(x.shape(), {x.dtype(), device});  // throws: there is no such device in this build
 }
 void copy_into(const Tensor& x, const Tensor& y) {
-  check("copy_into", x), check("copy_into", y);
+  check_defined("copy_into", x), check_defined("copy_into", y);
   if (ctx.recording && y.requires_grad())
     throw Error("copy_into: writing in place into a value that wants a gradient is not recorded; use NoGrad, or make a new value");
   const Tensor from = expand(x.detach(), y.shape());

@@ -1,5 +1,6 @@
-# Fails if the shared library shows names of others, needs a library that it does not name, or holds a path of the machine that built it.
-# -DNM=<nm> -DSTRINGS=<strings> -DLIBRARY=<libretape.so> -DSOURCE=<repository>
+# Fails if the shared library shows names of others, needs a library that it does not name, holds a path of the machine that built it,
+# or is larger than it should be.
+# -DNM=<nm> -DSTRINGS=<strings> -DSTRIP=<strip> -DLIBRARY=<libretape.so> -DSOURCE=<repository> -DMAX_SIZE=<bytes without symbols>
 execute_process(COMMAND ${NM} -D -C --defined-only ${LIBRARY} OUTPUT_VARIABLE symbols RESULT_VARIABLE status)
 if(NOT status EQUAL 0)
   message(FATAL_ERROR "cannot read ${LIBRARY}")
@@ -24,4 +25,14 @@ execute_process(COMMAND ${STRINGS} ${LIBRARY} OUTPUT_VARIABLE text)
 string(FIND "${text}" "${SOURCE}" at)
 if(NOT at EQUAL -1)
   message(FATAL_ERROR "${LIBRARY} names ${SOURCE}")
+endif()
+execute_process(COMMAND ${STRIP} -o ${LIBRARY}.stripped ${LIBRARY} RESULT_VARIABLE status)
+if(NOT status EQUAL 0)
+  message(FATAL_ERROR "cannot strip ${LIBRARY}")
+endif()
+file(SIZE ${LIBRARY}.stripped size)
+file(REMOVE ${LIBRARY}.stripped)
+message("${size} bytes without symbols")
+if(size GREATER MAX_SIZE)
+  message(FATAL_ERROR "${LIBRARY} has ${size} bytes without symbols; at most ${MAX_SIZE} are wanted")
 endif()

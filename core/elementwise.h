@@ -21,7 +21,7 @@ RETAPE_INLINE char* bytes_of(const Tensor& t) {
 }
 
 // All operands have `shape`, broadcast dims by stride 0.
-template <int N> RETAPE_INLINE Loops<N> make_loops(const Shape& shape, const Tensor* const (&t)[N]) {
+template <int N> [[gnu::noinline]] Loops<N> make_loops(const Shape& shape, const Tensor* const (&t)[N]) {
   Loops<N> loops;
   bool flat = true;
   for (int k = 0; k < N; ++k) {
@@ -55,7 +55,7 @@ template <int N> RETAPE_INLINE Loops<N> make_loops(const Shape& shape, const Ten
   return loops;
 }
 
-template <int N> RETAPE_INLINE void walk(const Loops<N>& loops, InnerLoop inner, const void* argument = nullptr) {
+template <int N> [[gnu::noinline]] void walk(const Loops<N>& loops, InnerLoop inner, const void* argument = nullptr) {
   constexpr int64_t chunk = 16384;
   const int last = loops.rank - 1;
   const int64_t n = loops.size[last];

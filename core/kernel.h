@@ -16,16 +16,18 @@ namespace retape::detail {
 namespace retape::RETAPE_LEVEL {
 #include <retape/core/kernel_list.inc>
 
+// Not inlined: with and without OpenMP, the same code of f runs.
+template <class F> [[gnu::noinline]] void run_chunk(const F& f, int64_t begin, int64_t end) { f(begin, end); }
 /// Calls f(begin, end) for chunks of `grain` items of [0, n). Chunk borders depend on n and grain only, never on the number of
 /// threads. One chunk runs without OpenMP.
 template <class F> RETAPE_INLINE void parallel_for(int64_t n, int64_t grain, const F& f) {
   if (n <= grain) {
-    if (n > 0) f(int64_t{0}, n);
+    if (n > 0) run_chunk(f, 0, n);
     return;
   }
   const int64_t chunks = (n + grain - 1) / grain;
 #pragma omp parallel for schedule(static)
-  for (int64_t c = 0; c < chunks; ++c) f(c * grain, (c + 1) * grain < n ? (c + 1) * grain : n);
+  for (int64_t c = 0; c < chunks; ++c) run_chunk(f, c * grain, (c + 1) * grain < n ? (c + 1) * grain : n);
 }
 
 /// How many rows of `size` elements make a chunk worth a thread: about 16 Ki elements.

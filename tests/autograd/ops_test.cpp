@@ -1,4 +1,8 @@
 // Every op of the table, checked in every way that a row allows.
+#include <cctype>
+#include <map>
+#include <set>
+
 #include "../op_cases.h"
 
 using namespace retape;
@@ -155,4 +159,108 @@ TEST_CASE("matrices times vectors agree with products in f64", "[matmul]") {
         CHECK(difference(matmul(slice(matrix, 1, 0, k, 2), slice(x, 0, 0, k, 2)),
                          sum(slice(cast(a, DType::f64), 1, 0, k, 2) * slice(cast(x, DType::f64), 0, 0, k, 2), {1}), dtype) <= size);
       }
+}
+
+namespace {
+
+// The row's inputs with every dim of size `from` changed to `to`: equal sizes stay equal, so that operands still fit.
+OpCase resized(OpCase c, int64_t from, int64_t to) {
+  for (auto& input : c.inputs)
+    for (int d = 0; d < input.shape.rank(); ++d)
+      if (input.shape[d] == from) input.shape[d] = to;
+  return c;
+}
+std::set<int64_t> sizes_of(const OpCase& c) {
+  std::set<int64_t> sizes;
+  for (auto& input : c.inputs)
+    for (int64_t n : input.shape) sizes.insert(n);
+  return sizes;
+}
+// An error starts with the name of what threw it.
+bool names_an_op(const std::string& message) {
+  const size_t end = message.find(": ");
+  return end != std::string::npos && end > 0 &&
+         std::all_of(message.begin(), message.begin() + long(end), [](char c) { return std::islower(c) || std::isdigit(c) || c == '_'; });
+}
+std::vector<Tensor> draw_integers(const OpCase& c, DType dtype) {
+  std::vector<Tensor> x;
+  for (size_t i = 0; i < c.inputs.size(); ++i)
+    x.push_back(cast(floor(values(c.inputs[i].shape, dtype == DType::boolean ? 0 : 1, dtype == DType::boolean ? 2 : 4, i + 1)), dtype));
+  return x;
+}
+// What `exact` is when stored as dtype: sums of u8 wrap around, as do differences; of bools, anything but 0 is true.
+double stored_as(DType dtype, double exact) {
+  if (dtype == DType::boolean) return exact != 0;
+  return dtype == DType::u8 ? exact - 256 * std::floor(exact / 256) : exact;
+}
+
+}  // namespace
+
+TEST_CASE("dims without elements and of one element give what differences and composites say, or an error", "[ops]") {
+  std::map<int64_t, int> computed;
+  for (auto& row : op_cases())
+    for (int64_t from : sizes_of(row))
+      for (int64_t to : {0, 1}) {
+        const OpCase c = resized(row, from, to);
+        INFO(c.name << ", dims of size " << from << " changed to " << to);
+        Tensor y;
+        try {
+          y = c.f(draw(c));
+        } catch (const Error& e) {
+          INFO(e.what());
+          CHECK(names_an_op(e.what()));
+          continue;
+        }
+        ++computed[to];
+        if (all(isfinite(y)).item<bool>()) {
+          const auto result = gradcheck(c.f, draw(c));
+          INFO(result.report);
+          CHECK(result.passed);
+        }
+        std::vector<Tensor> meta;
+        for (auto& t : draw(c)) meta.push_back(empty(t.shape(), {t.dtype(), Device::meta()}));
+        CHECK(c.f(meta).shape() == y.shape());
+        Tensor expected;
+        try {
+          if (c.composite) expected = c.composite(draw(c));
+        } catch (const Error&) {  // written for the row's own sizes
+        }
+        if (expected && expected.shape() == y.shape()) CHECK(difference(y, expected, DType::f64) <= 1);
+      }
+  for (int64_t to : {0, 1}) CHECK(computed[to] > 100);
+}
+
+TEST_CASE("integers and bools give what f64 gives, or an error that names the dtype", "[ops]") {
+  int computed = 0;
+  for (auto& c : op_cases())
+    for (DType dtype : {DType::i64, DType::i32, DType::u8, DType::boolean}) {
+      INFO(c.name << " " << name_of(dtype));
+      const auto x = draw_integers(c, dtype);
+      std::vector<Tensor> high;
+      for (auto& t : x) high.push_back(cast(t, DType::f64));
+      Tensor y;
+      try {
+        manual_seed(3);
+        y = c.f(x);
+      } catch (const Error& e) {
+        INFO(e.what());
+        CHECK(names_an_op(e.what()));
+        // The row may have calculated with bools, which makes them i64.
+        CHECK_THAT(e.what(), ContainsSubstring(name_of(dtype)) || ContainsSubstring(dtype == DType::boolean ? "i64" : name_of(dtype)));
+        continue;
+      }
+      ++computed;
+      manual_seed(3);
+      const Tensor exact = c.f(high);
+      REQUIRE(y.shape() == exact.shape());
+      if (!c.exact_integers) continue;
+      if (is_floating(y.dtype())) {
+        CHECK(difference(y, exact, y.dtype()) <= 1);
+        continue;
+      }
+      std::vector<double> wanted = exact.to_vector<double>();
+      for (double& v : wanted) v = stored_as(y.dtype(), v);
+      CHECK(y.to_vector<double>() == wanted);
+    }
+  CHECK(computed > 500);
 }
