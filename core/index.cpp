@@ -281,10 +281,13 @@ void index_select(const char* op, const Tensor& x, int dim, const Tensor& index,
     const T* from = raw<T>(x);
     T* to = raw_mutable<T>(y);
     parallel_for(in.outer * k, grain, [&](int64_t begin, int64_t end) {
+      int64_t j = begin % k;
+      const T* base = from + begin / k * size * inner;
       for (int64_t r = begin; r < end; ++r) {
-        const T* row = from + (r / k * size + positions[r % k]) * inner;
-        if (inner == 1) to[r] = *row;
-        else __builtin_memcpy(to + r * inner, row, size_t(inner) * sizeof(T));
+        if (inner == 1) to[r] = base[positions[j]];
+        else __builtin_memcpy(to + r * inner, base + positions[j] * inner, size_t(inner) * sizeof(T));
+        if (++j < k) continue;
+        j = 0, base += size * inner;
       }
     });
   });
