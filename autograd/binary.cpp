@@ -5,7 +5,6 @@
 #include <cmath>
 #include <limits>
 
-#include <retape/autograd/arranged.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/unary.h>
@@ -66,8 +65,8 @@ template <class F> Tensor broadcast_kernel(const char* name, const Tensor& a, co
   check_devices(name, a, b);
   const Shape shape = a.shape() == b.shape() ? a.shape() : broadcast_shapes(name, a.shape(), b.shape());
   Tensor y = empty(shape, {dtype, a.device()});
-  if (a.shape() == shape && b.shape() == shape && y.numel() < detail::worth_arranging) run(a, b, y);
-  else run(broadcast_view(detail::arranged(a), shape), broadcast_view(detail::arranged(b), shape), y);
+  if (a.shape() == shape && b.shape() == shape) run(a, b, y);
+  else run(broadcast_view(a, shape), broadcast_view(b, shape), y);
   return y;
 }
 Tensor binary_kernel(const char* name, BinaryKind kind, const Tensor& a, const Tensor& b) {
@@ -206,8 +205,7 @@ struct Where {
     condition = save(c);
     const Shape shape = broadcast_shapes(name, c.shape(), broadcast_shapes(name, a.shape(), b.shape()));
     Tensor y = empty(shape, a.options());
-    RETAPE_DISPATCH(y.device(), where(broadcast_view(detail::arranged(c), shape), broadcast_view(detail::arranged(a), shape),
-                                      broadcast_view(detail::arranged(b), shape), y));
+    RETAPE_DISPATCH(y.device(), where(broadcast_view(c, shape), broadcast_view(a, shape), broadcast_view(b, shape), y));
     return y;
   }
   void backward(const Tensor& dy, Grads& dx) {

@@ -35,18 +35,20 @@ Tensor drop_dims(const Tensor& y, const Shape& dims, bool keepdim) {
   }
   return reshape(y, shape);
 }
-Tensor run(ReduceKind kind, const Tensor& x, const Shape& to) {
-  Tensor y = empty(to, x.options());
+Tensor run(ReduceKind kind, const Tensor& x, const Shape& to, bool widen = false) {
+  Tensor y = empty(to, {widen && !is_floating(x.dtype()) ? DType::i64 : x.dtype(), x.device()});
   RETAPE_DISPATCH(x.device(), reduce(kind, x, y));
   return y;
 }
 
 struct Sum {
   static constexpr auto name = "sum";
-  Shape to, from = {};
+  Shape to;
+  bool widen = false;  // integers into i64
+  Shape from = {};
   Tensor forward(const Tensor& x) {
     from = x.shape();
-    return run(ReduceKind::sum, x, to);
+    return run(ReduceKind::sum, x, to, widen);
   }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, expand(dy, from)); }
 };
@@ -96,11 +98,10 @@ struct Arg {
   int dim;
   static constexpr int differentiable = 0;
   Tensor forward(const Tensor& x) {
-    const Tensor in = contiguous(x);
     Shape shape = x.shape();
     if (x.dim()) shape[dim] = 1;
     Tensor y = empty(shape, {DType::i64, x.device()});
-    if (x.dim()) RETAPE_DISPATCH(x.device(), arg_reduce(kind, in, dim, y));
+    if (x.dim()) RETAPE_DISPATCH(x.device(), arg_reduce(kind, x, dim, y));
     else RETAPE_DISPATCH(x.device(), fill(0, y));
     return y;
   }
@@ -140,7 +141,7 @@ int64_t reduced_count(const Tensor& x, const Shape& to) {
 
 Tensor sum(const Tensor& x, const Shape& dims, bool keepdim) {
   const Shape to = reduced_shape("sum", x, dims);
-  return drop_dims(record(Sum{to}, is_floating(x.dtype()) ? x : cast(x, DType::i64)), dims, keepdim);
+  return drop_dims(record(Sum{to, true}, x), dims, keepdim);
 }
 Tensor mean(const Tensor& x, const Shape& dims, bool keepdim) {
   const Shape to = reduced_shape("mean", x, dims);

@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <numeric>
+
 #include <retape/autograd/binary.h>
 #include <retape/autograd/check.h>
 #include <retape/autograd/index.h>
@@ -12,7 +15,15 @@
 namespace retape {
 namespace {
 
+// Scans a tensor as it lies in memory: y gets x's strides if x only has its dims in another order.
 Tensor run(ScanKind kind, const Tensor& x, int dim, bool reverse) {
+  if (!x.is_contiguous()) {
+    std::vector<int64_t> order(size_t(x.dim())), place(order.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return x.strides()[int(a)] > x.strides()[int(b)]; });
+    for (size_t d = 0; d < order.size(); ++d) place[size_t(order[d])] = int64_t(d);
+    if (const Tensor in = permute(x, order); in.is_contiguous()) return permute(run(kind, in, int(place[size_t(dim)]), reverse), place);
+  }
   const Tensor in = contiguous(x);
   Tensor y = empty(x.shape(), x.options());
   RETAPE_DISPATCH(x.device(), scan(kind, in, dim, reverse, y));

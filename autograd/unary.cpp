@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <retape/autograd/arranged.h>
 #include <retape/autograd/binary.h>
 #include <retape/autograd/check.h>
 #include <retape/autograd/tape.h>
@@ -18,8 +17,7 @@ struct UnaryCurve {
   UnaryKind kind;
   Tensor forward(const Tensor& dy, const Tensor& kept) {
     Tensor out = empty_like(kept);
-    const Tensor d = detail::arranged(dy), k = detail::arranged(kept);
-    RETAPE_DISPATCH(kept.device(), unary_curve(kind, d, k, out));
+    RETAPE_DISPATCH(kept.device(), unary_curve(kind, dy, kept, out));
     return out;
   }
   void backward(const Tensor&, Grads&) { throw Error(fmt::format("{}: third derivatives are not provided", name)); }
@@ -31,8 +29,7 @@ struct UnaryBackward {
   Tensor forward(const Tensor& d, const Tensor& k) {
     dy = save(d, 1), kept = save(k);
     Tensor dx = empty_like(k);
-    const Tensor a = detail::arranged(d), b = detail::arranged(k);
-    RETAPE_DISPATCH(k.device(), unary_backward(kind, a, b, dx));
+    RETAPE_DISPATCH(k.device(), unary_backward(kind, d, k, dx));
     return dx;
   }
   void backward(const Tensor& ddx, Grads& g) {
@@ -46,8 +43,7 @@ struct Unary {
   Saved kept = {};
   Tensor forward(const Tensor& x) {
     Tensor y = empty_like(x);
-    const Tensor in = detail::arranged(x);
-    RETAPE_DISPATCH(x.device(), unary(kind, in, y));
+    RETAPE_DISPATCH(x.device(), unary(kind, x, y));
     kept = save(keeps_y(kind) ? y : x);
     return y;
   }

@@ -106,6 +106,7 @@ void streaming(benchmark::State& state, const std::function<void()>& f, double b
 struct Operands {  // made when the first row runs
   Tensor a = randn({2048, 2048}), b = randn({2048, 2048}), row = randn({2048}), at = transpose(a), half = cast(a, DType::bf16),
          mask = gt(a, b);
+  Tensor cube = randn({16, 512, 512}), cube_t = permute(cube, {2, 0, 1}), half_t = transpose(half);
   Tensor rows = randperm(2048), places = randint(0, 2048, {2048, 2048});
 };
 const Operands& operands() {
@@ -135,15 +136,31 @@ void add_streaming_rows() {
   add("where", 3.25 * m, false, [](const Operands& o) { where(o.mask, o.a, o.b); });
   add("cast_bf16", 1.5 * m, false, [](const Operands& o) { cast(o.a, DType::bf16); });
   add("transposed_copy", 2 * m, false, [](const Operands& o) { contiguous(o.at); });
+  add("compare_transposed", 2.25 * m, false, [](const Operands& o) { gt(o.b, o.at); });
+  add("cast_bf16_transposed", 1.5 * m, false, [](const Operands& o) { cast(o.at, DType::bf16); });
+  add("transposed_copy_bf16", m, false, [](const Operands& o) { contiguous(o.half_t); });
+  add("permuted_copy", 2 * m, false, [](const Operands& o) { contiguous(o.cube_t); });
+  add("erf", 2 * m, false, [](const Operands& o) { erf(o.a); });
   add("sum", m, true, [](const Operands& o) { sum(o.a); });
   add("sum_rows", m, true, [](const Operands& o) { sum(o.a, {1}); });
   add("sum_columns", m, true, [](const Operands& o) { sum(o.a, {0}); });
   add("amax_columns", m, true, [](const Operands& o) { amax(o.a, {0}); });
   add("argmax", m, true, [](const Operands& o) { argmax(reshape(o.a, {-1})); });
   add("argmax_rows", m, true, [](const Operands& o) { argmax(o.a, 1); });
+  add("sum_transposed", m, true, [](const Operands& o) { sum(o.at); });
+  add("sum_rows_transposed", m, true, [](const Operands& o) { sum(o.at, {1}); });
+  add("argmax_columns", m, true, [](const Operands& o) { argmax(o.a, 0); });
+  add("softmax", 2 * m, false, [](const Operands& o) { softmax(o.a, 1); });
+  add("softmax_transposed", 2 * m, false, [](const Operands& o) { softmax(o.at, 1); });
   add("index_select", 2 * m, false, [](const Operands& o) { index_select(o.a, 0, o.rows); });
   add("gather", 4 * m, false, [](const Operands& o) { gather(o.a, 1, o.places); });
+  add("index_add", 4 * m, false, [](const Operands& o) { index_add(o.a, 0, o.rows, o.b); });
+  add("scatter_add", 6 * m, false, [](const Operands& o) { scatter_add(o.a, 1, o.places, o.b); });
+  add("masked_select", 1.75 * m, false, [](const Operands& o) { masked_select(o.a, o.mask); });
+  add("masked_fill", 2.25 * m, false, [](const Operands& o) { masked_fill(o.a, o.mask, 0); });
   add("cumsum", 2 * m, false, [](const Operands& o) { cumsum(o.a, 1); });
+  add("cumsum_columns", 2 * m, false, [](const Operands& o) { cumsum(o.a, 0); });
+  add("cumsum_transposed", 2 * m, false, [](const Operands& o) { cumsum(o.at, 1); });
 }
 void matrix_product(benchmark::State& state) {
   const int64_t m = state.range(0), n = state.range(1), k = state.range(2);

@@ -41,14 +41,28 @@ template <class C> RETAPE_INLINE Row2<C, bool> row_of(CompareKind op) {
   return nullptr;
 }
 template <class T> void where_loop(char* const* p, const int64_t* stride, int64_t n, const void*) {
-  const bool contiguous = stride[0] == 1 && stride[3] == int64_t(sizeof(T));
   const T *a = reinterpret_cast<const T*>(p[1]), *b = reinterpret_cast<const T*>(p[2]);
   const auto* c = reinterpret_cast<const uint8_t*>(p[0]);
   T* y = reinterpret_cast<T*>(p[3]);
-  if (contiguous && stride[1] == int64_t(sizeof(T)) && stride[2] == int64_t(sizeof(T))) {
+  constexpr int64_t one = sizeof(T);
+  if (stride[0] == 1 && stride[3] == one) {
+    if (stride[1] == one && stride[2] == one) {
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) y[i] = c[i] ? a[i] : b[i];
-    return;
+      for (int64_t i = 0; i < n; ++i) y[i] = c[i] ? a[i] : b[i];
+      return;
+    }
+    if (stride[1] == 0 && stride[2] == one) {
+      const T v = *a;
+#pragma omp simd
+      for (int64_t i = 0; i < n; ++i) y[i] = c[i] ? v : b[i];
+      return;
+    }
+    if (stride[1] == one && stride[2] == 0) {
+      const T v = *b;
+#pragma omp simd
+      for (int64_t i = 0; i < n; ++i) y[i] = c[i] ? a[i] : v;
+      return;
+    }
   }
   for (int64_t i = 0; i < n; ++i)
     *reinterpret_cast<T*>(p[3] + i * stride[3]) = *reinterpret_cast<const uint8_t*>(p[0] + i * stride[0])

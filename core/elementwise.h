@@ -1,8 +1,8 @@
 // Walking over tensors element by element: dims are merged where the strides allow, the innermost one goes to a small typed loop,
 // and large work is cut into chunks for threads. For kernel files only.
 #pragma once
-#include <retape/core/kernel.h>
 #include <retape/core/put.h>
+#include <retape/core/transpose.h>
 
 namespace retape::RETAPE_LEVEL {
 
@@ -12,6 +12,7 @@ using InnerLoop = void (*)(char* const* p, const int64_t* stride, int64_t n, con
 template <int N> struct Loops {
   int rank;
   char* base[N];
+  int64_t bytes[N];  // of an element
   int64_t size[Shape::max_rank];
   int64_t stride[Shape::max_rank][N];  // in bytes
 };
@@ -26,12 +27,13 @@ template <int N> [[gnu::noinline]] Loops<N> make_loops(const Shape& shape, const
   bool flat = true;
   for (int k = 0; k < N; ++k) {
     loops.base[k] = bytes_of(*t[k]);
+    loops.bytes[k] = int64_t(size_of(t[k]->dtype()));
     flat = flat && t[k]->is_contiguous();
   }
   if (flat) {
     loops.rank = 1;
     loops.size[0] = shape.numel();
-    for (int k = 0; k < N; ++k) loops.stride[0][k] = int64_t(size_of(t[k]->dtype()));
+    for (int k = 0; k < N; ++k) loops.stride[0][k] = loops.bytes[k];
     return loops;
   }
   loops.rank = 0;
@@ -40,7 +42,7 @@ template <int N> [[gnu::noinline]] Loops<N> make_loops(const Shape& shape, const
     int64_t here[N];
     bool merge = loops.rank > 0;
     for (int k = 0; k < N; ++k) {
-      here[k] = t[k]->strides()[d] * int64_t(size_of(t[k]->dtype()));
+      here[k] = t[k]->strides()[d] * loops.bytes[k];
       merge = merge && loops.stride[loops.rank - 1][k] == here[k] * shape[d];
     }
     if (merge) loops.size[loops.rank - 1] *= shape[d];
@@ -50,17 +52,102 @@ template <int N> [[gnu::noinline]] Loops<N> make_loops(const Shape& shape, const
   if (loops.rank == 0) {
     loops.rank = 1;
     loops.size[0] = 1;
-    for (int k = 0; k < N; ++k) loops.stride[0][k] = int64_t(size_of(t[k]->dtype()));
+    for (int k = 0; k < N; ++k) loops.stride[0][k] = loops.bytes[k];
   }
   return loops;
 }
 
-template <int N> [[gnu::noinline]] void walk(const Loops<N>& loops, InnerLoop inner, const void* argument = nullptr) {
-  constexpr int64_t chunk = 16384;
+// Walks along two dims at once: `across`, in which some operands lie dense, and the last one, in which they would touch a new cache
+// line with every element. A tile takes a line's width of `across`; those operands are transposed into buffers of it.
+template <int N> [[gnu::noinline]] void walk_tiles(const Loops<N>& loops, int across, InnerLoop inner, const void* argument) {
+  constexpr int64_t line = 64, length = 256;
   const int last = loops.rank - 1;
-  const int64_t n = loops.size[last];
+  const auto is_turned = [&](int k) {
+    return k < N - 1 && loops.stride[last][k] >= line && loops.stride[across][k] > 0 && loops.stride[across][k] < line;
+  };
+  int64_t widest = 1, stride[N];
+  for (int k = 0; k < N; ++k) {
+    if (is_turned(k)) widest = max_of(widest, loops.bytes[k]);
+    stride[k] = is_turned(k) ? loops.bytes[k] : loops.stride[last][k];
+  }
+  const int64_t width = line / widest, na = loops.size[across], nb = loops.size[last];
+  const int64_t tiles_a = (na + width - 1) / width, tiles_b = (nb + length - 1) / length;
+  int64_t planes = 1;
+  for (int d = 0; d < last; ++d) planes *= d == across ? 1 : loops.size[d];
+  parallel_for(planes * tiles_a * tiles_b, max_of<int64_t>(1, 16384 / (width * length)), [&](int64_t begin, int64_t end) {
+    alignas(64) char turned[N - 1][line * length];
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t i0 = task % tiles_a * width, j0 = task / tiles_a % tiles_b * length;
+      const int64_t ni = min_of(width, na - i0), nj = min_of(length, nb - j0);
+      int64_t rest = task / tiles_b / tiles_a;
+      char* p[N];
+      for (int k = 0; k < N; ++k) p[k] = loops.base[k] + i0 * loops.stride[across][k] + j0 * loops.stride[last][k];
+      for (int d = last; d-- > 0;) {
+        if (d == across) continue;
+        for (int k = 0; k < N; ++k) p[k] += rest % loops.size[d] * loops.stride[d][k];
+        rest /= loops.size[d];
+      }
+      int64_t step[N];
+      for (int k = 0; k < N; ++k) {
+        step[k] = loops.stride[across][k];
+        if (!is_turned(k)) {
+          for (int64_t i = 0; i < ni && stride[k] == loops.bytes[k]; ++i) {  // the rows of the next tile
+            const char* next = p[k] + (ni + i) * step[k];
+            for (int64_t at = 0; at < nj * stride[k]; at += line)
+              k == N - 1 ? __builtin_prefetch(next + at, 1) : __builtin_prefetch(next + at);
+          }
+          continue;
+        }
+        const auto transpose = stride[k] == 1   ? transpose_block<1>
+                               : stride[k] == 2 ? transpose_block<2>
+                               : stride[k] == 4 ? transpose_block<4>
+                                                : transpose_block<8>;
+        transpose(p[k], loops.stride[last][k], step[k], ni, nj, turned[k], length * stride[k], width * step[k]);
+        p[k] = turned[k];
+        step[k] = length * stride[k];
+      }
+      for (int64_t i = 0; i < ni; ++i) {
+        inner(p, stride, nj, argument);
+        for (int k = 0; k < N; ++k) p[k] += step[k];
+      }
+    }
+  });
+}
+
+// Puts the dim in which the output (the last operand) is dense last; returns the dim in which another operand is, or -1.
+template <int N> RETAPE_INLINE int dim_across(Loops<N>& loops) {
+  const int last = loops.rank - 1;
+  for (int d = 0; d < last && loops.stride[last][N - 1] != loops.bytes[N - 1]; ++d) {
+    if (loops.stride[d][N - 1] != loops.bytes[N - 1] || loops.size[d] < 8) continue;
+    const auto swap = [](int64_t& a, int64_t& b) {
+      const int64_t held = a;
+      a = b;
+      b = held;
+    };
+    swap(loops.size[d], loops.size[last]);
+    for (int k = 0; k < N; ++k) swap(loops.stride[d][k], loops.stride[last][k]);
+  }
+  if (loops.size[last] < 8) return -1;
+  for (int k = 0; k < N - 1; ++k) {
+    if (loops.stride[last][k] < 64) continue;
+    for (int d = 0; d < last; ++d)
+      if (loops.stride[d][k] > 0 && loops.stride[d][k] < 64 && loops.size[d] >= 8) return d;
+  }
+  return -1;
+}
+
+template <int N> [[gnu::noinline]] void walk(Loops<N> loops, InnerLoop inner, const void* argument = nullptr) {
+  constexpr int64_t chunk = 16384, worth_tiles = 4096;
+  const int last = loops.rank - 1;
   int64_t rows = 1;
   for (int d = 0; d < last; ++d) rows *= loops.size[d];
+  if constexpr (N > 1) {
+    if (const int64_t all = rows * loops.size[last]; last > 0 && all >= worth_tiles) {
+      if (const int across = dim_across(loops); across >= 0) return walk_tiles(loops, across, inner, argument);
+      rows = all / loops.size[last];
+    }
+  }
+  const int64_t n = loops.size[last];
   if (rows * n == 0) return;
   if (rows == 1 && n <= chunk) {
     inner(loops.base, loops.stride[last], n, argument);

@@ -6,10 +6,28 @@
 namespace retape::RETAPE_LEVEL {
 namespace {
 
+template <class I> RETAPE_INLINE bool any_outside(const I* values, int64_t n, int64_t size) {
+  int64_t outside = 0;
+#pragma omp simd reduction(| : outside)
+  for (int64_t i = 0; i < n; ++i) outside |= int64_t(uint64_t(values[i]) >= uint64_t(size));
+  return outside;
+}
+// Throws for the first value outside [0, size), of which there is one.
+template <class I> [[noreturn]] RETAPE_INLINE void throw_outside(const char* op, const I* values, int64_t size) {
+  while (*values >= 0 && *values < size) ++values;
+  detail::index_out_of_range(op, *values, size);
+}
+// Calls f with the values of an index tensor.
+template <class F> RETAPE_INLINE void with_index(const Tensor& index, const F& f) {
+  if (index.dtype() == DType::i32) f(index.data<int32_t>());
+  else f(index.data<int64_t>());
+}
 // The values of an index tensor as int64_t, all in [0, size).
 class Positions {
  public:
-  RETAPE_INLINE Positions(const char* op, const Tensor& index, int64_t size) : own_(index.dtype() == DType::i32 ? index.numel() : 0) {
+  // Values that are not checked here are checked before they are used.
+  RETAPE_INLINE Positions(const char* op, const Tensor& index, int64_t size, bool check = true)
+      : own_(index.dtype() == DType::i32 ? index.numel() : 0) {
     const int64_t n = index.numel();
     if (index.dtype() == DType::i32) {
       const int32_t* from = index.data<int32_t>();
@@ -19,15 +37,12 @@ class Positions {
     } else {
       values_ = index.data<int64_t>();
     }
+    if (!check) return;
     int64_t wrong = 0;
     parallel_for(n, 65536, [&](int64_t begin, int64_t end) {
-      int64_t here = 0;
-#pragma omp simd reduction(| : here)
-      for (int64_t i = begin; i < end; ++i) here |= int64_t(uint64_t(values_[i]) >= uint64_t(size));
-      if (here) __atomic_store_n(&wrong, int64_t{1}, __ATOMIC_RELAXED);
+      if (any_outside(values_ + begin, end - begin, size)) __atomic_store_n(&wrong, int64_t{1}, __ATOMIC_RELAXED);
     });
-    for (int64_t i = 0; wrong && i < n; ++i)
-      if (values_[i] < 0 || values_[i] >= size) detail::index_out_of_range(op, values_[i], size);
+    if (wrong) throw_outside(op, values_, size);
   }
   RETAPE_INLINE operator const int64_t*() const { return values_; }
 
@@ -199,21 +214,29 @@ template <class F> RETAPE_INLINE void each_put(const Groups& groups, const Aroun
   });
 }
 
-// Calls f(target, source) for each element of the box, in the order of the index for each target.
-template <class F> RETAPE_INLINE void each_scattered(const int64_t* positions, const Shape& part, const Shape& whole, int dim, const F& f) {
+// Calls f(target, source) for each element of the box, in the order of the index for each target. False if a position is not in the
+// dim: the elements around it are then left out.
+template <class F> RETAPE_INLINE bool each_scattered(const int64_t* positions, const Shape& part, const Shape& whole, int dim, const F& f) {
   const Around out(whole, dim), box(part, dim);
   const Offsets outer(part, whole, 0, dim), inner(part, whole, dim + 1, whole.rank());
   const int64_t pieces = (box.inner + columns - 1) / columns, work = box.size * min_of(columns, box.inner);
+  int wrong = 0;
   parallel_for(box.outer * pieces, work >= 16384 ? 1 : 16384 / work, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t o = task / pieces, first = task % pieces * columns, last = min_of(box.inner, first + columns);
       const int64_t base = outer[o] * out.size * out.inner;
-      for (int64_t j = 0; j < box.size; ++j) {
-        const int64_t row = (o * box.size + j) * box.inner;
-        for (int64_t i = first; i < last; ++i) f(base + positions[row + i] * out.inner + inner[i], row + i);
+      const bool lines = box.inner == 1 && out.inner == 1;
+      for (int64_t j = 0; j < (lines ? 1 : box.size); ++j) {
+        const int64_t row = (o * box.size + j) * box.inner, from = lines ? row : row + first, to = lines ? row + box.size : row + last;
+        if (any_outside(positions + from, to - from, out.size)) __atomic_store_n(&wrong, 1, __ATOMIC_RELAXED);
+        else if (lines)
+          for (int64_t i = from; i < to; ++i) f(base + positions[i], i);
+        else
+          for (int64_t i = first; i < last; ++i) f(base + positions[row + i] * out.inner + inner[i], row + i);
       }
     }
   });
+  return !wrong;
 }
 
 // y = y * size + index, with negative indices counted from the end: what flat_positions() does for each dim.
@@ -258,10 +281,13 @@ void index_select(const char* op, const Tensor& x, int dim, const Tensor& index,
     const T* from = raw<T>(x);
     T* to = raw_mutable<T>(y);
     parallel_for(in.outer * k, grain, [&](int64_t begin, int64_t end) {
+      int64_t j = begin % k;
+      const T* base = from + begin / k * size * inner;
       for (int64_t r = begin; r < end; ++r) {
-        const T* row = from + (r / k * size + positions[r % k]) * inner;
-        if (inner == 1) to[r] = *row;
-        else __builtin_memcpy(to + r * inner, row, size_t(inner) * sizeof(T));
+        if (inner == 1) to[r] = base[positions[j]];
+        else __builtin_memcpy(to + r * inner, base + positions[j] * inner, size_t(inner) * sizeof(T));
+        if (++j < k) continue;
+        j = 0, base += size * inner;
       }
     });
   });
@@ -298,36 +324,40 @@ void index_put(const char* op, PutKind kind, const Tensor& index, const Tensor& 
 // index, y (outer, k, inner) lie inside x (outer, size, inner) except along dim: y[o, j, i] = x[o, index[o, j, i], i]
 void gather(const char* op, const Tensor& x, int dim, const Tensor& index, Tensor& y) {
   const Around in(x.shape(), dim), box(index.shape(), dim);
-  const Positions at(op, index, in.size);
-  const int64_t* positions = at;
   if (y.numel() == 0) return;
   const Offsets outer(index.shape(), x.shape(), 0, dim), inner(index.shape(), x.shape(), dim + 1, x.dim());
-  with_size(x.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    const T* from = raw<T>(x);
-    T* to = raw_mutable<T>(y);
-    if (box.inner == 1) {  // along the last dim
-      parallel_for(box.outer, row_grain(box.size), [&](int64_t begin, int64_t end) {
-        for (int64_t o = begin; o < end; ++o) {
-          const T* base = from + outer[o] * in.size;
-          for (int64_t j = o * box.size; j < (o + 1) * box.size; ++j) to[j] = base[positions[j]];
+  const bool whole_lines = box.inner == 1;  // along the last dim
+  const int64_t rows = whole_lines ? box.outer : box.outer * box.size, width = whole_lines ? box.size : box.inner;
+  with_index(index, [&](const auto* positions) {
+    int64_t wrong = 0;
+    with_size(x.dtype(), [&](auto zero) {
+      using T = decltype(zero);
+      const T* from = raw<T>(x);
+      T* to = raw_mutable<T>(y);
+      parallel_for(rows, row_grain(width), [&](int64_t begin, int64_t end) {
+        if (any_outside(positions + begin * width, (end - begin) * width, in.size)) {
+          __atomic_store_n(&wrong, int64_t{1}, __ATOMIC_RELAXED);
+          return;
+        }
+        for (int64_t r = begin; r < end; ++r) {
+          const T* base = from + outer[whole_lines ? r : r / box.size] * in.size * in.inner;
+          if (whole_lines)
+            for (int64_t j = r * width; j < (r + 1) * width; ++j) to[j] = base[positions[j]];
+          else
+            for (int64_t i = 0; i < width; ++i) to[r * width + i] = base[positions[r * width + i] * in.inner + inner[i]];
         }
       });
-      return;
-    }
-    parallel_for(box.outer * box.size, row_grain(box.inner), [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        const T* base = from + outer[r / box.size] * in.size * in.inner;
-        for (int64_t i = 0; i < box.inner; ++i) to[r * box.inner + i] = base[positions[r * box.inner + i] * in.inner + inner[i]];
-      }
     });
+    if (wrong) throw_outside(op, positions, in.size);
   });
 }
 
 // index, source (outer, k, inner) lie inside y (outer, size, inner) except along dim: y[o, index[o, j, i], i] is joined with
 // source[o, j, i]
 void scatter(const char* op, PutKind kind, const Tensor& index, const Tensor& source, int dim, Tensor& y) {
-  const Positions at(op, index, y.shape()[dim]);
+  const int64_t size = y.shape()[dim];
+  const Positions at(op, index, size, false);
+  bool right = true;
   const int64_t* positions = at;
   if (source.numel() == 0) return;
   if (kind == PutKind::replace) {
@@ -335,8 +365,9 @@ void scatter(const char* op, PutKind kind, const Tensor& index, const Tensor& so
       using T = decltype(zero);
       const T* from = raw<T>(source);
       T* to = raw_mutable<T>(y);
-      each_scattered(positions, index.shape(), y.shape(), dim, [&](int64_t t, int64_t s) { to[t] = from[s]; });
+      right = each_scattered(positions, index.shape(), y.shape(), dim, [&](int64_t t, int64_t s) { to[t] = from[s]; });
     });
+    if (!right) throw_outside(op, positions, size);
     return;
   }
   with_join(kind, y.dtype(), [&](auto join, auto zero) {
@@ -346,9 +377,10 @@ void scatter(const char* op, PutKind kind, const Tensor& index, const Tensor& so
     const T* from = source.data<T>();
     Sums<T> sums(y);
     C* to = sums.get();
-    each_scattered(positions, index.shape(), y.shape(), dim, [&](int64_t t, int64_t s) { to[t] = J::value(to[t], C(from[s])); });
+    right = each_scattered(positions, index.shape(), y.shape(), dim, [&](int64_t t, int64_t s) { to[t] = J::value(to[t], C(from[s])); });
     sums.store();
   });
+  if (!right) throw_outside(op, positions, size);
 }
 
 void flat_positions(const std::vector<Tensor>& indices, const Shape& sizes, const Shape& dims, Tensor& y) {
@@ -389,9 +421,15 @@ void nonzero(const Tensor& mask, Tensor& y) {
   }
   parallel_for(chunks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
-      int64_t* to = out + start[c] * rank;
-      const int64_t last = min_of(n, (c + 1) * chunk);
-      for (int64_t i = c * chunk; i < last; ++i) {
+      int64_t *to = out + start[c] * rank, *const stop = out + (c + 1 < chunks ? start[c + 1] : total) * rank;
+      if (rank == 1) {  // without a branch on the mask
+        for (int64_t i = c * chunk; to != stop; ++i) {
+          *to = i;
+          to += in[i];
+        }
+        continue;
+      }
+      for (int64_t i = c * chunk; to != stop; ++i) {
         if (!in[i]) continue;
         int64_t rest = i;
         for (int d = rank; d-- > 1; rest /= shape[d]) to[d] = rest % shape[d];

@@ -4,22 +4,7 @@
 
 namespace retape::RETAPE_LEVEL {
 
-/// e^x for x <= 0 (in truth up to 80), -inf and nan; 0 below -87. The error is about 1 ulp. Unlike a call of libmvec it is inlined,
-/// so that the loop around it keeps its registers.
-RETAPE_INLINE float exp_nonpositive(float x) {
-  const float t = x < -87.0f ? -87.0f : x;
-  const float shifted = t * 0x1.715476p0f + (0x1.8p23f + 127.0f);  // its last bits are round(t / log 2) + 127
-  const float n = shifted - (0x1.8p23f + 127.0f);
-  const float r = (t - n * 0.693359375f) + n * 2.12194440e-4f;  // log 2 in two parts; the product with the first is exact
-  float y = r * 0.0013814320554956794f + 0.00836885068565607f;  // minimax for the relative error on |r| <= log(2) / 2
-  y = y * r + 0.041668400168418884f;
-  y = y * r + 0.1666651964187622f;
-  y = y * r + 0.4999999403953552f;
-  y = y * r * r + r + 1.0f;
-  const float scaled = y * detail::bits<float>(detail::bits<uint32_t>(shifted) << 23);
-  return x < -87.0f ? 0.0f : scaled;
-}
-RETAPE_INLINE double exp_nonpositive(double x) { return m::exp(x); }
+using m::exp_nonpositive;
 
 template <class C> struct LogSumExp {
   C max;  // 0 if every element is -inf

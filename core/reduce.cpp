@@ -31,9 +31,10 @@ template <class T> struct Min {
   static RETAPE_INLINE T join(T a, T b) { return functor::Minimum::value(a, b); }
 };
 
-constexpr int64_t block = 4096;     // elements whose result is one partial
-constexpr int64_t row_block = 256;  // rows whose result is one partial
-constexpr int64_t columns = 2048;   // columns that are reduced together: long runs of memory, sums that stay in the first cache
+constexpr int64_t block = 4096;       // elements whose result is one partial
+constexpr int64_t row_block = 256;    // rows whose result is one partial
+constexpr int64_t arg_columns = 256;  // columns whose extremes are looked for together
+constexpr int64_t columns = 2048;     // columns that are reduced together: long runs of memory, sums that stay in the first cache
 
 // Dims of one kind (kept or reduced), merged where strides allow.
 struct Dims {
@@ -74,16 +75,28 @@ template <class R, class T, class A> RETAPE_INLINE A reduce_run(const T* x, int6
   return lanes[0];
 }
 
-// T is the element type, A that in which partial results are held.
-template <class T, class A, template <class> class R> void reduce_as(const Tensor& x, Tensor& y) {
+// T is the element type, A that in which partial results are held, Out that of the result.
+template <class T, class A, template <class> class R, class Out = T> void reduce_as(const Tensor& x, Tensor& y) {
   using RA = R<A>;
   Dims kept, reduced;
-  for (int d = 0; d < x.dim(); ++d) (y.shape()[d] == x.shape()[d] ? kept : reduced).add(x.shape()[d], x.strides()[d]);
+  bool done[Shape::max_rank] = {};
+  for (int d = 0; d < x.dim(); ++d) {
+    done[d] = y.shape()[d] == x.shape()[d];
+    if (done[d]) kept.add(x.shape()[d], x.strides()[d]);
+  }
+  for (int left = x.dim(); left > 0; --left) {  // the reduced ones as they lie in memory, the densest last
+    int next = -1;
+    for (int d = 0; d < x.dim(); ++d)
+      if (!done[d] && (next < 0 || x.strides()[d] > x.strides()[next])) next = d;
+    if (next < 0) break;
+    done[next] = true;
+    reduced.add(x.shape()[next], x.strides()[next]);
+  }
   const T* in = reinterpret_cast<const T*>(bytes_of(x));
-  T* out = reinterpret_cast<T*>(bytes_of(y));
+  Out* out = reinterpret_cast<Out*>(bytes_of(y));
   if (kept.count == 0) return;
   if (reduced.count == 0) {
-    for (int64_t i = 0; i < kept.count; ++i) out[i] = T(compute_t<T>(RA::start()));
+    for (int64_t i = 0; i < kept.count; ++i) out[i] = Out(compute_t<Out>(RA::start()));
     return;
   }
 
@@ -109,8 +122,8 @@ template <class T, class A, template <class> class R> void reduce_as(const Tenso
           A* to = partial + (o * row_blocks + rb) * inner + from;
           for (int64_t k = 0; k < width; ++k) to[k] = acc[k];
         } else {
-          T* to = out + o * inner + from;
-          for (int64_t k = 0; k < width; ++k) to[k] = T(compute_t<T>(acc[k]));
+          Out* to = out + o * inner + from;
+          for (int64_t k = 0; k < width; ++k) to[k] = Out(compute_t<Out>(acc[k]));
         }
       }
     });
@@ -119,7 +132,7 @@ template <class T, class A, template <class> class R> void reduce_as(const Tenso
         for (int64_t k = 0; k < inner; ++k) {
           A acc = RA::start();
           for (int64_t rb = 0; rb < row_blocks; ++rb) acc = RA::join(acc, partial[(o * row_blocks + rb) * inner + k]);
-          out[o * inner + k] = T(compute_t<T>(acc));
+          out[o * inner + k] = Out(compute_t<Out>(acc));
         }
     return;
   }
@@ -138,7 +151,7 @@ template <class T, class A, template <class> class R> void reduce_as(const Tenso
     });
     A acc = RA::start();
     for (int64_t b = 0; b < blocks; ++b) acc = RA::join(acc, partial[b]);
-    out[0] = T(compute_t<T>(acc));
+    out[0] = Out(compute_t<Out>(acc));
     return;
   }
   parallel_for(kept.count, row_grain(reduced.count), [&](int64_t begin, int64_t end) {
@@ -150,7 +163,7 @@ template <class T, class A, template <class> class R> void reduce_as(const Tenso
         acc = RA::join(
             acc, reduce_run<RA, T, A>(base + reduced.offset(b / run_blocks * run) + from * stride, min_of(block, run - from), stride));
       }
-      out[i] = T(compute_t<T>(acc));
+      out[i] = Out(compute_t<Out>(acc));
     }
   });
 }
@@ -167,6 +180,10 @@ template <class T, class A> RETAPE_INLINE void reduce_typed(ReduceKind op, const
 }  // namespace
 
 void reduce(ReduceKind op, const Tensor& x, Tensor& y) {
+  if (x.dtype() != y.dtype()) {  // a sum of integers
+    if (x.dtype() == DType::i32) return reduce_as<int32_t, int64_t, Sum, int64_t>(x, y);
+    return reduce_as<uint8_t, int64_t, Sum, int64_t>(x, y);
+  }
   switch (x.dtype()) {
     case DType::f64: return reduce_typed<double, double>(op, x, y);
     case DType::f32: return reduce_typed<float, float>(op, x, y);
@@ -191,53 +208,89 @@ template <class R, class T> int64_t find_extreme(const T* x, int64_t n, int64_t 
     return int(v == extreme) | int(v != v);
   };
   int64_t from = 0;
-  for (constexpr int64_t width = 256; stride == 1 && from + width <= n; from += width) {  // a loop that may stop is not vectorised
-    int found = 0;
+  const auto skip = [&]<int width>(std::integer_sequence<int, width>) {  // a loop that may stop is not vectorised: `width` at a time
+    for (; stride == 1 && from + width <= n; from += width) {
+      int found = 0;
 #pragma omp simd reduction(| : found)
-    for (int64_t i = 0; i < width; ++i) {
-      const C v = C(x[from + i]);
-      found |= int(v == extreme) | int(v != v);
+      for (int64_t i = 0; i < width; ++i) {
+        const C v = C(x[from + i]);
+        found |= int(v == extreme) | int(v != v);
+      }
+      if (found) return;
     }
-    if (found) break;
-  }
+  };
+  skip(std::integer_sequence<int, 256>{});
+  skip(std::integer_sequence<int, 16>{});
   for (int64_t i = from; i < n; ++i)
     if (is_it(i)) return i;
   return 0;
 }
-template <class R, class T> void find_extremes(const Tensor& x, int64_t n, int64_t inner, int64_t* out, int64_t count) {
+// The same for neighbouring lines at once, whose rows are `step` apart.
+template <ArgKind op, class T> void find_extremes_of_columns(const T* x, int64_t n, int64_t step, int64_t width, int64_t* out) {
   using C = compute_t<T>;
-  const T* in = reinterpret_cast<const T*>(bytes_of(x));
+  C best[arg_columns];
+  int32_t at[arg_columns];
+  for (int64_t k = 0; k < width; ++k) best[k] = C(x[k]), at[k] = 0;
+  for (int64_t r = 1; r < n; ++r) {
+    const T* row = x + r * step;
+#pragma omp simd
+    for (int64_t k = 0; k < width; ++k) {
+      const C v = C(row[k]), b = best[k];
+      const bool better = (b == b) & ((v != v) | (op == ArgKind::max ? v > b : v < b));
+      best[k] = better ? v : b;
+      at[k] = better ? int32_t(r) : at[k];
+    }
+  }
+  for (int64_t k = 0; k < width; ++k) out[k] = at[k];
+}
+// Along lines of n elements `step` apart, of which there is one for each of `kept`.
+template <ArgKind op, class T> void find_extremes(const T* in, int64_t n, int64_t step, const Dims& kept, int64_t* out) {
+  using C = compute_t<T>;
+  using R = std::conditional_t<op == ArgKind::max, Max<C>, Min<C>>;
   const int64_t pieces = (n + 16 * block - 1) / (16 * block);
-  if (count == 1 && pieces > 1) {  // one long line: the first piece that holds the extreme of all
+  if (kept.count == 1 && pieces > 1) {  // one long line: the first piece that holds the extreme of all
     Scratch<int64_t> at(pieces);
     parallel_for(pieces, 1, [&](int64_t p, int64_t) {
       const int64_t from = p * 16 * block;
-      at[p] = from + find_extreme<R>(in + from * inner, min_of(16 * block, n - from), inner);
+      at[p] = from + find_extreme<R>(in + from * step, min_of(16 * block, n - from), step);
     });
     int64_t best = at[0];
     for (int64_t p = 1; p < pieces; ++p) {
-      const C b = C(in[best * inner]), v = C(in[at[p] * inner]);
+      const C b = C(in[best * step]), v = C(in[at[p] * step]);
       if (b == b && (v != v || (v != b && R::join(b, v) == v))) best = at[p];
     }
     out[0] = best;
     return;
   }
-  parallel_for(count, row_grain(n), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) out[i] = find_extreme<R>(in + i / inner * n * inner + i % inner, n, inner);
+  const int64_t inner = kept.rank ? kept.size[kept.rank - 1] : 1;
+  if (step != 1 && inner > 1 && kept.stride[kept.rank - 1] == 1 && n <= INT32_MAX) {
+    const int64_t parts = (inner + arg_columns - 1) / arg_columns, work = n * min_of(inner, arg_columns);
+    parallel_for(kept.count / inner * parts, work >= 16384 ? 1 : 16384 / work, [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t from = task / parts * inner + task % parts * arg_columns;
+        find_extremes_of_columns<op>(in + kept.offset(from), n, step, min_of(arg_columns, inner - task % parts * arg_columns), out + from);
+      }
+    });
+    return;
+  }
+  parallel_for(kept.count, row_grain(n), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) out[i] = find_extreme<R>(in + kept.offset(i), n, step);
   });
 }
 
 }  // namespace
 
 void arg_reduce(ArgKind op, const Tensor& x, int dim, Tensor& y) {
-  const int64_t n = x.shape()[dim];
-  int64_t inner = 1;
-  for (int d = dim + 1; d < x.dim(); ++d) inner *= x.shape()[d];
+  Dims kept;
+  for (int d = 0; d < x.dim(); ++d)
+    if (d != dim) kept.add(x.shape()[d], x.strides()[d]);
+  const int64_t n = x.shape()[dim], step = x.strides()[dim];
   int64_t* out = y.mutable_data<int64_t>();
   with_any(x.dtype(), [&](auto zero) {
     using T = std::conditional_t<std::is_same_v<decltype(zero), bool>, uint8_t, decltype(zero)>;
-    if (op == ArgKind::max) find_extremes<Max<compute_t<T>>, T>(x, n, inner, out, y.numel());
-    else find_extremes<Min<compute_t<T>>, T>(x, n, inner, out, y.numel());
+    const T* in = reinterpret_cast<const T*>(bytes_of(x));
+    if (op == ArgKind::max) find_extremes<ArgKind::max>(in, n, step, kept, out);
+    else find_extremes<ArgKind::min>(in, n, step, kept, out);
   });
 }
 

@@ -33,16 +33,79 @@ struct LogSumExp {
   template <class T> static RETAPE_INLINE T value(T a, T b) { return functor::Logaddexp::value(a, b); }
 };
 
+// A line whose elements lie side by side: the running values of 8 elements come about in log2(8) shifts, and only what the last of
+// them carries on has to wait for the elements before.
+template <class Join, bool reverse, class T, class A> RETAPE_INLINE void scan_line(const T* x, int64_t n, A start, T* y) {
+  using C = compute_t<T>;
+  constexpr int lanes = 8;
+  typedef functor::wrapping<A> Vector __attribute__((vector_size(lanes * sizeof(A))));  // unsigned, since sums may wrap
+  typedef C Narrow __attribute__((vector_size(lanes * sizeof(C))));
+  const auto join = [](Vector& to, const Vector& with) {
+    if constexpr (std::is_same_v<Join, functor::Add>) to += with;
+    else to *= with;
+  };
+  Vector neutral, carry;
+  for (int k = 0; k < lanes; ++k) neutral[k] = carry[k] = start;
+  const int64_t whole = n / lanes * lanes;
+  for (int64_t i = 0; i < whole; i += lanes) {
+    const int64_t at = reverse ? n - lanes - i : i;
+    C held[lanes];
+    for (int k = 0; k < lanes; ++k) held[k] = C(x[at + k]);
+    Narrow narrow;
+    __builtin_memcpy(&narrow, held, sizeof held);
+    Vector v = __builtin_convertvector(narrow, Vector), last;
+    if constexpr (reverse) {
+      join(v, __builtin_shufflevector(v, neutral, 1, 2, 3, 4, 5, 6, 7, 8));
+      join(v, __builtin_shufflevector(v, neutral, 2, 3, 4, 5, 6, 7, 8, 8));
+      join(v, __builtin_shufflevector(v, neutral, 4, 5, 6, 7, 8, 8, 8, 8));
+      last = __builtin_shufflevector(v, v, 0, 0, 0, 0, 0, 0, 0, 0);
+    } else {
+      join(v, __builtin_shufflevector(v, neutral, 8, 0, 1, 2, 3, 4, 5, 6));
+      join(v, __builtin_shufflevector(v, neutral, 8, 8, 0, 1, 2, 3, 4, 5));
+      join(v, __builtin_shufflevector(v, neutral, 8, 8, 8, 8, 0, 1, 2, 3));
+      last = __builtin_shufflevector(v, v, 7, 7, 7, 7, 7, 7, 7, 7);
+    }
+    join(v, carry);
+    join(carry, last);
+    narrow = __builtin_convertvector(v, Narrow);
+    __builtin_memcpy(held, &narrow, sizeof held);
+    for (int k = 0; k < lanes; ++k) put(y[at + k], held[k]);
+  }
+  A running = carry[0];
+  for (int64_t i = whole; i < n; ++i) {
+    const int64_t at = reverse ? n - 1 - i : i;
+    running = Join::value(running, A(C(x[at])));
+    put(y[at], C(running));
+  }
+}
+
 template <class Join, class T> void scan_as(const Tensor& x, int dim, bool reverse, sum_t<T> start, Tensor& y) {
   using A = sum_t<T>;
   const Lines l(x.shape(), dim);
   const T* in = reinterpret_cast<const T*>(bytes_of(x));
   T* out = reinterpret_cast<T*>(bytes_of(y));
+  if constexpr (!std::is_same_v<Join, LogSumExp>) {
+    if (l.inner == 1 && l.size > 0) {
+      parallel_for(l.outer, row_grain(l.size), [&](int64_t begin, int64_t end) {
+        for (int64_t line = begin; line < end; ++line) {
+          if (reverse) scan_line<Join, true>(in + line * l.size, l.size, start, out + line * l.size);
+          else scan_line<Join, false>(in + line * l.size, l.size, start, out + line * l.size);
+        }
+      });
+      return;
+    }
+  }
   for_lines(l, [&](int64_t base, int64_t width) {
     A running[columns];
     for (int64_t k = 0; k < width; ++k) running[k] = start;
     for (int64_t i = 0; i < l.size; ++i) {
       const int64_t at = base + (reverse ? l.size - 1 - i : i) * l.inner;
+      const int64_t ahead = (reverse ? -4 : 4) * l.inner;  // the processor does not guess where the next row is
+      for (int64_t k = 0; k < width; k += 64 / int64_t(sizeof(T))) {
+        __builtin_prefetch(in + at + k + ahead);
+        __builtin_prefetch(out + at + k + ahead, 1);
+      }
+#pragma omp simd
       for (int64_t k = 0; k < width; ++k) {
         running[k] = Join::value(running[k], A(compute_t<T>(in[at + k])));
         put(out[at + k], compute_t<T>(running[k]));

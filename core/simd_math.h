@@ -16,7 +16,6 @@ RETAPE_SIMD float log1pf(float) noexcept;
 RETAPE_SIMD float sinf(float) noexcept;
 RETAPE_SIMD float cosf(float) noexcept;
 RETAPE_SIMD float tanhf(float) noexcept;
-RETAPE_SIMD float erff(float) noexcept;
 RETAPE_SIMD float erfcf(float) noexcept;
 RETAPE_SIMD float log2f(float) noexcept;
 RETAPE_SIMD float log10f(float) noexcept;
@@ -42,6 +41,8 @@ RETAPE_SIMD double erf(double) noexcept;
 }
 #endif
 
+#include <retape/core/erf.h>  // after the declarations above
+
 namespace retape::m {
 #define RETAPE_MATH1(name)                               \
   RETAPE_HD float name(float x) { return ::name##f(x); } \
@@ -54,7 +55,6 @@ RETAPE_MATH1(log1p)
 RETAPE_MATH1(sin)
 RETAPE_MATH1(cos)
 RETAPE_MATH1(tanh)
-RETAPE_MATH1(erf)
 RETAPE_MATH1(erfc)
 RETAPE_MATH1(log2)
 RETAPE_MATH1(log10)

@@ -95,6 +95,15 @@ struct Gelu {  // x Phi(x), by erf (Hendrycks & Gimpel 2016)
   template <class T> static RETAPE_HD T slope(T x) {
     return T(0.5) * (T(1) + m::erf(x * T(0.7071067811865476))) + x * T(0.3989422804014327) * m::exp(T(-0.5) * x * x);
   }
+  // For float by the distribution's lower tail, which is 1e-23 at -10.
+  static RETAPE_HD float value(float x) {
+    const float t = m::abs(x), tail = m::normal_tail(t > 10.0f ? 10.0f : t);
+    return (x < -10.0f ? -10.0f : x) * (x < 0.0f ? tail : 1.0f - tail);
+  }
+  static RETAPE_HD float slope(float x) {
+    const float size = m::abs(x), t = size > 10.0f ? 10.0f : size, below = m::normal_tail(t) - m::normal_moment(t);
+    return x < 0.0f ? below : 1.0f - below;
+  }
 };
 struct GeluTanh {  // the same paper's approximation by tanh
   template <class T> static RETAPE_HD T inner(T x) { return T(0.7978845608028654) * (x + T(0.044715) * x * x * x); }
