@@ -13,15 +13,20 @@ struct Region;
 struct Replayed;
 struct ModuleScope;
 struct SavedHookPair;
+struct Budget;
+struct Autocast;
 
 struct Context {
   bool recording = true;         // ops on values that want gradients are put on the tape
   bool inside_forward = false;   // an op's forward runs: ops called now are plain calls
   bool differentiating = false;  // a backward that is itself recorded
   bool burying = false;
+  const char* op = nullptr;                                     // whose forward or backward runs, for messages
   Node* current = nullptr;                                      // whose forward or backward runs: what save() and *saved refer to
   Replayed* replay = nullptr;                                   // set while a node's forward is run again
   Region* region = nullptr;                                     // innermost checkpoint
+  Budget* budget = nullptr;                                     // innermost memory budget
+  Autocast* autocast = nullptr;                                 // innermost autocast region; null: none, or switched off
   Pass* pass = nullptr;                                         // innermost running backward
   ModuleScope* module = nullptr;                                // innermost running module
   const std::shared_ptr<SavedHookPair>* saved_hooks = nullptr;  // innermost pack and unpack hooks

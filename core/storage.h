@@ -29,6 +29,7 @@ class Storage {
   const Region* region = nullptr;  // the checkpoint in which the value was made
   size_t bytes = 0;
   std::byte* data = nullptr;  // null: absent. Meta storages point at small_, which nobody reads
+  Ref<Object> slot;           // what a memory budget knows of the value; autograd's
 
   static Ref<Storage> make(size_t bytes, Device device);
   /// Memory of somebody else, kept alive by `owner`.
