@@ -5,6 +5,7 @@
 #include <retape/autograd/functional.h>
 #include <retape/autograd/gradcheck.h>
 #include <retape/autograd/hooks.h>
+#include <retape/autograd/memory_budget.h>
 #include <retape/autograd/ops.h>
 #include <retape/autograd/tape.h>
 #include <retape/core/from_blob.h>

@@ -33,6 +33,7 @@ Tensor dropout_factors(const Shape& shape, const AttentionOptions& options, Opti
 
 struct AttentionBackward {  // y and statistics are for the kernel; the composite makes the weights again
   static constexpr auto name = "attention_backward";
+  static constexpr bool expensive = true;
   AttentionOptions options;
   std::array<Tensor, 3> forward(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const Tensor& y,
                                 const Tensor& statistics) {
@@ -67,6 +68,7 @@ struct AttentionBackward {  // y and statistics are for the kernel; the composit
 };
 struct Attention {
   static constexpr auto name = "attention";
+  static constexpr bool expensive = true;
   AttentionOptions options;
   Saved q = {}, k = {}, v = {}, mask = {}, y = {}, statistics = {};
   Tensor forward(const Tensor& queries, const Tensor& keys, const Tensor& values, const Tensor& hidden) {

@@ -170,6 +170,7 @@ Tensor triangular_right(const char* name, const Tensor& a, const Tensor& b, bool
 
 struct Cholesky {
   static constexpr auto name = "cholesky";
+  static constexpr bool expensive = true;
   bool upper;
   Saved y = {};
   Tensor forward(const Tensor& x) {
@@ -192,6 +193,7 @@ struct Cholesky {
 
 struct Qr {
   static constexpr auto name = "qr";
+  static constexpr bool expensive = true;
   QrMode mode;
   Saved q = {}, r = {}, x = {};
   std::array<Tensor, 2> forward(const Tensor& in) {
@@ -241,6 +243,7 @@ struct Qr {
 
 struct SolveAgain {  // the system of a matrix whose factors are known
   static constexpr auto name = "solve";
+  static constexpr bool expensive = true;
   bool transposed;
   Tensor forward(const Tensor&, const Tensor& b, const Tensor& lu, const Tensor& pivots) {
     Tensor y = columns(b);
@@ -251,6 +254,7 @@ struct SolveAgain {  // the system of a matrix whose factors are known
 };
 struct Solve {
   static constexpr auto name = "solve";
+  static constexpr bool expensive = true;
   Saved a = {}, x = {}, lu = {}, pivots = {};
   Tensor forward(const Tensor& matrix, const Tensor& b) {
     const Factors f = factorize(matrix);
@@ -286,6 +290,7 @@ struct Inverse {
 // det(x) x^-T, which is finite where x is singular: det(u) det(v) u diag(product of the other s) v^T
 struct Cofactors {
   static constexpr auto name = "det_backward";
+  static constexpr bool expensive = true;
   Tensor forward(const Tensor& x) { return cofactors(x); }
   static Tensor cofactors(const Tensor& x) {
     const Factors f = factorize(x);
@@ -310,6 +315,7 @@ struct Cofactors {
 };
 struct Det {
   static constexpr auto name = "det";
+  static constexpr bool expensive = true;
   Saved x = {};
   Tensor forward(const Tensor& in) {
     x = save(in);
@@ -319,6 +325,7 @@ struct Det {
 };
 struct Slogdet {
   static constexpr auto name = "slogdet";
+  static constexpr bool expensive = true;
   static constexpr int differentiable = 1;
   Saved x = {};
   std::array<Tensor, 2> forward(const Tensor& in) {
@@ -331,6 +338,7 @@ struct Slogdet {
 
 struct Permutation {  // p of x = p l u
   static constexpr auto name = "lu_permutation";
+  static constexpr bool expensive = true;
   static constexpr int differentiable = 0;
   int64_t m;
   DType dtype;
@@ -350,6 +358,7 @@ Tensor upper_factor(const Tensor& lu) { return triu(narrow(lu, -2, 0, std::min(l
 
 struct LuFactor {
   static constexpr auto name = "lu_factor";
+  static constexpr bool expensive = true;
   static constexpr int differentiable = 1;
   Saved lu = {}, pivots = {};
   std::array<Tensor, 2> forward(const Tensor& x) {
@@ -383,6 +392,7 @@ struct LuFactor {
 
 struct Svd {
   static constexpr auto name = "svd";
+  static constexpr bool expensive = true;
   bool full;
   Saved u = {}, s = {}, vh = {};
   std::array<Tensor, 3> forward(const Tensor& x) {
@@ -435,6 +445,7 @@ struct SvdValues {
 };
 struct Eigh {
   static constexpr auto name = "eigh";
+  static constexpr bool expensive = true;
   bool upper;
   Saved values = {}, vectors = {};
   std::array<Tensor, 2> forward(const Tensor& x) {
@@ -455,6 +466,7 @@ struct Eigh {
 };
 struct EighValues {
   static constexpr auto name = "eigvalsh";
+  static constexpr bool expensive = true;
   static constexpr int differentiable = 0;
   bool upper;
   Tensor forward(const Tensor& x) { return run_eigh(name, x, upper, false).values; }
@@ -557,6 +569,7 @@ Tensor exponential(const Tensor& x) {
 }
 struct MatrixExp {
   static constexpr auto name = "matrix_exp";
+  static constexpr bool expensive = true;
   Saved x = {};
   Tensor forward(const Tensor& in) {
     x = save(in);

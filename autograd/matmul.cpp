@@ -25,6 +25,7 @@ Shape with_matrix(Shape batch, int64_t rows, int64_t columns) {
 
 struct MatMul {  // both operands have at least two dims
   static constexpr auto name = "matmul";
+  static constexpr bool expensive = true;
   Saved a = {}, b = {};
   Tensor forward(const Tensor& x, const Tensor& y) {
     a = save(x, 1), b = save(y, 0);
@@ -43,6 +44,7 @@ struct MatMul {  // both operands have at least two dims
 
 struct Linear {
   static constexpr auto name = "linear";
+  static constexpr bool expensive = true;
   Saved x = {}, weight = {};
   Tensor forward(const Tensor& in, const Tensor& w, const Tensor& bias) {
     x = save(in, 1), weight = save(w, 0);

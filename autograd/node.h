@@ -76,13 +76,17 @@ struct Output {
   Ref<Object> hooks;  // called with the whole gradient before backward gets it
 };
 
-// What replaying a node's forward needs; only on nodes made inside a checkpoint.
+// What replaying a node's forward needs; only on nodes made inside a checkpoint or under a memory budget.
 struct Replay {
-  Ref<Region> region;
+  Ref<Region> region;  // innermost checkpoint around the op; null: none
+  const Region* home;  // the one whose replay makes its values again; null: the tape keeps them, until a budget drops them
+  bool again = false;  // inputs and outputs are remembered
   std::vector<Entry> inputs;
   std::vector<WeakStorage> outputs;
-  size_t place = 0;    // in region->nodes
-  int dependents = 0;  // entries of other nodes that name this one as their source
+  size_t place = 0;      // in region->nodes
+  int dependents = 0;    // entries of other nodes that name this one as their source
+  double seconds = 0;    // that forward took, measured under a budget
+  uint64_t visited = 0;  // mark of a walk over absent values
 };
 // What save() was given during a replay, in order.
 struct Replayed {
@@ -113,10 +117,14 @@ struct Node : Object {
 inline Node* node_of(const Ref<Object>& p) { return static_cast<Node*>(p.get()); }
 inline Ref<Node> share_node(const Ref<Object>& p) { return Ref<Node>::share(node_of(p)); }
 
+/// What a checkpoint computes again; see CheckpointOptions.
+enum class Recompute : uint8_t { all, cheap };
+
 // A checkpoint: its values are not kept; a backward that needs one replays all that the region saved.
 struct Region {
   Count refs;
   Ref<Region> outer;
+  Recompute recompute = Recompute::all;
   std::vector<Node*> nodes;  // null: already gone
   void retain() { refs.up(); }
   void release() {

@@ -1,18 +1,40 @@
 // Making an absent value again: collect the nodes that are needed, run their forwards in order of sequence, and put the fresh
-// bytes into the old storages. No recursion, and no user code runs.
+// bytes into the old storages. No recursion, and no user code runs. In a checkpoint all that its ops saved is made at once; under a
+// memory budget only what is asked for, and all that is made on the way stays until it has to leave again.
 #include <fmt/format.h>
 
 #include <unordered_map>
 
+#include <retape/autograd/budget.h>
 #include <retape/autograd/checkpoint.h>
 #include <retape/autograd/pass.h>
 
 namespace retape::detail {
 
+Ref<Region> open_region(CheckpointOptions options) {
+  auto region = Ref<Region>::adopt(new Region);
+  region->outer = Ref<Region>::share(ctx.region);
+  region->recompute = options.recompute;
+  return region;
+}
 void leave(Region* region, Tensor& t) {
   if (!t || t->storage->region != region) return;
   t->storage->region = region->outer.get();
-  if (!t->storage->region) t->source = {};
+  if (!t->storage->region && !ctx.budget) t->source = {};
+}
+
+void Untouched::check() const {
+  for (int i = 0; i < seen_.size(); ++i)
+    if (const auto& [tensor, version] = seen_[i]; tensor.version() != version)
+      throw Error(
+          fmt::format("checkpoint: the function wrote into its input {} in place (version {}, before {}); clone() it before the change", i,
+                      tensor.version(), version));
+}
+
+int64_t segment_end(int64_t blocks, int64_t segments, int64_t segment) {
+  if (segments < 1 || segments > blocks)
+    throw Error(fmt::format("checkpoint_sequential: {} segments do not fit {} blocks; give 1 to {}", segments, blocks, blocks));
+  return blocks * (segment + 1) / segments;
 }
 
 void materialise(Node& asking, Entry& e) {
@@ -44,16 +66,16 @@ void materialise(Node& asking, Entry& e) {
 
   const Region* region = asking.replay ? asking.replay->region.get() : nullptr;
   want(asking, e);
-  if (region)
+  if (region && !ctx.budget)
     for (Node* n : region->nodes)
       for (int k = 0; n && k < n->saved.size(); ++k)
-        if (!n->saved[k].is_here()) want(*n, n->saved[k]);
+        if (Entry& x = n->saved[k]; !x.is_here() && !is_away(*x.storage())) want(*n, x);
   while (!todo.empty()) {
     Node* n = todo.back();
     todo.pop_back();
     for (auto& x : n->replay->inputs)
       if (!x.absent) continue;
-      else if (auto s = x.absent->storage->lock()) pins.push_back(std::move(s));
+      else if (x.is_here() || bring_back(*x.storage())) pins.push_back(x.storage()->lock());
       else ++need(*n, x).uses;
   }
   std::vector<Ref<Node>> order;
@@ -73,6 +95,7 @@ void materialise(Node& asking, Entry& e) {
       const Scoped s1(ctx.recording, false), s2(ctx.inside_forward, true);
       const Scoped s3(ctx.current, n.get());
       const Scoped s4(ctx.replay, &replayed);
+      const Scoped s5(ctx.op, n->name());
       n->forward(in, out);
     }
     Item& item = plan.at(n.get());
@@ -80,9 +103,9 @@ void materialise(Node& asking, Entry& e) {
       if (!slot || slot->data || !slot->tape_refs || !fresh->storage->data) return;
       auto bytes = slot->revive(*fresh->storage);
       const bool boundary = slot->region != region && (!slot->region || slot->region->is_around(region));
-      if (slot->wanted || boundary) {
-        slot->keep();
-        if (ctx.pass) ctx.pass->note(n->sequence, slot);
+      if (slot->wanted || boundary || ctx.budget) {
+        keep(*slot, fresh.dtype(), *n);
+        if (ctx.pass && !(ctx.budget && !slot->region)) ctx.pass->note(n->sequence, slot);
       }
       item.bytes.push_back(std::move(bytes));
     };

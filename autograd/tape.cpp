@@ -5,6 +5,7 @@
 
 #include <retape/autograd/backward.h>
 #include <retape/autograd/binary.h>
+#include <retape/autograd/budget.h>
 #include <retape/autograd/hook_list.h>
 #include <retape/autograd/pass.h>
 #include <retape/autograd/reduce.h>
@@ -16,7 +17,10 @@ namespace retape {
 
 Entry::Absent::Absent(Storage* s, const Layout& l, Ref<Node> n) : storage(s), layout(l), source(std::move(n)) { ++s->tape_refs; }
 Entry::Absent::~Absent() {
-  if (--storage->tape_refs == 0) storage->unkeep();
+  if (--storage->tape_refs == 0) {
+    storage->unkeep();
+    if (storage->slot) detail::forget_place(*storage.get());
+  }
   if (source) --source->replay->dependents;
 }
 
@@ -73,12 +77,13 @@ Tensor unpack(Node& owner, const Entry& e) {
 Tensor resident(Node& owner, Entry& e) {
   if (e.packed) return unpack(owner, e);
   if (!e.absent && !e.held) return {};  // an optional input that was not given
-  if (!e.is_here()) materialise(owner, e);
+  if (!e.is_here() && !bring_back(*e.absent->storage.get())) materialise(owner, e);
   if (e.storage()->version != e.version)
     throw Error(fmt::format(
         "{}: a value that it saved for backward was changed in place afterwards (version {}, saved at {}); clone() it before the change",
         owner.name(), e.storage()->version, e.version));
   if (!e.absent) return e.held;
+  touch(*e.absent->storage.get());
   return make_tensor(e.absent->storage->lock(), e.absent->layout);
 }
 
@@ -159,13 +164,17 @@ bool Grads::is_none(int i) const { return std::find(none_.begin(), none_.end(), 
 namespace detail {
 namespace {
 
-Entry remember(const Tensor& t, int what) {
+// A value that can be made again is referred to weakly; if backward will read it, the tape itself holds its bytes, unless that is a
+// checkpoint's to decide.
+Entry remember(const Tensor& t, int what, bool for_backward) {
   Entry e;
   e.version = t->storage->version;
   e.what = what;
-  if (t->source && ctx.region) {
+  if (t->source && (ctx.region || ctx.budget) && !(for_backward && ctx.saved_hooks && !t->storage->region)) {
     ++node_of(t->source)->replay->dependents;
     e.absent = std::make_unique<Entry::Absent>(t->storage.get(), t->layout, share_node(t->source));
+    if (for_backward && !t->storage->region) keep(t, *node_of(t->source));
+    else touch(*t->storage.get());
   } else {
     e.held = t;
   }
@@ -242,6 +251,7 @@ void run(Pass& pass) {
     Grads dx(*node);
     {
       const Scoped me(ctx.current, node.get());
+      const Scoped named(ctx.op, node->name());
       node->backward(dy, dx);
     }
     bool linear_in_graph = false;
@@ -339,7 +349,7 @@ void cut_by_private_value(const char* op) {
       ctx.current ? ctx.current->name() : "backward", op));
 }
 
-void begin(Node& node, const char* op, const Tensor* const* in, int n) {
+void begin(Node& node, const char* op, const Tensor* const* in, int n, bool expensive) {
   uint64_t clock = ctx.clock;
   for (int i = 0; i < n; ++i) {
     Edge e;
@@ -360,22 +370,32 @@ void begin(Node& node, const char* op, const Tensor* const* in, int n) {
     node.edges.push(std::move(e));
   }
   node.sequence = ctx.clock = clock + 1;
-  if (!ctx.region) return;
-  node.replay = std::make_unique<Replay>();
-  node.replay->region = Ref<Region>::share(ctx.region);
-  node.replay->place = ctx.region->nodes.size();
-  ctx.region->nodes.push_back(&node);
-  for (int i = 0; i < n; ++i) node.replay->inputs.push_back(*in[i] ? remember(*in[i], i) : Entry{});
+  if (!ctx.region && !ctx.budget) return;
+  Replay& replay = *(node.replay = std::make_unique<Replay>());
+  const Region* home = ctx.region;
+  while (home && expensive && home->recompute == Recompute::cheap) home = home->outer.get();
+  replay.home = home;
+  replay.again = home || ctx.budget;
+  if (ctx.region) {
+    replay.region = Ref<Region>::share(ctx.region);
+    replay.place = ctx.region->nodes.size();
+    ctx.region->nodes.push_back(&node);
+  }
+  if (replay.again)
+    for (int i = 0; i < n; ++i) replay.inputs.push_back(*in[i] ? remember(*in[i], i, false) : Entry{});
+  if (ctx.budget) replay.seconds = -seconds_now();
 }
 
 void finish(Node& node, const Tensor* const* in, int n, Tensor* const* out, int m, int differentiable) {
+  Replay* const replay = node.replay.get();
+  if (replay && ctx.budget) replay->seconds += seconds_now();
   bool wants = false;
   for (int i = 0; i < n; ++i) wants |= node.edges[i].wants();
   for (int k = 0; k < node.saved.size(); ++k) {  // saved inputs keep their history; a saved output must not keep its node
     Entry& e = node.saved[k];
     if (!e.held) continue;
     for (int i = 0; i < n && e.what == Entry::pending; ++i)
-      if (in[i]->impl() == e.held.impl()) e = remember(*in[i], i);
+      if (in[i]->impl() == e.held.impl()) e = remember(*in[i], i, true);
     for (int j = 0; j < m && e.what == Entry::pending; ++j)
       if (out[j]->impl() == e.held.impl()) {
         e.what = Entry::own_output - j;
@@ -386,10 +406,11 @@ void finish(Node& node, const Tensor* const* in, int n, Tensor* const* out, int 
     e.version = e.held->storage->version;
     bool view_of_input = false;
     for (int i = 0; i < n; ++i) view_of_input |= *in[i] && (*in[i])->storage == e.held->storage;
-    if (node.replay && !view_of_input) {
+    if (replay && replay->again && !view_of_input && !(ctx.saved_hooks && !replay->home)) {
       Storage* s = e.held->storage.get();
-      s->region = ctx.region;
+      s->region = replay->home;
       e.absent = std::make_unique<Entry::Absent>(s, e.held->layout, Ref<Node>{});
+      if (!replay->home) keep(e.held, node);
       e.held = {};
     }
   }
@@ -399,7 +420,7 @@ void finish(Node& node, const Tensor* const* in, int n, Tensor* const* out, int 
   for (int j = 0; j < m; ++j) {
     Tensor& t = *out[j];
     node.outputs.push({});
-    if (node.replay) node.replay->outputs.emplace_back();
+    if (replay && replay->again) replay->outputs.emplace_back();
     if (!t) continue;
     const Tensor* base = nullptr;
     for (int i = 0; i < n && !base; ++i)
@@ -412,14 +433,11 @@ void finish(Node& node, const Tensor* const* in, int n, Tensor* const* out, int 
       t->producer = Ref<Object>::share(&node);
       t->index = uint16_t(j);
     }
-    if (!node.replay) continue;
-    if (base) {
-      t->source = (*base)->source;
-      continue;
-    }
+    if (replay && base) t->source = (*base)->source;
+    if (!replay || base || !replay->again) continue;
     t->source = Ref<Object>::share(&node);
-    t->storage->region = ctx.region;
-    node.replay->outputs.back() = WeakStorage(t->storage.get());
+    t->storage->region = replay->home;
+    replay->outputs.back() = WeakStorage(t->storage.get());
   }
 }
 

@@ -3,7 +3,8 @@
 //
 // An op is a plain struct: `name`, members it was called with, forward(tensors...) and backward(dy, Grads&) or, instead of
 // backward, composite(tensors...), the same function written with other ops. `static constexpr int differentiable = n` says that
-// only the first n outputs have gradients. docs/design.md shows an op; CONTRIBUTING.md has the steps for adding one.
+// only the first n outputs have gradients, `static constexpr bool expensive = true` that it is not worth running again to save
+// memory (matrix products, attention, factorisations). docs/design.md shows an op; CONTRIBUTING.md has the steps for adding one.
 #pragma once
 #include <array>
 #include <concepts>
@@ -41,6 +42,10 @@ requires requires { Op::differentiable; }
 constexpr int differentiable_outputs<Op> = Op::differentiable;
 
 template <class Op> constexpr bool has_gradient = differentiable_outputs<Op> != 0;
+template <class Op> constexpr bool is_expensive = false;
+template <class Op>
+requires requires { Op::expensive; }
+constexpr bool is_expensive<Op> = Op::expensive;
 
 struct LikeTensor {
   operator Tensor() const;
@@ -131,7 +136,7 @@ template <class Args, class F> decltype(auto) apply_flat(F&& f, const std::vecto
 
 // ---- the parts of the gate that need no template ---------------------------------------------------------------------
 
-void begin(Node& node, const char* op, const Tensor* const* in, int n);
+void begin(Node& node, const char* op, const Tensor* const* in, int n, bool expensive);
 void finish(Node& node, const Tensor* const* in, int n, Tensor* const* out, int m, int differentiable);
 [[noreturn]] void cut_by_private_value(const char* op);
 using CompositeCall = std::vector<Tensor> (*)(const void* op, const std::vector<Tensor>& in);
@@ -205,13 +210,14 @@ template <class Op, class... In> auto record(Op op, const In&... in) {
     if (ctx.differentiating)
       for (int i = 0; i < n; ++i)
         if (*all[i] && (*all[i])->opaque) detail::cut_by_private_value(op.name);
+  const Scoped named(ctx.op, static_cast<const char*>(op.name));
   if (!wants && !ctx.region) {
     const Scoped inside(ctx.inside_forward, true);
     const Scoped nobody(ctx.current, nullptr);
     return op.forward(in...);
   }
   auto node = detail::NodeOf<Op>::make(std::move(op));
-  detail::begin(*node, node->op.name, all, n);
+  detail::begin(*node, node->op.name, all, n, detail::is_expensive<Op>);
   auto out = [&] {
     const Scoped inside(ctx.inside_forward, true);
     const Scoped me(ctx.current, static_cast<Node*>(node.get()));

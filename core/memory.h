@@ -23,7 +23,8 @@ namespace detail {
 /// 64-byte aligned; blocks come from a cache of earlier ones where possible. Throws Error when memory is exhausted.
 std::byte* allocate(size_t bytes);
 void deallocate(std::byte* p, size_t bytes) noexcept;
-/// Called before `bytes` more are allocated; a policy of the tape may free memory first. Null: nobody wants to know.
+/// Called before `bytes` more (rounded up, as they will count in `live`) are allocated; a policy of the tape may free memory first, or
+/// throw. Null: nobody wants to know.
 using MakeRoom = void (*)(int64_t bytes);
 inline thread_local constinit MakeRoom make_room = nullptr;
 }  // namespace detail

@@ -64,9 +64,10 @@ class Storage {
     }
   }
   uint32_t owners() const { return strong_.load(); }
+  static constexpr size_t small_bytes = 64;  // so few lie in the object itself
+  bool is_small() const { return bytes <= small_bytes; }
 
  private:
-  static constexpr size_t small_bytes = 64;
   Count strong_, weak_;  // all strong references together hold one weak
   Ref<Object> owner_;
   alignas(16) std::byte small_[small_bytes];

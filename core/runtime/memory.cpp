@@ -2,6 +2,7 @@
 #include <retape/core/memory.h>
 
 #include <fmt/format.h>
+#include <omp.h>
 #include <sys/mman.h>
 
 #include <bit>
@@ -86,8 +87,9 @@ void empty_cache() { cache().clear(); }
 namespace detail {
 
 std::byte* allocate(size_t bytes) {
-  if (make_room) make_room(int64_t(bytes));
   const size_t size = rounded(bytes ? bytes : 1);
+  // What a kernel takes for itself inside a parallel region is small, and nothing may throw there.
+  if (make_room && !omp_get_level()) make_room(int64_t(size));
   std::byte* p = nullptr;
 #ifndef RETAPE_NO_POOL
   p = cache().take(size);

@@ -98,7 +98,7 @@ void Tensor::set_grad(Tensor g) const {
 }
 Tensor Tensor::detach() const {
   Tensor t = make_tensor(impl_->storage, impl_->layout);
-  if (ctx.region) t->source = impl_->source;  // inside a checkpoint it still knows how to be replayed
+  if (ctx.region || ctx.budget) t->source = impl_->source;  // it still knows how to be replayed
   return t;
 }
 uint32_t Tensor::version() const { return impl_->storage->version; }

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "../op_cases.h"
+#include "../policies.h"
 
 using namespace retape;
 using namespace retape::testing;
@@ -38,20 +39,24 @@ TEST_CASE("an op equals its composite", "[ops]") {
   CHECK(composites > 2);
 }
 
-TEST_CASE("replay gives the same bits as keeping everything", "[ops]") {
+TEST_CASE("gradients are the same bits under every policy that saves memory", "[ops][replay]") {
   for (auto& c : op_cases()) {
-    INFO(c.name);
-    std::vector<Tensor> grads[2];
-    for (bool replay : {false, true}) {
+    const auto gradients = [&](const Policy& policy) {
       manual_seed(3);
       const auto x = draw(c, DType::f32);
-      auto f = [&] { return sum(tanh(c.f(x))); };
-      backward(replay ? checkpoint(f) : f());
-      for (auto& t : x) grads[replay].push_back(t.grad());
-    }
-    for (size_t i = 0; i < grads[0].size(); ++i) {
-      REQUIRE(bool(grads[0][i]) == bool(grads[1][i]));
-      if (grads[0][i]) CHECK(same_bits(grads[0][i], grads[1][i]));
+      policy.differentiate([&] { return sum(tanh(c.f(x))); });
+      std::vector<Tensor> grads;
+      for (auto& t : x) grads.push_back(t.grad());
+      return grads;
+    };
+    const auto plain = gradients(keep_everything);
+    for (auto& policy : lossless_policies()) {
+      INFO(c.name << ", " << policy.name);
+      const auto grads = gradients(policy);
+      for (size_t i = 0; i < grads.size(); ++i) {
+        REQUIRE(bool(grads[i]) == bool(plain[i]));
+        if (grads[i]) CHECK(same_bits(grads[i], plain[i]));
+      }
     }
   }
 }
