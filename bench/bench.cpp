@@ -1,5 +1,5 @@
 // Benchmarks of Retape alone, by Google Benchmark: --help lists its flags, --benchmark_filter=WORD picks rows. What is measured
-// against PyTorch is in works.cpp: `bench --peer PYTHON`.
+// against PyTorch is in works.cpp: `bench --peer PYTHON`; memory against time in replay.cpp: `bench --replay`.
 #include <benchmark/benchmark.h>
 #include <omp.h>
 
@@ -10,6 +10,7 @@
 
 #include <examples/gpt/model.h>
 #include "compare.h"
+#include "replay.h"
 #include "timing.h"
 #include "works.h"
 
@@ -226,7 +227,8 @@ BENCHMARK_CAPTURE(gpt_step, nano, StepSettings{})->Unit(benchmark::kMillisecond)
 
 int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i)
-    if (std::string_view(argv[i]).starts_with("--peer")) return compare(argc, argv);
+    if (const std::string_view flag = argv[i]; flag.starts_with("--peer")) return compare(argc, argv);
+    else if (flag == "--replay") return replay(argc, argv);
   add_streaming_rows();
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;

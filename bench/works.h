@@ -18,6 +18,7 @@ class GptStep {
  public:
   explicit GptStep(const StepSettings& settings);
   void run();
+  void recompute(const std::string& how) { model_.transformer.recompute = gpt::parse_recomputation(how, model_.config.layers); }
 
  private:
   gpt::Gpt model_;

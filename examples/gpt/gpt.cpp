@@ -52,11 +52,17 @@ std::function<void()> train_verb(CLI::App& app) {
   app.add_option("--dropout", o->model.dropout, "probability of dropping a value");
   app.add_option("--seed", o->seed, "start of all random numbers");
   app.add_option("--threads", o->threads, "threads; 0 takes all cores");
+  app.add_option("--recompute", o->model.recompute,
+                 "what backward computes again to save memory: none; pointwise: all but matrix products and attention; sqrt: all but about "
+                 "sqrt(layers) values between blocks; every:N: all but those after each N blocks");
+  app.add_option("--memory-budget", o->memory_budget,
+                 "bytes that tensors may take, such as 600MiB; values are dropped and computed again as needed; 0: no limit")
+      ->transform(CLI::AsSizeValue(false));
   app.add_option("--eval-every", o->eval_every, "steps between validations, each with a checkpoint");
   app.add_option("--out", o->out, "run folder to create (runs/gpt-<time> if not given)");
   app.add_option(
       "--resume", o->resume,
-      "continue this run (or checkpoint) with its own settings; --data, --data-format, --steps, --eval-every, --threads may be given anew");
+      "continue this run (or checkpoint) with its own settings; --data, --data-format, --steps, --eval-every, --threads, --recompute, --memory-budget may be given anew");
   app.add_option("--weights", o->weights, "start from the weights of this .safetensors file");
   app.add_flag("--quiet", o->quiet, "print nothing but errors");
   return with_given_flags(app, o, gpt::train);

@@ -53,6 +53,8 @@ void write_config(const fs::path& run, const TrainOptions& o) {
       {"clip", o.clip},
       {"seed", o.seed},
       {"eval_every", o.eval_every},
+      {"recompute", o.model.recompute},
+      {"memory_budget", o.memory_budget},
   };
   write_file_atomically(run / "config.json", j.dump(2) + "\n");
 }
@@ -68,12 +70,14 @@ TrainOptions read_config(const fs::path& run) {
              .layers = get<int64_t>(j, "layers", file),
              .heads = get<int64_t>(j, "heads", file),
              .width = get<int64_t>(j, "width", file),
-             .dropout = get<double>(j, "dropout", file)};
+             .dropout = get<double>(j, "dropout", file),
+             .recompute = get<std::string>(j, "recompute", file)};
   check(o.model);
   o.batch = get<int64_t>(j, "batch", file), o.accumulate = get<int64_t>(j, "accumulate", file), o.steps = get<int64_t>(j, "steps", file);
   o.lr = get<double>(j, "lr", file), o.min_lr = get<double>(j, "min_lr", file), o.warmup = get<int64_t>(j, "warmup", file);
   o.beta1 = get<double>(j, "beta1", file), o.beta2 = get<double>(j, "beta2", file), o.weight_decay = get<double>(j, "weight_decay", file);
   o.clip = get<double>(j, "clip", file), o.seed = get<uint64_t>(j, "seed", file), o.eval_every = get<int64_t>(j, "eval_every", file);
+  o.memory_budget = get<int64_t>(j, "memory_budget", file);
   return o;
 }
 

@@ -30,6 +30,7 @@ void check(const TrainOptions& o) {
   at_least("--batch", double(o.batch), 1), at_least("--accumulate", double(o.accumulate), 1), at_least("--steps", double(o.steps), 1);
   at_least("--warmup", double(o.warmup), 0), at_least("--eval-every", double(o.eval_every), 1), at_least("--lr", o.lr, 0),
       at_least("--min-lr", o.min_lr, 0);
+  at_least("--memory-budget", double(o.memory_budget), 0);
   at_least("--weight-decay", o.weight_decay, 0), at_least("--clip", o.clip, 0), at_least("--threads", o.threads, 0);
   if (o.min_lr > o.lr) throw Error(fmt::format("--min-lr {} is above --lr {}", o.min_lr, o.lr));
 }
@@ -59,6 +60,8 @@ void take_settings_of(const fs::path& run, TrainOptions& o) {
   if (o.given.contains("--data-format")) before.data_format = o.data_format;
   if (o.given.contains("--steps")) before.steps = o.steps;
   if (o.given.contains("--eval-every")) before.eval_every = o.eval_every;
+  if (o.given.contains("--recompute")) before.model.recompute = o.model.recompute;
+  if (o.given.contains("--memory-budget")) before.memory_budget = o.memory_budget;
   before.threads = o.threads, before.quiet = o.quiet, before.resume = o.resume, before.given = o.given;
   o = before;
 }
@@ -80,7 +83,8 @@ double validate(Gpt& model, const TokenDataset& data, const TrainOptions& o) {
   model.eval();
   double total = 0, tokens = 0;
   // Larger than in training, since nothing is kept for backward, but at most 2^27 logits.
-  const int64_t rows = std::max<int64_t>(1, std::min(int64_t{16384}, (int64_t{1} << 27) / o.model.vocab) / o.model.block);
+  // Under a memory budget what fits is known for batches as in training only.
+  const int64_t rows = o.memory_budget ? o.batch : std::max<int64_t>(1, std::min(int64_t{16384}, (int64_t{1} << 27) / o.model.vocab) / o.model.block);
   for (int64_t i = 0; i < data.batches(rows); ++i) {
     const TokenBatch batch = data.batch(i, rows);
     const double n = double(batch.y.numel());
@@ -190,6 +194,8 @@ void train(const TrainOptions& options) {
   const WarmupCosine schedule{.lr = o.lr, .min_lr = o.min_lr, .warmup = o.warmup, .steps = o.steps};
   const int64_t tokens_per_step = o.batch * o.model.block * o.accumulate;
   const examples::InterruptGuard interrupt;
+  std::optional<MemoryBudget> budget;
+  if (o.memory_budget) budget.emplace(o.memory_budget);
   examples::Progress progress(o.steps, {.first_step = at.step, .quiet = o.quiet});
   const auto params = model.parameters();
   double seconds_before = at.seconds, loss_sum = 0;
@@ -238,6 +244,7 @@ void train(const TrainOptions& options) {
     plot(run, metrics.rows());
   }
   progress.finish();
+  budget.reset();
 
   if (at.step < o.steps) {
     if (!o.quiet) fmt::print("stopped at step {}; go on with: ./run train gpt --resume {}\n", at.step, run.string());
