@@ -105,8 +105,10 @@ struct Budget {
     candidates.pop_back();
   }
   bool may_go(const Storage& s) const {
-    return s.kept && s.owners() == 1 && (options.evict != Evict::bf16 || slot_of(s)->dtype == DType::f32);
+    if (!s.kept || s.owners() != 1) return false;
+    return options.evict != Evict::bf16 || (slot_of(s)->dtype == DType::f32 && memory_stats().live <= limit() - room_to_round(s.bytes));
   }
+  static int64_t room_to_round(size_t bytes) { return int64_t(bytes * 5 / 8); }  // half, as the allocator may round it up
   void drop_stale() {
     for (size_t i = candidates.size(); i-- > 0;)
       if (const Storage& s = *candidates[i].get(); !s.data || !s.tape_refs) unlist(i);
@@ -140,7 +142,7 @@ struct Budget {
     if (options.evict == Evict::spill && !slot.place) {
       slot.place = std::make_unique<InFile>(SpillFile::write(file, s.data, s.bytes));
     } else if (options.evict == Evict::bf16) {
-      const Scoped free_of_limits(detail::make_room, nullptr);  // limit() has left room for it
+      const Scoped free_of_limits(detail::make_room, nullptr);  // may_go() has seen to it
       const Scoped inside(ctx.inside_forward, true);
       const Tensor x = flat(s, DType::f32);
       Tensor y = empty(x.shape(), {DType::bf16, s.device});
@@ -156,11 +158,12 @@ struct Budget {
       for (size_t i = candidates.size(); i-- > 0;)
         if (may_go(*candidates[i].get())) evict(i);
     }
-    const int64_t most = limit() - (options.evict == Evict::bf16 ? int64_t(largest * 5 / 8) : 0);  // rounding takes half of what it frees
+    const int64_t most = limit() - (options.evict == Evict::bf16 ? room_to_round(largest) : 0);  // so that the next one can be rounded
     while (memory_stats().live > most - more) {
       const size_t i = next_to_go();
-      if (i == candidates.size()) cannot_fit(more);
-      evict(i);
+      if (i < candidates.size()) evict(i);
+      else if (memory_stats().live <= limit() - more) return;
+      else cannot_fit(more);
     }
   }
   [[noreturn]] void cannot_fit(int64_t more) const {

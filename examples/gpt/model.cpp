@@ -12,7 +12,7 @@ Recomputation parse_recomputation(const std::string& text, int64_t layers) {
   using Kind = Recomputation::Kind;
   if (text == "none") return {};
   if (text == "pointwise") return {.kind = Kind::pointwise};
-  if (text == "sqrt") return {.kind = Kind::segments, .segments = std::llround(std::sqrt(double(layers)))};
+  if (text == "sqrt") return {.kind = Kind::segments, .segments = int64_t(std::ceil(std::sqrt(double(layers))))};
   int64_t blocks = 0;
   const char* const end = text.data() + text.size();
   if (text.starts_with("every:"))
