@@ -276,6 +276,54 @@ TEST_CASE("a full disk is an error that leaves the graph as it was", "[budget]")
   CHECK(same_bits(w.grad(), expected));
 }
 
+namespace {
+struct Bomb {
+  static constexpr auto name = "bomb";
+  int* fuse;
+  Tensor forward(const Tensor& x) {
+    if (--*fuse == 0) throw Error("bomb: forward");
+    return clone(x);
+  }
+  void backward(const Tensor& dy, Grads& dx) {
+    if (--*fuse == 0) throw Error("bomb: backward");
+    dx.set(0, dy);
+  }
+};
+}  // namespace
+
+TEST_CASE("an exception under a budget leaves no state behind, and the graph can go on", "[budget]") {
+  const Tensor w = leaf({width});
+  int fuse = 100;
+  const auto f = [&] {
+    Tensor h = record(Bomb{&fuse}, w * w);
+    h = tanh(h) * w;
+    return sum(sin(h));
+  };
+  backward(f());
+  const Tensor expected = w.grad();
+  w.set_grad({});
+  const int64_t before = live();
+  for (const char* where : {"forward", "a replayed forward", "backward"}) {
+    INFO(where);
+    {
+      const MemoryBudget guard(MemoryBudget::least);
+      fuse = *where == 'f' ? 1 : 100;
+      if (fuse == 1) CHECK_THROWS_WITH(f(), "bomb: forward");
+      fuse = 100;
+      const Tensor y = f();
+      const Tensor room = values({1});
+      fuse = *where == 'b' ? 2 : 1;
+      if (*where != 'f') CHECK_THROWS_WITH(backward(y, {.retain_graph = true}), *where == 'b' ? "bomb: backward" : "bomb: forward");
+      CHECK((ctx.current == nullptr && ctx.pass == nullptr && !ctx.inside_forward && !w.grad()));
+      fuse = 100;
+      backward(y);
+      CHECK(same_bits(w.grad(), expected));
+    }
+    w.set_grad({});
+    CHECK(live() == before);
+  }
+}
+
 TEST_CASE("a value edited after a budget has dropped it is found out", "[budget]") {
   const Tensor w = leaf({width}), x = values({width});
   const MemoryBudget guard(MemoryBudget::least);

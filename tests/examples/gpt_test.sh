@@ -47,6 +47,21 @@ threads)
     cmp run1.sha256 "run$n.sha256" || fail "weights after 50 steps differ between 1 and $n threads"
   done
   ;;
+memory)
+  # Whatever is dropped and computed again, the weights are the same, also when the way changes at a resume.
+  deep=("${small[@]}" --layers 6 --width 64 --block 32 --steps 12 --eval-every 6 --quiet)
+  "$gpt" train "${deep[@]}" --out none
+  for how in sqrt pointwise every:2 every:100; do
+    "$gpt" train "${deep[@]}" --out "$how" --recompute $how
+    cmp none/checkpoint-12/model.safetensors "$how/checkpoint-12/model.safetensors" || fail "weights differ with --recompute $how"
+  done
+  "$gpt" train "${deep[@]}" --out tight --memory-budget 7MiB
+  cmp none/checkpoint-12/model.safetensors tight/checkpoint-12/model.safetensors || fail "weights differ with a memory budget"
+  rm -r tight/checkpoint-12
+  "$gpt" train --resume tight --quiet --memory-budget 0 --recompute sqrt
+  cmp none/checkpoint-12/model.safetensors tight/checkpoint-12/model.safetensors || fail "weights differ after a resume with another budget"
+  refuses 1 "memory budget: " "$gpt" train "${deep[@]}" --out small --memory-budget 4MiB
+  ;;
 interrupt)
   set -m  # without job control a shell makes its background programs ignore Ctrl-C
   "$gpt" train "${small[@]}" --steps 1000000 --out run >out.txt 2>&1 &
@@ -119,6 +134,8 @@ bpe)
   refuses 1 'header' "$gpt" train "${small[@]}" --vocab vocab --data-format tokens
   ;;
 bad_input)
+  refuses 1 "--recompute each is not valid; expected none, sqrt, pointwise, or every:N" "$gpt" train "${small[@]}" --recompute each
+  refuses 1 "--recompute every:0 is not valid" "$gpt" train "${small[@]}" --recompute every:0
   : >empty.txt
   printf 'short' >short.txt
   printf '\xff\xfe' >binary.txt
