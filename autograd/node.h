@@ -101,6 +101,7 @@ struct Node : Object {
   Few<Entry, 3> saved;
   Few<Output, 1> outputs;
   std::unique_ptr<Replay> replay;
+  const ModulePath* where = nullptr;  // the module whose forward recorded it
   bool passed = false;
   const Pass* pass = nullptr;  // which backward holds gradients here
   Node* next_dead = nullptr;

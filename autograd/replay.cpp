@@ -96,6 +96,7 @@ void materialise(Node& asking, Entry& e) {
       const Scoped s3(ctx.current, n.get());
       const Scoped s4(ctx.replay, &replayed);
       const Scoped s5(ctx.op, n->name());
+      const Scoped s6(ctx.where, n->where);
       n->forward(in, out);
     }
     Item& item = plan.at(n.get());

@@ -7,6 +7,7 @@
 #include <retape/autograd/binary.h>
 #include <retape/autograd/budget.h>
 #include <retape/autograd/hook_list.h>
+#include <retape/autograd/memory_report.h>
 #include <retape/autograd/pass.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/views.h>
@@ -159,6 +160,8 @@ Tensor& Grads::at(int i) {
 }
 bool Grads::is_none(int i) const { return std::find(none_.begin(), none_.end(), i) != none_.end(); }
 
+[[maybe_unused]] const bool memory_is_explained = (out_of_memory_hook = detail::out_of_memory, true);
+
 // ---- the gate -------------------------------------------------------------------------------------------------------
 
 namespace detail {
@@ -252,6 +255,7 @@ void run(Pass& pass) {
     {
       const Scoped me(ctx.current, node.get());
       const Scoped named(ctx.op, node->name());
+      const Scoped where(ctx.where, node->where);
       node->backward(dy, dx);
     }
     bool linear_in_graph = false;
@@ -370,6 +374,7 @@ void begin(Node& node, const char* op, const Tensor* const* in, int n, bool expe
     node.edges.push(std::move(e));
   }
   node.sequence = ctx.clock = clock + 1;
+  node.where = ctx.where;
   if (!ctx.region && !ctx.budget) return;
   Replay& replay = *(node.replay = std::make_unique<Replay>());
   const Region* home = ctx.region;

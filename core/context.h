@@ -12,6 +12,7 @@ struct Pass;
 struct Region;
 struct Replayed;
 struct ModuleScope;
+struct ModulePath;
 struct SavedHookPair;
 struct Budget;
 struct Autocast;
@@ -29,6 +30,7 @@ struct Context {
   Autocast* autocast = nullptr;                                 // innermost autocast region; null: none, or switched off
   Pass* pass = nullptr;                                         // innermost running backward
   ModuleScope* module = nullptr;                                // innermost running module
+  const ModulePath* where = nullptr;                            // that module's path; in backward, that of the module which recorded the node
   const std::shared_ptr<SavedHookPair>* saved_hooks = nullptr;  // innermost pack and unpack hooks
   uint64_t clock = 0;                                           // a Lamport clock: at least the sequence of every node this thread has seen
   Node* dead = nullptr;                                         // nodes waiting to be freed without recursion

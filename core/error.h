@@ -1,5 +1,6 @@
 // The one exception type. Message form: `op: what is wrong, with both values; what would be right`.
 #pragma once
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 
@@ -12,5 +13,8 @@ struct Error : std::runtime_error {
 
 /// Set by nn: gives the path of the module that runs on this thread, or "".
 inline std::string (*module_path_hook)() = nullptr;
+
+/// Set by autograd: what to say when `bytes` cannot be allocated.
+inline std::string (*out_of_memory_hook)(int64_t bytes) = nullptr;
 
 }  // namespace retape

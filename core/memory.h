@@ -20,6 +20,10 @@ void reset_peak_memory();
 void empty_cache();
 
 namespace detail {
+/// What allocate() takes from memory for so many bytes.
+size_t allocated_bytes(size_t bytes);
+/// Counts the bytes that a meta tensor of this thread would take (or, if negative, has taken).
+void count_meta(int64_t bytes) noexcept;
 /// 64-byte aligned; blocks come from a cache of earlier ones where possible. Throws Error when memory is exhausted.
 std::byte* allocate(size_t bytes);
 void deallocate(std::byte* p, size_t bytes) noexcept;

@@ -19,6 +19,11 @@ struct Device {
   RETAPE_INLINE constexpr bool is_meta() const { return type == Type::meta; }
 };
 
+/// Of one device. On `meta` it is what this thread's meta tensors would take on a CPU, so that a program's memory can be found without
+/// running it. Throws Error for a device that is not there.
+MemoryStats memory_stats(Device device);
+void reset_peak_memory(Device device);
+
 class Storage {
  public:
   uint32_t version = 0;    // grows with every in-place write

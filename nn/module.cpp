@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <mutex>
 #include <set>
 #include <typeinfo>
@@ -66,14 +67,17 @@ class LiveParameters {
 };
 
 // Tensors that the running clone() has made, by the one they copy.
-using Copies = std::unordered_map<const TensorImpl*, Tensor>;
+struct Copies {
+  bool onto_meta;
+  std::unordered_map<const TensorImpl*, Tensor> made = {};
+};
 thread_local Copies* cloning = nullptr;
 
 Tensor copy_for_clone(const Tensor& x) {
-  Tensor& copy = (*cloning)[x.impl()];
+  Tensor& copy = cloning->made[x.impl()];
   if (!copy) {
     const NoGrad off;
-    copy = x.device().is_meta() ? empty_like(x) : clone(x);
+    copy = cloning->onto_meta || x.device().is_meta() ? empty(x.shape(), {x.dtype(), Device::meta()}) : clone(x);
   }
   return copy;
 }
@@ -110,8 +114,8 @@ Buffer::Buffer(const Buffer& o) : value_(cloning && o.value_ ? copy_for_clone(o.
 
 namespace nn {
 
-detail::CloneScope::CloneScope() : outermost_(!cloning) {
-  if (outermost_) cloning = new Copies;
+detail::CloneScope::CloneScope(bool onto_meta) : outermost_(!cloning) {
+  if (outermost_) cloning = new Copies{onto_meta};
 }
 detail::CloneScope::~CloneScope() {
   if (outermost_) delete std::exchange(cloning, nullptr);
@@ -376,18 +380,7 @@ std::string name_below(Module& outer, const Module& inner) {
   outer.fields(find);
   return find.found;
 }
-std::string module_path() {
-  std::vector<const ModuleScope*> stack;
-  for (auto* s = ctx.module; s; s = s->outer) stack.push_back(s);
-  std::string path;
-  for (size_t i = stack.size(); i-- > 1;) {
-    Module &outer = stack[i]->module, &inner = stack[i - 1]->module;
-    if (&outer == &inner) continue;
-    const std::string name = name_below(outer, inner);
-    path = join(path, name.empty() ? "<" + inner.type_name() + ">" : name);
-  }
-  return path;
-}
+std::string module_path() { return to_string(ctx.where); }
 // Marks what lies below the outermost running module, which may have grown since it was last traversed.
 void mark_running() {
   ModuleScope* root = ctx.module;
@@ -403,6 +396,18 @@ void mark_running() {
 }  // namespace
 
 namespace detail {
+
+const ModulePath* find_path(const Module& outer, const Module& inner) {
+  if (&outer == &inner) return ctx.where;
+  static std::mutex mutex;
+  static auto& paths = *new std::map<std::pair<const ModulePath*, std::string>, ModulePath>;  // nodes may outlive everything else
+  std::string name = name_below(const_cast<Module&>(outer), inner);
+  if (name.empty()) name = "<" + inner.type_name() + ">";
+  const std::lock_guard lock(mutex);
+  const ModulePath& path = paths.try_emplace({ctx.where, name}, ModulePath{ctx.where, name}).first->second;
+  inner.cached_path().set(&path);
+  return &path;
+}
 
 void check_unlisted_module(Module& inner) {
   if (!ctx.recording) return;

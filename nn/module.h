@@ -17,6 +17,7 @@
 
 #include <retape/autograd/binary.h>
 #include <retape/autograd/hooks.h>
+#include <retape/autograd/memory_report.h>
 #include <retape/core/context.h>
 #include <retape/core/tensor.h>
 
@@ -95,7 +96,23 @@ using BackwardHook = std::function<void(std::vector<Tensor>& grad_inputs, const 
 
 namespace detail {
 struct ModuleHooks;
-}
+
+// Where the module ran last, so that its path is searched for once. Threads that share a module may look it up at the same time.
+class CachedPath {
+ public:
+  CachedPath() = default;
+  CachedPath(const CachedPath&) noexcept {}  // another object has another place
+  CachedPath& operator=(const CachedPath&) noexcept {
+    path_ = nullptr;
+    return *this;
+  }
+  const ModulePath* get() const { return path_.load(std::memory_order_acquire); }
+  void set(const ModulePath* path) const { path_.store(path, std::memory_order_release); }
+
+ private:
+  mutable std::atomic<const ModulePath*> path_ = nullptr;
+};
+}  // namespace detail
 
 struct LoadOptions {
   bool strict = true;          ///< missing and unexpected names are errors
@@ -192,11 +209,13 @@ class Module {
   virtual size_t size_in_bytes() const = 0;
 
   bool listed() const { return listed_; }
+  const detail::CachedPath& cached_path() const { return path_; }
 
  private:
   friend struct ModuleWalk;
   bool training_ = true;
   bool listed_ = false;  // a traversal from above has been here
+  detail::CachedPath path_;
   std::shared_ptr<detail::ModuleHooks> hooks_;
 };
 
@@ -220,10 +239,11 @@ inline Parameter empty_parameter(const Shape& shape) { return Parameter(empty(sh
 
 namespace detail {
 
-// While one lives, copying a Module is allowed, and copying a Parameter or Buffer makes a new tensor (one for all that are tied).
+// While one lives, copying a Module is allowed, and copying a Parameter or Buffer makes a new tensor (one for all that are tied); on
+// meta, if so asked, without copying data.
 class CloneScope {
  public:
-  CloneScope();
+  explicit CloneScope(bool onto_meta = false);
   ~CloneScope();
   CloneScope(const CloneScope&) = delete;
 
@@ -260,6 +280,13 @@ template <class T> void visit_field(Visitor& v, const std::string& name, T& fiel
 void check_unlisted_module(Module& inner);
 void check_parameters(const char* op, const Tensor* const* in, int n);
 
+inline const ModulePath outermost{};
+const ModulePath* find_path(const Module& outer, const Module& inner);  // searches, and remembers
+inline const ModulePath* path_of(const Module& outer, const Module& inner) {
+  const ModulePath* path = inner.cached_path().get();
+  return path && path->outer == ctx.where ? path : find_path(outer, inner);
+}
+
 }  // namespace detail
 }  // namespace nn
 
@@ -267,12 +294,17 @@ void check_parameters(const char* op, const Tensor* const* in, int n);
 struct ModuleScope {
   nn::Module& module;
   ModuleScope* outer;
+  const ModulePath* before = ctx.where;
   explicit ModuleScope(const nn::Module& m) : module(const_cast<nn::Module&>(m)), outer(ctx.module) {
     if (outer && outer->module.listed() && !m.listed()) nn::detail::check_unlisted_module(module);
+    ctx.where = outer ? nn::detail::path_of(outer->module, m) : &nn::detail::outermost;
     ctx.module = this;
   }
   ModuleScope(const ModuleScope&) = delete;
-  ~ModuleScope() { ctx.module = outer; }
+  ~ModuleScope() {
+    ctx.module = outer;
+    ctx.where = before;
+  }
 };
 
 namespace nn::detail {

@@ -4,6 +4,7 @@
 #include <retape/nn/attention.h>
 #include <retape/nn/dropout.h>
 #include <retape/nn/embedding.h>
+#include <retape/nn/estimate_memory.h>
 #include <retape/nn/init.h>
 #include <retape/nn/kv_cache.h>
 #include <retape/nn/layer_norm.h>

@@ -1,15 +1,17 @@
 // The caching allocator. A freed block waits in a list of its size class, because fresh pages cost more than most kernels.
-#include <retape/core/memory.h>
+#include <retape/core/storage.h>
 
 #include <fmt/format.h>
 #include <omp.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstdlib>
 #include <mutex>
 #include <vector>
 
+#include <retape/core/dispatch.h>
 #include <retape/core/error.h>
 
 namespace retape {
@@ -80,14 +82,54 @@ std::byte* from_system(size_t size) {
 
 }  // namespace
 
+namespace {
+struct MetaMemory {
+  int64_t live = 0, peak = 0;
+};
+thread_local constinit MetaMemory meta;
+}  // namespace
+
 MemoryStats memory_stats() { return {live.load(), peak.load(), cached.load()}; }
 void reset_peak_memory() { peak.store(live.load()); }
+MemoryStats memory_stats(Device device) {
+  if (device.is_meta()) return {meta.live, meta.peak, 0};
+  if (!device.is_cpu()) detail::no_backend(device, "memory_stats");
+  return memory_stats();
+}
+void reset_peak_memory(Device device) {
+  if (device.is_meta()) {
+    meta.peak = meta.live;
+    return;
+  }
+  if (!device.is_cpu()) detail::no_backend(device, "reset_peak_memory");
+  reset_peak_memory();
+}
 void empty_cache() { cache().clear(); }
 
 namespace detail {
 
+size_t allocated_bytes(size_t bytes) { return rounded(bytes ? bytes : 1); }
+
+void count_meta(int64_t bytes) noexcept {
+  meta.live += bytes;
+  meta.peak = std::max(meta.peak, meta.live);
+}
+
+namespace {
+[[noreturn]] void out_of_memory(size_t bytes) {
+  std::string message;
+  try {
+    if (out_of_memory_hook) message = out_of_memory_hook(int64_t(bytes));
+  } catch (...) {  // no memory for that either
+  }
+  if (message.empty())
+    message = fmt::format("out of memory: {} bytes could not be allocated; {} bytes are in use by tensors", bytes, live.load());
+  throw Error(message);
+}
+}  // namespace
+
 std::byte* allocate(size_t bytes) {
-  const size_t size = rounded(bytes ? bytes : 1);
+  const size_t size = allocated_bytes(bytes);
   // What a kernel takes for itself inside a parallel region is small, and nothing may throw there.
   if (make_room && !omp_get_level()) make_room(int64_t(size));
   std::byte* p = nullptr;
@@ -103,7 +145,7 @@ std::byte* allocate(size_t bytes) {
 #else
   p = from_system(size);
 #endif
-  if (!p) throw Error(fmt::format("out of memory: {} bytes could not be allocated; {} bytes are in use by tensors", bytes, live.load()));
+  if (!p) out_of_memory(bytes);
   const int64_t now = live.fetch_add(int64_t(size), std::memory_order_relaxed) + int64_t(size);
   int64_t before = peak.load(std::memory_order_relaxed);
   while (now > before && !peak.compare_exchange_weak(before, now, std::memory_order_relaxed)) {}
@@ -112,7 +154,7 @@ std::byte* allocate(size_t bytes) {
 
 void deallocate(std::byte* p, size_t bytes) noexcept {
   if (!p) return;
-  const size_t size = rounded(bytes ? bytes : 1);
+  const size_t size = allocated_bytes(bytes);
   live.fetch_sub(int64_t(size), std::memory_order_relaxed);
 #ifndef RETAPE_NO_POOL
   if (cache().give(p, size)) return;

@@ -22,8 +22,11 @@ Ref<Storage> Storage::make(size_t bytes, Device device) {
   auto ref = Ref<Storage>::adopt(s);
   s->bytes = bytes;
   s->device = device;
-  if (bytes <= small_bytes || device.is_meta()) {
+  if (bytes <= small_bytes) {
     s->data = s->small_;
+  } else if (device.is_meta()) {
+    s->data = s->small_;
+    detail::count_meta(int64_t(detail::allocated_bytes(bytes)));
   } else {
     s->data = detail::allocate(bytes);
   }
@@ -39,6 +42,7 @@ Ref<Storage> Storage::wrap(void* data, size_t bytes, Ref<Object> owner) {
 void Storage::drop_bytes() noexcept {
   if (!data) return;
   if (owner_) owner_.reset();
+  else if (device.is_meta() && bytes > small_bytes) detail::count_meta(-int64_t(detail::allocated_bytes(bytes)));
   else if (data != small_) detail::deallocate(data, bytes);
   data = nullptr;
 }
@@ -49,6 +53,7 @@ Ref<Storage> Storage::revive(Storage& fresh) {
   if (fresh.data == fresh.small_) {
     std::memcpy(small_, fresh.small_, small_bytes);
     data = small_;
+    if (device.is_meta()) fresh.data = nullptr;  // so that its bytes are counted here from now on
   } else {
     data = std::exchange(fresh.data, nullptr);
     owner_ = std::move(fresh.owner_);

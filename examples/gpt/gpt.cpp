@@ -59,10 +59,12 @@ std::function<void()> train_verb(CLI::App& app) {
                  "bytes that tensors may take, such as 600MiB; values are dropped and computed again as needed; 0: no limit")
       ->transform(CLI::AsSizeValue(false));
   app.add_option("--eval-every", o->eval_every, "steps between validations, each with a checkpoint");
+  app.add_option("--keep", o->keep, "checkpoints that stay: the latest ones");
   app.add_option("--out", o->out, "run folder to create (runs/gpt-<time> if not given)");
   app.add_option(
       "--resume", o->resume,
-      "continue this run (or checkpoint) with its own settings; --data, --data-format, --steps, --eval-every, --threads, --recompute, --memory-budget may be given anew");
+      "continue this run (or checkpoint) with its own settings, from the beginning if it has no checkpoint yet; --data, --data-format, --steps, "
+      "--eval-every, --keep, --threads, --recompute, --memory-budget may be given anew");
   app.add_option("--weights", o->weights, "start from the weights of this .safetensors file");
   app.add_flag("--quiet", o->quiet, "print nothing but errors");
   return with_given_flags(app, o, gpt::train);

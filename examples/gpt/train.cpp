@@ -21,14 +21,13 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr int64_t report_every = 10;  // steps between rows of metrics.csv
-constexpr int64_t checkpoints_kept = 2;
 
 void check(const TrainOptions& o) {
   auto at_least = [](const char* flag, double value, double low) {
     if (!(value >= low)) throw Error(fmt::format("{} {} is not valid; it must be at least {}", flag, value, low));
   };
   at_least("--batch", double(o.batch), 1), at_least("--accumulate", double(o.accumulate), 1), at_least("--steps", double(o.steps), 1);
-  at_least("--warmup", double(o.warmup), 0), at_least("--eval-every", double(o.eval_every), 1), at_least("--lr", o.lr, 0),
+  at_least("--warmup", double(o.warmup), 0), at_least("--eval-every", double(o.eval_every), 1), at_least("--keep", double(o.keep), 1), at_least("--lr", o.lr, 0),
       at_least("--min-lr", o.min_lr, 0);
   at_least("--memory-budget", double(o.memory_budget), 0);
   at_least("--weight-decay", o.weight_decay, 0), at_least("--clip", o.clip, 0), at_least("--threads", o.threads, 0);
@@ -62,8 +61,30 @@ void take_settings_of(const fs::path& run, TrainOptions& o) {
   if (o.given.contains("--eval-every")) before.eval_every = o.eval_every;
   if (o.given.contains("--recompute")) before.model.recompute = o.model.recompute;
   if (o.given.contains("--memory-budget")) before.memory_budget = o.memory_budget;
+  if (o.given.contains("--keep")) before.keep = o.keep;
   before.threads = o.threads, before.quiet = o.quiet, before.resume = o.resume, before.given = o.given;
   o = before;
+}
+
+// Where a run goes on; its settings are in `o` then. A run that was stopped before its first checkpoint begins again, with its own
+// settings or, if it had not even written those, with the ones that are given.
+examples::ResumePoint resume(TrainOptions& o) {
+  auto point = examples::find_resume_point(o.resume);
+  const std::string run = point.run.string();
+  const bool has_settings = point.checkpoint || fs::exists(point.run / "config.json");
+  if (has_settings) {
+    take_settings_of(point.run, o);
+  } else {
+    if (!examples::holds_only(point.run, {"tokenizer.json"}))
+      throw Error(fmt::format("--resume {}: it has neither a checkpoint nor config.json but other files, so it is no run", run));
+    if (o.data.empty())
+      throw Error(fmt::format("--resume {}: the run was stopped before it wrote config.json; give --data and its settings again", run));
+    if (o.given.contains("--out")) throw Error("--out and --resume exclude each other: a resumed run goes on in its own folder");
+  }
+  if (!point.checkpoint && !o.quiet)
+    fmt::print(stderr, "{} has no checkpoint; starting from the beginning with {}\n", run,
+               has_settings ? "the run's own settings" : "the settings given, since it has no config.json either");
+  return point;
 }
 
 std::vector<ParamGroup<AdamWOptions>> groups(const Gpt& model, const TrainOptions& o) {
@@ -157,11 +178,9 @@ void tokenize(const TrainOptions& options) {
 
 void train(const TrainOptions& options) {
   TrainOptions o = options;
-  std::optional<examples::Checkpoint> from;
-  if (!o.resume.empty()) {
-    from = examples::find_checkpoint(o.resume);
-    take_settings_of(from->path.parent_path(), o);
-  }
+  examples::ResumePoint point;
+  if (!o.resume.empty()) point = resume(o);
+  const auto& from = point.checkpoint;
   check(o);
   if (o.threads > 0) omp_set_num_threads(o.threads);
   if (o.data.empty()) throw Error("--data is missing: name a text file to train on");
@@ -169,7 +188,8 @@ void train(const TrainOptions& options) {
   // The data and its vocabulary; a resumed run keeps the one it was started with.
   const std::string format = format_of_data(o), text = format == "text" ? read_file(o.data) : "";
   if (format == "text" && text.empty()) throw Error(fmt::format("{} is empty; there is nothing to train on", o.data));
-  const auto tokenizer = from ? read_tokenizer(from->path.parent_path(), o.model) : tokenizer_for(o, format, text);
+  const bool has_settings = !point.run.empty() && fs::exists(point.run / "config.json");  // it is written after tokenizer.json
+  const auto tokenizer = has_settings ? read_tokenizer(point.run, o.model) : tokenizer_for(o, format, text);
   o.model.vocab = tokenizer->size();
   check(o.model);
   TokenDataset data = open_data(o, format, *tokenizer, text);
@@ -182,9 +202,9 @@ void train(const TrainOptions& options) {
   if (from) at = read_checkpoint(from->path, model, optimizer, data);
   if (at.step > o.steps) throw Error(fmt::format("the checkpoint is at step {}, after --steps {}; give more steps", at.step, o.steps));
 
-  const fs::path run = from ? from->path.parent_path() : examples::create_run_folder("gpt", o.out);
-  write_config(run, o);
+  const fs::path run = point.run.empty() ? examples::create_run_folder("gpt", o.out) : point.run;
   tokenizer->save(run / "tokenizer.json");
+  write_config(run, o);
   auto metrics = from ? examples::MetricsFile(run / "metrics.csv", at.step) : examples::MetricsFile(run / "metrics.csv");
   if (!o.quiet)
     fmt::print(stderr, "{} tokens (vocabulary of {}), {} parameters, {} threads; writing to {}\n",
@@ -237,14 +257,17 @@ void train(const TrainOptions& options) {
       row.val_loss = validate(model, data, o);
       progress.note(fmt::format("step {}: training loss {:.4f}, validation loss {:.4f}", at.step, row.train_loss, *row.val_loss));
     }
-    metrics.append(row);
-    if (!evaluate && !stop) continue;
-    examples::save_checkpoint(run, at.step, [&](const fs::path& folder) { write_checkpoint(folder, at, model, optimizer, data); });
-    examples::prune_checkpoints(run, checkpoints_kept);
-    plot(run, metrics.rows());
+    examples::write_to_run(run, [&] {
+      metrics.append(row);
+      if (!evaluate && !stop) return;
+      examples::save_checkpoint(run, at.step, [&](const fs::path& folder) { write_checkpoint(folder, at, model, optimizer, data); });
+      examples::prune_checkpoints(run, int(o.keep), at.step);
+      plot(run, metrics.rows());
+    });
   }
   progress.finish();
   budget.reset();
+  if (!metrics.rows().empty()) plot(run, metrics.rows());  // also after a run that was stopped while it drew this
 
   if (at.step < o.steps) {
     if (!o.quiet) fmt::print("stopped at step {}; go on with: ./run train gpt --resume {}\n", at.step, run.string());

@@ -19,7 +19,7 @@ struct TrainOptions {
   uint64_t seed = 1337;
   int threads = 0;
   int64_t memory_budget = 0;  // bytes; 0: no limit
-  int64_t eval_every = 250;
+  int64_t eval_every = 250, keep = 2;
   std::string out, resume, weights;
   bool quiet = false;
   std::set<std::string> given;  // flags that stood on the command line: only those may differ from a resumed run

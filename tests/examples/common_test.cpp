@@ -166,6 +166,115 @@ TEST_CASE("saving a step again replaces its checkpoint as a whole", "[examples]"
   CHECK(names_in(run.path) == std::vector<std::string>{"checkpoint-7"});
 }
 
+namespace {
+
+std::string content_at(int64_t step, char name) { return std::string(50000, name) + std::to_string(step); }
+// Saves two files of content that only this step has.
+void save_step(const fs::path& run, int64_t step, const std::function<void(int)>& between = [](int) {}) {
+  save_checkpoint(run, step, [&](const fs::path& folder) {
+    between(0);
+    write_file_atomically(folder / "a", content_at(step, 'a'));
+    between(1);
+    write_file_atomically(folder / "b", content_at(step, 'b'));
+    between(2);
+  });
+}
+bool is_whole(const Checkpoint& c) {
+  return names_in(c.path) == std::vector<std::string>{"a", "b"} && read_file(c.path / "a") == content_at(c.step, 'a') &&
+         read_file(c.path / "b") == content_at(c.step, 'b');
+}
+// Runs f in a process of its own, which is killed after so many microseconds, if any.
+template <class F> void in_child(const F& f, int64_t microseconds = -1) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    f();
+    ::_exit(0);
+  }
+  if (microseconds >= 0) {
+    ::usleep(useconds_t(microseconds));
+    ::kill(child, SIGKILL);
+  }
+  ::waitpid(child, nullptr, 0);
+}
+
+}  // namespace
+
+TEST_CASE("a kill at any moment of saving and pruning leaves the latest checkpoint whole", "[examples]") {
+  const TemporaryFolder run;
+  save_step(run.path, 1);
+  int64_t last = 1, saved = 0;
+  for (int kill = 0; kill < 100; ++kill) {
+    in_child(
+        [&] {
+          for (int64_t step = last + 1;; ++step) {
+            save_step(run.path, step - 1);  // once more, which replaces it
+            save_step(run.path, step);
+            prune_checkpoints(run.path, 2, step);
+          }
+        },
+        300 + kill * 977 % 6000);
+    const auto point = find_resume_point(run.path);
+    REQUIRE(point.checkpoint);
+    REQUIRE(point.checkpoint->step >= last);
+    saved += point.checkpoint->step - last;
+    last = point.checkpoint->step;
+    for (const auto& c : checkpoints(run.path)) REQUIRE(is_whole(c));
+    REQUIRE(names_in(run.path).size() == checkpoints(run.path).size());
+    REQUIRE(checkpoints(run.path).size() <= 3);
+  }
+  CHECK(saved > 20);
+}
+
+TEST_CASE("a process that ends between two files of a checkpoint leaves the one before it", "[examples]") {
+  for (const int64_t step : {5, 6})  // over a checkpoint that is there, and a new one
+    for (int at = 0; at < 3; ++at) {
+      const TemporaryFolder run;
+      save_step(run.path, 5);
+      in_child([&] {
+        save_step(run.path, step, [&](int place) {
+          if (place == at) ::_exit(0);
+        });
+      });
+      CHECK(names_in(run.path).size() == 2);
+      CHECK(find_resume_point(run.path).checkpoint->step == 5);
+      CHECK(names_in(run.path) == std::vector<std::string>{"checkpoint-5"});
+      CHECK(is_whole({5, run / "checkpoint-5"}));
+    }
+}
+
+TEST_CASE("a checkpoint that was being replaced where folders cannot change places is found again", "[examples]") {
+  const TemporaryFolder run;
+  save_step(run.path, 5);
+  fs::rename(run / "checkpoint-5", run / ".checkpoint-5.part.old");
+  fs::create_directory(run / ".checkpoint-5.part");
+  CHECK(find_resume_point(run.path).checkpoint->step == 5);
+  CHECK(names_in(run.path) == std::vector<std::string>{"checkpoint-5"});
+}
+
+TEST_CASE("a run is resumed from its latest checkpoint, from the one that is named, or from its beginning", "[examples]") {
+  const TemporaryFolder folder;
+  CHECK(contains(error_of([&] { find_resume_point(folder / "absent"); }), "there is no folder"));
+  CHECK_FALSE(find_resume_point(folder.path).checkpoint);
+  for (int step = 1; step <= 3; ++step) save_step(folder.path, step);
+  CHECK(find_resume_point(folder.path).checkpoint->step == 3);
+  const auto point = find_resume_point(folder / "checkpoint-2/");
+  CHECK(point.run == folder.path);
+  CHECK(point.checkpoint->step == 2);
+  save_step(folder.path, 2);
+  prune_checkpoints(folder.path, 1, 2);  // 3 is later than where this run is
+  CHECK(names_in(folder.path) == std::vector<std::string>{"checkpoint-2", "checkpoint-3"});
+  CHECK(holds_only(folder.path, {"checkpoint-2", "checkpoint-3"}));
+  CHECK_FALSE(holds_only(folder.path, {"checkpoint-2"}));
+}
+
+TEST_CASE("an error while a run is written to says which checkpoint is intact", "[examples]") {
+  const TemporaryFolder run;
+  const auto full = [] { throw Error("No space left on device"); };
+  CHECK(error_of([&] { write_to_run(run.path, full); }) == "No space left on device; no checkpoint was saved before");
+  save_step(run.path, 4);
+  CHECK(contains(error_of([&] { write_to_run(run.path, full); }), "No space left on device; checkpoint-4 is intact: go on from it with --resume"));
+}
+
 TEST_CASE("pruning keeps the latest checkpoints and sweeps away what a crash left", "[examples]") {
   const TemporaryFolder run;
   for (int step = 1; step <= 12; ++step) save_checkpoint(run.path, step, [](const fs::path&) {});

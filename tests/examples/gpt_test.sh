@@ -39,6 +39,46 @@ resume)
   cmp whole/checkpoint-20/optimizer.safetensors part/checkpoint-20/optimizer.safetensors || fail "optimizer state differs after a resume"
   cmp <(cut -d, -f1-4 whole/metrics.csv) <(cut -d, -f1-4 part/metrics.csv) || fail "metrics differ after a resume"
   ;;
+kill)
+  # Saves dominate: one a step, of about as long as the step.
+  settings=("${small[@]}" --steps 40 --eval-every 1 --keep 3)
+  "$gpt" train "${settings[@]}" --out whole --quiet
+  files() { (cd "$1" && sha256sum checkpoint-*/*.safetensors tokenizer.json && ls -A && cut -d, -f1-4 metrics.csv); }
+  files whole >whole.txt
+  [[ $(grep -c '^checkpoint-' < <(ls whole)) == 3 ]] || fail "--keep 3 left: $(ls whole)"
+  kills=0
+  for ((i = 1; i <= 400; ++i)); do
+    if [[ ! -d part ]]; then arguments=("${settings[@]}" --out part)
+    elif [[ ! -f part/config.json ]]; then arguments=("${settings[@]}" --resume part)
+    else arguments=(--resume part)
+    fi
+    # At first it is killed while it begins, later while it trains and saves; it gets a little longer each time, so that it ends.
+    timeout -s KILL "$(awk -v i=$i 'BEGIN { print 0.004 * (i < 12 ? i : 12) + 0.03 * ((i * 7) % 10) * (i >= 12) + 0.002 * i }')" \
+      "$gpt" train "${arguments[@]}" --quiet >killed.txt 2>&1 && break
+    [[ ! -s killed.txt ]] || fail "a resumed run said: $(cat killed.txt)"
+    kills=$((kills + 1))
+  done
+  [[ $kills -ge 15 ]] || fail "the run was killed $kills times only"
+  files part >part.txt
+  cmp whole.txt part.txt || fail "after $kills kills the run differs: $(diff whole.txt part.txt)"
+  # Killed before the first checkpoint: it begins again, with its settings or, if it has none, with those given.
+  mkdir begun empty other
+  cp whole/config.json whole/tokenizer.json begun/
+  touch begun/.retape-1-1.tmp other/notes.txt
+  printf 'step,train_loss' >begun/metrics.csv
+  "$gpt" train --resume begun >out.txt 2>err.txt
+  grep -q "^begun has no checkpoint; starting from the beginning with the run's own settings" err.txt || fail "it says: $(cat err.txt)"
+  files begun >begun.txt
+  cmp whole.txt begun.txt || fail "a run that began again differs: $(diff whole.txt begun.txt)"
+  refuses 1 'give --data and its settings again' "$gpt" train --resume empty
+  refuses 1 'it is no run' "$gpt" train --resume other
+  "$gpt" train --resume empty "${settings[@]}" >out.txt 2>err.txt
+  grep -q 'with the settings given' err.txt || fail "it says: $(cat err.txt)"
+  cmp whole.txt <(files empty) || fail "a run in an empty folder differs"
+  "$gpt" train --resume part --steps 41 --keep 1 --quiet
+  [[ $(ls -d part/checkpoint-*) == part/checkpoint-41 ]] || fail "--keep 1 left: $(ls part)"
+  refuses 1 '--keep 0' "$gpt" train --resume part --steps 42 --keep 0
+  ;;
 threads)
   # Sizes at which matrix products are cut for threads, sums have several chunks, and 16 threads find work.
   for n in 1 2 3 8 16; do
@@ -160,14 +200,15 @@ bad_input)
   echo '{' >wide/config.json
   refuses 1 'config.json' "$gpt" sample --from wide
   "$gpt" train --help >help.txt
-  for flag in data data-format tokenizer vocab layers heads width block batch accumulate steps lr min-lr warmup beta1 beta2 weight-decay clip dropout seed threads eval-every out resume weights quiet; do
+  for flag in data data-format tokenizer vocab layers heads width block batch accumulate steps lr min-lr warmup beta1 beta2 weight-decay clip dropout seed threads eval-every out resume weights quiet keep; do
     grep -q -- "--$flag" help.txt || fail "--help lacks --$flag"
   done
   ;;
 full_disk)
   "$gpt" train "${small[@]}" --steps 10 --eval-every 5 --out run --quiet
-  (ulimit -f 8 && trap '' XFSZ && refuses 1 'error:' "$gpt" train --resume run --steps 20 --quiet) # a limit of 8 KiB a file stands for a full disk
+  (ulimit -f 8 && trap '' XFSZ && refuses 1 'checkpoint-10 is intact' "$gpt" train --resume run --steps 20 --quiet) # a limit of 8 KiB a file stands for a full disk
   [[ -d run/checkpoint-10 && $(ls -A run | grep -c tmp) == 0 ]] || fail "a failed save did harm: $(ls -A run)"
+  (ulimit -f 8 && trap '' XFSZ && refuses 1 'no checkpoint was saved before' "$gpt" train "${small[@]}" --steps 10 --eval-every 5 --out first --quiet)
   "$gpt" train --resume run --steps 12 --quiet
   [[ -d run/checkpoint-12 ]] || fail "the run did not go on after the failure"
   ;;
