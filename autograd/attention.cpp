@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include <retape/autograd/binary.h>
+#include <retape/autograd/check.h>
 #include <retape/autograd/dropout.h>
 #include <retape/autograd/matmul.h>
 #include <retape/autograd/reduce.h>
@@ -39,7 +40,7 @@ struct AttentionBackward {  // y and statistics are for the kernel; the composit
                                 const Tensor& statistics) {
     Tensor dq = empty_heads(q.shape(), q.options()), dk = empty_heads(k.shape(), k.options()), dv = empty_heads(v.shape(), v.options());
     const Tensor d = dense_features(dy), a = dense_features(q), b = dense_features(k), c = dense_features(v), out = dense_features(y);
-    RETAPE_DISPATCH(q.device(), attention_backward(d, a, b, c, mask, out, statistics, options, dq, dk, dv));
+    RETAPE_DISPATCH(detail::cpu_for_meta(q.device()), attention_backward(d, a, b, c, mask, out, statistics, options, dq, dk, dv));
     return {dq, dk, dv};
   }
   std::array<Tensor, 3> composite(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const Tensor&,
@@ -76,7 +77,7 @@ struct Attention {
     Tensor out = empty_heads({s[0], s[1], s[2], values.shape()[3]}, queries.options());
     Tensor rows = empty({s[0], s[1], 2, s[2]}, options_of_statistics(queries));
     const Tensor a = dense_features(queries), b = dense_features(keys), c = dense_features(values);
-    RETAPE_DISPATCH(queries.device(), attention(a, b, c, hidden, options, out, rows));
+    RETAPE_DISPATCH(detail::cpu_for_meta(queries.device()), attention(a, b, c, hidden, options, out, rows));
     q = save(queries), k = save(keys), v = save(values), mask = save(hidden), y = save(out), statistics = save(rows);
     return out;
   }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <retape/autograd/check.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/views.h>
@@ -33,7 +34,7 @@ struct MatMul {  // both operands have at least two dims
     Tensor out = empty(with_matrix(batch, x.shape()[-2], y.shape()[-1]), x.options());
     const Tensor p = expand(x, with_matrix(batch, x.shape()[-2], x.shape()[-1])),
                  q = expand(y, with_matrix(batch, y.shape()[-2], y.shape()[-1]));
-    RETAPE_DISPATCH(x.device(), matmul(p, q, Tensor{}, false, out));
+    RETAPE_DISPATCH(detail::cpu_for_meta(x.device()), matmul(p, q, Tensor{}, false, out));
     return out;
   }
   void backward(const Tensor& dy, Grads& dx) {
@@ -52,7 +53,7 @@ struct Linear {
     shape[-1] = w.shape()[0];
     const Tensor rows = as_rows(in);
     Tensor out = empty({rows.shape()[0], w.shape()[0]}, in.options());
-    RETAPE_DISPATCH(in.device(), matmul(rows, transpose(w), bias, false, out));
+    RETAPE_DISPATCH(detail::cpu_for_meta(in.device()), matmul(rows, transpose(w), bias, false, out));
     return reshape(out, shape);
   }
   void backward(const Tensor& dy, Grads& dx) {

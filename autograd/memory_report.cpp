@@ -122,8 +122,9 @@ class Holders {
   void entry(const Node& n, const Entry& e) {
     if (e.packed || (!e.held && !e.absent)) return;
     if (e.held && !e.held->producer && (e.held->leaf_wants_grad || e.held->is_parameter)) return leaf(n, *e.held.impl());
-    const bool from_node = e.what >= 0 && e.what < n.edges.size() && n.edges[e.what].node;
-    activation(n, e.storage(), from_node && layer_of(name(n.edges[e.what].node->where)) != layer_of(name(n.where)));
+    const auto layer = [&](const Node& of) { return layer_of(name(of.where)); };
+    const Node* producer = e.what >= 0 && e.what < n.edges.size() ? n.edges[e.what].node.get() : nullptr;
+    activation(n, e.storage(), e.what >= 0 && (!producer || layer(*producer) != layer(n)));
   }
   void look_at(Node& n) {
     for (int i = 0; i < n.edges.size(); ++i) {
@@ -168,14 +169,16 @@ std::string cheapest_remedy(const Holders& holders, int64_t bytes) {
   int64_t parts = 2;
   while (parts < 64 && holders.all.activations / parts * (parts - 1) < bytes / parts) parts *= 2;
   if (const int64_t freed = holders.all.activations / parts * (parts - 1); freed > 0 && freed >= bytes / parts)
-    ways.push_back(fmt::format("{} of the batch at a time, with gradients added up over {} backward passes, frees about {} and takes hardly more time",
-                               parts == 2 ? "half" : fmt::format("1/{}", parts), parts, size_text(freed)));
+    ways.push_back(
+        fmt::format("{} of the batch at a time, with gradients added up over {} backward passes, frees about {} and takes hardly more time",
+                    parts == 2 ? "half" : fmt::format("1/{}", parts), parts, size_text(freed)));
   if (const Row row = best_row(holders); row.layers && row.freed() >= bytes)
     ways.push_back(fmt::format("checkpoint() around each of the {} {} frees about {} for at most a third more time", row.layers, row.family,
                                size_text(row.freed())));
   if (!ways.empty()) return fmt::format("{}", fmt::join(ways, "; or "));
   const int64_t state = optimizer_bytes.load(std::memory_order_relaxed), live = memory_stats().live;
-  if (bytes > live) return fmt::format("the new tensor alone is larger than all that could be freed; look at its shape, or make the batch smaller");
+  if (bytes > live)
+    return fmt::format("the new tensor alone is larger than all that could be freed; look at its shape, or make the batch smaller");
   if (state > holders.all.total()) return "an optimizer with less state (SGD without momentum has none), or a smaller model";
   return "a smaller batch, or a smaller model";
 }
@@ -186,14 +189,13 @@ std::string size_text(int64_t bytes) {
   if (bytes < 1024) return fmt::format("{} bytes", bytes);
   double size = double(bytes);
   int unit = 0;
-  for (; size >= 1000 && unit < 4; ++unit) size /= 1024;
-  return fmt::format("{:.{}f} {}iB", size, size < 10 ? 2 : 1, " KMGT"[unit]);
+  for (; size >= 1000 && unit < 5; ++unit) size /= 1024;
+  return fmt::format("{:.{}f} {}iB", size, size < 10 ? 2 : 1, " KMGTP"[unit]);
 }
 
 std::string running_op() {
-  std::string text;
-  if (ctx.op) text = ctx.op;
-  else if (ctx.current) text = ctx.inside_forward ? ctx.current->name() : fmt::format("backward of {}", ctx.current->name());
+  std::string text = ctx.op ? ctx.op : ctx.current ? ctx.current->name() : "";
+  if (ctx.current && !ctx.inside_forward) text = "backward of " + text;
   const std::string path = to_string(ctx.where);
   if (path.empty()) return text;
   return text.empty() ? path : fmt::format("{} (in {})", text, path);
@@ -214,10 +216,10 @@ std::string memory_report(int64_t bytes) {
   const auto parts = [](const Holders::Held& h, int64_t state, int64_t others) {
     std::vector<std::string> text;
     for (auto& [name, size] : std::initializer_list<std::pair<const char*, int64_t>>{{"activations", h.activations},
-                                                                                      {"parameters", h.parameters},
-                                                                                      {"gradients", h.gradients},
-                                                                                      {"optimizer state", state},
-                                                                                      {"other tensors", others}})
+                                                                                     {"parameters", h.parameters},
+                                                                                     {"gradients", h.gradients},
+                                                                                     {"optimizer state", state},
+                                                                                     {"other tensors", others}})
       if (size > 0) text.push_back(fmt::format("{} {}", name, size_text(size)));
     return fmt::format("{}", fmt::join(text, ", "));
   };

@@ -223,6 +223,25 @@ void gpt_step(benchmark::State& state, StepSettings settings) {
 }
 BENCHMARK_CAPTURE(gpt_step, nano, StepSettings{})->Unit(benchmark::kMillisecond)->UseRealTime();
 
+// How long an estimate takes, and how near it is to what the allocator counts in a step.
+void estimate_of_step(benchmark::State& state, const StepSettings& settings) {
+  const int64_t before = memory_stats().live;
+  GptStep step(settings);
+  step.run();
+  reset_peak_memory();
+  step.run();
+  const double measured = double(memory_stats().peak - before);
+  double estimated = 0;
+  for (auto _ : state) estimated = double(step.estimate().peak);
+  state.counters["estimated_MiB"] = estimated / (1 << 20);
+  state.counters["measured_MiB"] = measured / (1 << 20);
+  state.counters["ratio"] = estimated / measured;
+}
+void add_estimates() {
+  for (const FreshWork& w : fresh_works())
+    benchmark::RegisterBenchmark(("estimate_memory/" + w.name).c_str(), estimate_of_step, w.settings)->Unit(benchmark::kMillisecond);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -230,6 +249,7 @@ int main(int argc, char** argv) {
     if (const std::string_view flag = argv[i]; flag.starts_with("--peer")) return compare(argc, argv);
     else if (flag == "--replay") return replay(argc, argv);
   add_streaming_rows();
+  add_estimates();
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   benchmark::AddCustomContext("cpu_level", cpu_level());

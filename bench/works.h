@@ -19,6 +19,7 @@ class GptStep {
   explicit GptStep(const StepSettings& settings);
   void run();
   void recompute(const std::string& how) { model_.transformer.recompute = gpt::parse_recomputation(how, model_.config.layers); }
+  MemoryEstimate estimate() const { return estimate_memory(model_, &gpt::Gpt::loss, {ids_, targets_}); }
 
  private:
   gpt::Gpt model_;

@@ -6,7 +6,7 @@
 #include <immintrin.h>
 #endif
 
-#include <retape/core/kernel.h>
+#include <retape/core/meta_scratch.h>
 
 namespace retape::RETAPE_LEVEL {
 namespace {
@@ -216,6 +216,7 @@ template <class T> struct Problem {
   Rows<const T> q, k, v;
   Mask mask;
   AttentionOptions options;
+  bool meta = false;
 
   /// The keys that queries before `end` may see.
   RETAPE_INLINE int64_t keys_before(int64_t end) const { return options.causal ? min_of(keys, end) : keys; }
@@ -475,15 +476,18 @@ template <class A> struct Arena {
   }
 };
 
+// How much of it a thread gets, in all.
+RETAPE_INLINE int64_t scratch_of_tasks(int64_t tasks, int64_t size, bool worth_threads) {
+  return round_up(size, 1024) * (tasks <= 1 || !worth_threads ? 1 : omp_get_max_threads());
+}
 // f(task, scratch) for every task, `size` elements of scratch a thread.
 template <class A, class F> void each_task(int64_t tasks, int64_t size, bool worth_threads, const F& f) {
+  const Scratch<A> scratch(scratch_of_tasks(tasks, size, worth_threads));
   size = round_up(size, 1024);
   if (tasks <= 1 || !worth_threads) {
-    const Scratch<A> scratch(size);
     for (int64_t n = 0; n < tasks; ++n) f(n, Arena<A>{scratch});
     return;
   }
-  const Scratch<A> scratch(size * omp_get_max_threads());
 #pragma omp parallel for schedule(dynamic, 1)
   for (int64_t n = 0; n < tasks; ++n) f(n, Arena<A>{scratch + size * omp_get_thread_num()});
 }
@@ -549,6 +553,7 @@ template <class T> void forward(const Problem<T>& p, const Rows<T>& y, compute_t
   if (items == 0) return;
   const int64_t chunks = min_of(divide_up(32, heads), items);
   const int64_t scratch = keys * (k_cols + v_cols) + tile * k_cols + turns * tile * (k_cols + v_cols + 2) + tile + Tile<A>::size;
+  if (p.meta) return count_meta_scratch(bytes_of<A>(scratch_of_tasks(heads * chunks, scratch, worth_threads(p))));
   each_task<A>(heads * chunks, scratch, worth_threads(p), [&](int64_t task, Arena<A> arena) {
     const int64_t chunk = chunks - 1 - task / heads, head = task % heads;  // causal: the last chunks are the longest, and start first
     const int64_t first = chunk * items / chunks, end = (chunk + 1) * items / chunks;
@@ -611,6 +616,7 @@ template <class T> void forward_one(const Problem<T>& p, const Rows<T>& y, compu
   constexpr int64_t n = padding<A>;
   const int64_t keys = p.keys_before(1), k_cols = round_up(p.head_dim, n), v_cols = round_up(p.value_dim, n);
   const int64_t scratch = k_cols + v_cols + round_up(keys, tile) + 2 * n * tile;
+  if (p.meta) return count_meta_scratch(bytes_of<A>(scratch_of_tasks(p.batch * p.heads, scratch, worth_threads(p))));
   each_task<A>(p.batch * p.heads, scratch, worth_threads(p), [&](int64_t task, Arena<A> arena) {
     const int64_t b = task / p.heads, h = task % p.heads, kv = h / (p.heads / p.kv_heads);
     A *const q = arena.take(k_cols), *const out = arena.take(v_cols), *const scores = arena.take(round_up(keys, tile));
@@ -694,7 +700,10 @@ void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& 
   if (heads == 0) return;
   const int64_t chunks = max_of(int64_t{1}, min_of(divide_up(16, heads), items / 4));
   const int64_t share = keys * (k_cols + v_cols);
-  const Scratch<A> shares(chunks > 1 ? heads * chunks * share : 0);
+  const int64_t scratch = 2 * share + turns * tile * (3 * k_cols + 2 * v_cols + 3) + tile * tile + Tile<A>::size;
+  const int64_t shares_size = chunks > 1 ? heads * chunks * share : 0;
+  if (p.meta) return count_meta_scratch(bytes_of<A>(shares_size), bytes_of<A>(scratch_of_tasks(heads * chunks, scratch, worth_threads(p))));
+  const Scratch<A> shares(shares_size);
   const A kept = A(1 / (1 - p.options.dropout));
 
   A ones[tile], scales[tile];
@@ -705,7 +714,6 @@ void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& 
     store_rows(sum_v, v_cols, rows, p.value_dim, ones, dv.at(b, h, j), dv.stride[2]);
   };
 
-  const int64_t scratch = 2 * share + turns * tile * (3 * k_cols + 2 * v_cols + 3) + tile * tile + Tile<A>::size;
   each_task<A>(heads * chunks, scratch, worth_threads(p), [&](int64_t task, Arena<A> arena) {
     const int64_t chunk = task / heads, head = task % heads;
     A *const k = arena.take(keys * k_cols), *const v = arena.take(keys * v_cols);
@@ -783,13 +791,17 @@ void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& 
   });
 }
 
-template <class T> Rows<const T> rows_of(const Tensor& x) { return {x.data<T>(), {x.strides()[0], x.strides()[1], x.strides()[2]}}; }
-template <class T> Rows<T> output_rows(Tensor& x) { return {x.mutable_data<T>(), {x.strides()[0], x.strides()[1], x.strides()[2]}}; }
+template <class T> Rows<const T> rows_of(const Tensor& x) {
+  return {x.device().is_meta() ? nullptr : x.data<T>(), {x.strides()[0], x.strides()[1], x.strides()[2]}};
+}
+template <class T> Rows<T> output_rows(Tensor& x) {
+  return {x.device().is_meta() ? nullptr : x.mutable_data<T>(), {x.strides()[0], x.strides()[1], x.strides()[2]}};
+}
 template <class T>
 Problem<T> problem(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const AttentionOptions& options) {
-  Problem<T> p{q.shape()[0], q.shape()[1],  k.shape()[1],  q.shape()[2],  k.shape()[2], q.shape()[3],
-               v.shape()[3], rows_of<T>(q), rows_of<T>(k), rows_of<T>(v), {},           options};
-  if (mask) {
+  Problem<T> p{q.shape()[0],  q.shape()[1],  k.shape()[1],  q.shape()[2], k.shape()[2], q.shape()[3],        v.shape()[3],
+               rows_of<T>(q), rows_of<T>(k), rows_of<T>(v), {},           options,      q.device().is_meta()};
+  if (mask && !p.meta) {
     p.mask.dtype = mask.dtype();
     switch (mask.dtype()) {
       case DType::f64: p.mask.data = mask.data<double>(); break;
@@ -807,6 +819,8 @@ Problem<T> problem(const Tensor& q, const Tensor& k, const Tensor& v, const Tens
 
 }  // namespace
 
+// On meta both kernels only count the scratch memory that they would take.
+
 // q (B, Hq, T, D), k (B, Hkv, S, D), v (B, Hkv, S, Dv), y (B, Hq, T, Dv): last dimension contiguous. statistics (B, Hq, 2, T)
 // contiguous, f32, or f64 if q is: see RowStatistics. mask (B, Hq, T, S), any strides: bool, or added to the scores.
 void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const AttentionOptions& options, Tensor& y,
@@ -814,8 +828,8 @@ void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
   with_floating("attention", q.dtype(), [&](auto type) {
     using T = decltype(type);
     const Problem<T> p = problem<T>(q, k, v, mask, options);
-    const bool one = p.queries == 1 && p.keys > 0 && !p.mask.data && p.options.dropout == 0;
-    (one ? forward_one<T> : forward<T>)(p, output_rows<T>(y), statistics.mutable_data<compute_t<T>>());
+    const bool one = p.queries == 1 && p.keys > 0 && !mask && p.options.dropout == 0;
+    (one ? forward_one<T> : forward<T>)(p, output_rows<T>(y), p.meta ? nullptr : statistics.mutable_data<compute_t<T>>());
   });
 }
 
@@ -824,8 +838,9 @@ void attention_backward(const Tensor& dy, const Tensor& q, const Tensor& k, cons
                         const Tensor& statistics, const AttentionOptions& options, Tensor& dq, Tensor& dk, Tensor& dv) {
   with_floating("attention_backward", q.dtype(), [&](auto type) {
     using T = decltype(type);
-    backward(problem<T>(q, k, v, mask, options), rows_of<T>(y), rows_of<T>(dy), statistics.data<compute_t<T>>(), output_rows<T>(dq),
-             output_rows<T>(dk), output_rows<T>(dv));
+    const Problem<T> p = problem<T>(q, k, v, mask, options);
+    backward(p, rows_of<T>(y), rows_of<T>(dy), p.meta ? nullptr : statistics.data<compute_t<T>>(), output_rows<T>(dq), output_rows<T>(dk),
+             output_rows<T>(dv));
   });
 }
 

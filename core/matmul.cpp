@@ -1,13 +1,16 @@
 // Matrix products over the last two dimensions. oneDNN multiplies f32 and, where the processor can, bf16; other half types go
 // through f32; f64 and tiny products have kernels here. Gemm and its strides are explained in runtime/onednn.h; within this
 // file its strides may be anything. No result depends on the number of threads.
-#include <retape/core/kernel.h>
+#include <retape/core/meta_scratch.h>
 #include <retape/core/runtime/onednn.h>
 
 namespace retape::RETAPE_LEVEL {
 namespace {
 
 using onednn::Gemm;
+
+// On meta there are no operands, and only the scratch memory of the product is counted.
+bool on_meta(const Gemm& g) { return !g.a; }
 
 template <class T> RETAPE_INLINE const T* at(const void* p, int64_t offset) { return static_cast<const T*>(p) + offset; }
 template <class T> RETAPE_INLINE T* at(void* p, int64_t offset) { return static_cast<T*>(p) + offset; }
@@ -240,7 +243,9 @@ void gemm_f64(const Gemm& g) {
   const int64_t padded_m = (g.m + tile_rows - 1) / tile_rows * tile_rows, padded_n = (g.n + tile_cols - 1) / tile_cols * tile_cols;
   const int64_t a_size = padded_m * g.k, b_size = padded_n * g.k;
   const int64_t group = min_of(g.batch, max_of<int64_t>(1, (int64_t{1} << 21) / (a_size + b_size)));  // matrices packed at once
-  Scratch<double> a((g.a_batch ? group : 1) * a_size), b((g.b_batch ? group : 1) * b_size);
+  const int64_t all_a = (g.a_batch ? group : 1) * a_size, all_b = (g.b_batch ? group : 1) * b_size;
+  if (on_meta(g)) return count_meta_scratch(bytes_of<double>(all_a), bytes_of<double>(all_b));
+  Scratch<double> a(all_a), b(all_b);
   for (int64_t q0 = 0; q0 < g.batch; q0 += group) {
     const int64_t batch = min_of(group, g.batch - q0);
     if (q0 == 0 || g.a_batch)
@@ -296,6 +301,11 @@ template <class T> void call_onednn(const Gemm& g) {
 }
 
 template <class T> void gemm_onednn(Gemm g) {
+  if (on_meta(g)) {
+    const int64_t a = is_unit(g.m, g.k, g.a_row, g.a_col) ? 0 : (g.a_batch ? g.batch : 1) * g.m * g.k;
+    const int64_t b = is_unit(g.k, g.n, g.b_row, g.b_col) ? 0 : (g.b_batch ? g.batch : 1) * g.k * g.n;
+    return count_meta_scratch(bytes_of<T>(a), bytes_of<T>(b));
+  }
   if (!is_unit(g.m, g.k, g.a_row, g.a_col)) {
     const int64_t batch = g.a_batch ? g.batch : 1;
     Scratch<T> a(batch * g.m * g.k);
@@ -323,7 +333,9 @@ template <class T> void gemm_through_f32(const Gemm& g) {
   const int64_t matrices = min_of(g.batch, max_of<int64_t>(1, limit / largest));
   const int64_t rows = min_of(g.m, max_of<int64_t>(256, limit / max_of(g.n, g.k)));
   const int64_t b_matrices = g.b_batch ? matrices : 1;
-  Scratch<float> a(matrices * rows * g.k), b(b_matrices * g.k * g.n), c(matrices * rows * g.n), bias(g.bias ? g.n : 0);
+  const int64_t all_a = matrices * rows * g.k, all_b = b_matrices * g.k * g.n, all_c = matrices * rows * g.n;
+  if (on_meta(g)) return count_meta_scratch(bytes_of<float>(all_a), bytes_of<float>(all_b), bytes_of<float>(all_c));
+  Scratch<float> a(all_a), b(all_b), c(all_c), bias(g.bias ? g.n : 0);
   if (g.bias) pack(at<T>(g.bias, 0), 1, 0, 1, g.n, g.n, 1, static_cast<float*>(bias));
   const Packed b_layout(g.k, g.n, g.b_row, g.b_col);
   for (int64_t q0 = 0; q0 < g.batch; q0 += matrices) {
@@ -369,6 +381,7 @@ template <class T> void gemm_through_f32(const Gemm& g) {
 
 template <class T> void gemm(const Gemm& g) {
   const bool tiny = g.batch * g.m * g.n * g.k <= 16 * 16 * 16;
+  if (on_meta(g) && (tiny || g.k == 0 || g.m == 1 || g.n == 1)) return;  // their scratch is one row at most
   if (tiny || g.k == 0) return direct<T>(g);
   if (try_vector<T>(g)) return;
   if constexpr (dtype_of<T> == DType::f64) gemm_f64(g);
@@ -383,6 +396,7 @@ struct BatchDim {
 
 // g for all batches: dims are the batch dimensions beyond the one that g has itself.
 template <class T> void gemm_over(Gemm g, const BatchDim* dims, int rank) {
+  if (on_meta(g)) return gemm<T>(g);  // all take the same scratch, one after the other
   int64_t index[Shape::max_rank] = {};
   for (;;) {
     gemm<T>(g);
@@ -405,19 +419,19 @@ template <class T> void matmul_typed(const Tensor& a, const Tensor& b, const Ten
          .m = shape[-2],
          .n = shape[-1],
          .k = a.shape()[-1],
-         .a = a.data<T>(),
+         .a = a.device().is_meta() ? nullptr : a.data<T>(),
          .a_row = sa[-2],
          .a_col = sa[-1],
          .a_batch = 0,
-         .b = b.data<T>(),
+         .b = b.device().is_meta() ? nullptr : b.data<T>(),
          .b_row = sb[-2],
          .b_col = sb[-1],
          .b_batch = 0,
-         .c = c.mutable_data<T>(),
+         .c = c.device().is_meta() ? nullptr : c.mutable_data<T>(),
          .c_row = sc[-2],
          .c_batch = 0,
          .accumulate = accumulate,
-         .bias = bias ? bias.data<T>() : nullptr};
+         .bias = bias && !bias.device().is_meta() ? bias.data<T>() : nullptr};
 
   // Batch dimensions, neighbours merged where all three tensors step evenly through both.
   BatchDim dims[Shape::max_rank];
@@ -444,7 +458,7 @@ template <class T> void matmul_typed(const Tensor& a, const Tensor& b, const Ten
     g.batch = dim.size, g.a_batch = dim.a, g.b_batch = dim.b, g.c_batch = dim.c;
   }
 
-  if (!bias || g.n == 1 || bias.strides()[0] == 1) return gemm_over<T>(g, dims, rank);
+  if (!g.bias || g.n == 1 || bias.strides()[0] == 1) return gemm_over<T>(g, dims, rank);
   Scratch<T> packed(g.n);
   pack(bias.data<T>(), 1, 0, g.n, 1, bias.strides()[0], 0, static_cast<T*>(packed));
   g.bias = packed;
@@ -454,7 +468,7 @@ template <class T> void matmul_typed(const Tensor& a, const Tensor& b, const Ten
 }  // namespace
 
 // a (..., m, k), b (..., k, n), c (..., m, n) with contiguous rows, all of one rank and dtype, batch dimensions of a and b expanded
-// to c's by strides of 0; bias (n), or undefined.
+// to c's by strides of 0; bias (n), or undefined. On meta it counts the scratch memory that it would take.
 void matmul(const Tensor& a, const Tensor& b, const Tensor& bias, bool accumulate, Tensor& c) {
   if (a.dtype() != b.dtype() || a.dtype() != c.dtype() || (bias && bias.dtype() != a.dtype()))
     detail::kernel_error("matmul: operands, bias and result differ in dtype; cast them to one first");

@@ -63,7 +63,10 @@ requires std::is_base_of_v<nn::Module, M> MemoryEstimate estimate_memory(const M
   for (auto& input : inputs) x.push_back(run.input(input));
   return run.measure(
       on_meta,
-      [&] { return [&]<size_t... I>(std::index_sequence<I...>)->Tensor { return std::invoke(step, on_meta, x[I]...); }(std::make_index_sequence<N>{}); },
+      [&] {
+        return [&]<size_t... I>(std::index_sequence<I...>)->Tensor { return std::invoke(step, on_meta, x[I]...); }
+        (std::make_index_sequence<N>{});
+      },
       options);
 }
 /// The same for backward from model(input), every element of which gets a gradient.

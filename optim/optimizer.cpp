@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 
+#include <retape/autograd/memory_report.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/views.h>
 #include <retape/optim/device.h>
@@ -74,6 +75,16 @@ void Optimizer::zero_grad() {
   for (auto& state : states_) state.param.set_grad({});
 }
 
+void Optimizer::count_state() {
+  int64_t bytes = 0;
+  for (auto& state : states_)
+    for (auto& t : state.tensors)
+      if (t && t.device().is_cpu()) bytes += int64_t(detail::allocated_bytes(t->storage->bytes));
+  detail::optimizer_bytes.fetch_add(bytes - counted_, std::memory_order_relaxed);
+  counted_ = bytes;
+}
+Optimizer::~Optimizer() { detail::optimizer_bytes.fetch_sub(counted_, std::memory_order_relaxed); }
+
 // ---- the step -------------------------------------------------------------------------------------------------------
 
 OptimizerSlot Optimizer::make_slot(int group, int64_t index) const {
@@ -100,6 +111,8 @@ OptimizerSlot Optimizer::make_slot(int group, int64_t index) const {
 
 void Optimizer::step() {
   const NoGrad no_grad;
+  const Scoped op(ctx.op, name());
+  bool new_state = false;
   struct Work {
     int group;
     std::vector<int64_t> indices;
@@ -121,11 +134,13 @@ void Optimizer::step() {
       update(group, part.front().value.device(), part);
     for (size_t j = 0; j < slots.size(); ++j) {
       State& state = states_[size_t(indices[j])];
+      new_state |= slots[j].step == 1;
       state.step = slots[j].step;
       for (int k = 0; k < states(group); ++k) state.tensors[k] = slots[j].state[k];
       if (slots[j].value.impl() != state.param.impl()) copy_into(slots[j].value, state.param);
     }
   }
+  if (new_state) count_state();
 }
 
 // ---- checkpoints ----------------------------------------------------------------------------------------------------
@@ -233,6 +248,7 @@ void Optimizer::load_state_dict(const NamedTensors& state) {
   entries.check_empty();
 
   states_ = std::move(loaded);
+  count_state();
   for (int g = 0; g < group_count(); ++g) lr_of(g) = lrs[size_t(g)];
 }
 

@@ -24,7 +24,7 @@ template <class Options> struct ParamGroup {
 
 class Optimizer {
  public:
-  virtual ~Optimizer() = default;
+  virtual ~Optimizer();
 
   /// Updates every parameter that has a gradient, in place; the tape records nothing. Parameters without one (frozen, or unused)
   /// and their state stay as they are. Throws Error, before anything has changed, if an option is out of range or if a parameter
@@ -70,8 +70,10 @@ class Optimizer {
   void check_group(int group) const;
   OptimizerSlot make_slot(int group, int64_t index) const;
   int group_of(int64_t index) const;
+  void count_state();
   std::vector<std::vector<int64_t>> groups_;  // numbers of parameters
   std::vector<State> states_;                 // one a parameter
+  int64_t counted_ = 0;                       // bytes of state that messages about memory know of
 };
 
 /// Adds the options, a struct with `lr` and check(), which throws Error.

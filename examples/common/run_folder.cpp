@@ -206,9 +206,10 @@ void write_to_run(const fs::path& run, const std::function<void()>& write) {
     write();
   } catch (const std::exception& e) {
     const auto intact = latest_checkpoint(run);
-    throw Error(fmt::format("{}; {}", e.what(),
-                            intact ? fmt::format("{} is intact: go on from it with --resume {}", intact->path.filename().string(), run.string())
-                                   : "no checkpoint was saved before"));
+    throw Error(
+        fmt::format("{}; {}", e.what(),
+                    intact ? fmt::format("{} is intact: go on from it with --resume {}", intact->path.filename().string(), run.string())
+                           : "no checkpoint was saved before"));
   }
 }
 

@@ -27,8 +27,8 @@ void check(const TrainOptions& o) {
     if (!(value >= low)) throw Error(fmt::format("{} {} is not valid; it must be at least {}", flag, value, low));
   };
   at_least("--batch", double(o.batch), 1), at_least("--accumulate", double(o.accumulate), 1), at_least("--steps", double(o.steps), 1);
-  at_least("--warmup", double(o.warmup), 0), at_least("--eval-every", double(o.eval_every), 1), at_least("--keep", double(o.keep), 1), at_least("--lr", o.lr, 0),
-      at_least("--min-lr", o.min_lr, 0);
+  at_least("--warmup", double(o.warmup), 0), at_least("--eval-every", double(o.eval_every), 1), at_least("--keep", double(o.keep), 1),
+      at_least("--lr", o.lr, 0), at_least("--min-lr", o.min_lr, 0);
   at_least("--memory-budget", double(o.memory_budget), 0);
   at_least("--weight-decay", o.weight_decay, 0), at_least("--clip", o.clip, 0), at_least("--threads", o.threads, 0);
   if (o.min_lr > o.lr) throw Error(fmt::format("--min-lr {} is above --lr {}", o.min_lr, o.lr));

@@ -53,8 +53,8 @@ kill)
     else arguments=(--resume part)
     fi
     # At first it is killed while it begins, later while it trains and saves; it gets a little longer each time, so that it ends.
-    timeout -s KILL "$(awk -v i=$i 'BEGIN { print 0.004 * (i < 12 ? i : 12) + 0.03 * ((i * 7) % 10) * (i >= 12) + 0.002 * i }')" \
-      "$gpt" train "${arguments[@]}" --quiet >killed.txt 2>&1 && break
+    seconds=$(awk -v i=$i 'BEGIN { print 0.002 * i + (i < 12 ? 0.004 * i : 0.05 + 0.03 * (i * 7 % 10)) }')
+    { timeout -s KILL "$seconds" "$gpt" train "${arguments[@]}" --quiet >killed.txt 2>&1; } 2>/dev/null && break
     [[ ! -s killed.txt ]] || fail "a resumed run said: $(cat killed.txt)"
     kills=$((kills + 1))
   done
