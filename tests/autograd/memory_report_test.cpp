@@ -47,7 +47,9 @@ struct Head : nn::Module {
 struct Model : nn::Module {
   std::vector<Layer> layers;
   Head head;
-  Model() { for (int i = 0; i < 4; ++i) layers.emplace_back(); }
+  Model() {
+    for (int i = 0; i < 4; ++i) layers.emplace_back();
+  }
   Tensor forward(Tensor x) {
     for (auto& layer : layers) x = layer(x);
     return head(x);
@@ -97,7 +99,8 @@ TEST_CASE("the report counts gradients and the optimizer's state, and finds the 
   CHECK_THAT(report, ContainsSubstring("optimizer state "));
   CHECK_THAT(report, ContainsSubstring("gradients 4.00 MiB"));
   CHECK_THAT(report, ContainsSubstring("half of the batch at a time"));
-  CHECK_THAT(report, ContainsSubstring("checkpoint() around each of the 4 layers.* frees about 11.5 MiB"));  // 18, less 4 x 0.5 that enter and a layer
+  CHECK_THAT(report, ContainsSubstring(
+                         "checkpoint() around each of the 4 layers.* frees about 11.5 MiB"));  // 18, less 4 x 0.5 that enter and a layer
   record(Ask{int64_t{12} << 20, &report}, y);
   CHECK_THAT(report, !ContainsSubstring("checkpoint() around"));
 }
