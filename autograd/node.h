@@ -102,6 +102,7 @@ struct Node : Object {
   Few<Output, 1> outputs;
   std::unique_ptr<Replay> replay;
   bool passed = false;
+  bool shared = false;         // saves nothing and is part of several graphs, so each may pass here: a weight's cast in an autocast region
   const Pass* pass = nullptr;  // which backward holds gradients here
   Node* next_dead = nullptr;
 
