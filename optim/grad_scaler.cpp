@@ -34,9 +34,10 @@ std::vector<std::vector<Tensor>> gradients(const Optimizer& optimizer) {
   for (size_t i = 0; i < params.size(); ++i) {
     const Tensor grad = params[i].grad();
     if (grad && grad.dtype() == DType::f16)
-      throw Error(fmt::format("grad_scaler: the gradient of parameter {} is f16, in which it cannot be unscaled; keep weights in f32 and "
-                              "compute in f16 under Autocast",
-                              i));
+      throw Error(
+          fmt::format("grad_scaler: the gradient of parameter {} is f16, in which it cannot be unscaled; keep weights in f32 and "
+                      "compute in f16 under Autocast",
+                      i));
   }
   for (auto& p : params) {
     Tensor grad = p.grad();

@@ -119,10 +119,28 @@ TEST_CASE("ops run in the precision of PyTorch's lists", "[autocast]") {
                 bmm(batch(f32), batch(low)), einsum("ij,jk->ik", {f32, f32}), einsum("ij->j", {f32}), multi_dot({f32, low, f32}),
                 chain_matmul({f32, f32}), addmm(f32, f32, f32), addmv(row, f32, row), baddbmm(f32, batch(f32), batch(f32)),
                 addbmm(f32, batch(f32), batch(f32)), scaled_dot_product_attention(batch(f32), batch(low), batch(f32))}) == Names{"bf16"});
-  CHECK(dtypes({softmax(low, 0), log_softmax(low, 0), layer_norm(low, {3}, row), layer_norm(low, {3}), rms_norm(low, {3}, low_row),
-                cross_entropy(low, ids), mse_loss(low, low), sum(low), sum(low, {0}), prod(low, {0}), cumsum(low, 0), cumprod(low, 0),
-                norm(low), norm(low, 3, {0}), norm(low, INFINITY), logsumexp(low, {0}), logcumsumexp(low, 0), pow(low, 3), pow(low, 2),
-                pow(2, low), pow(low, low), quantile(low, 0.5, 0)}) == Names{"f32"});
+  CHECK(dtypes({softmax(low, 0),
+                log_softmax(low, 0),
+                layer_norm(low, {3}, row),
+                layer_norm(low, {3}),
+                rms_norm(low, {3}, low_row),
+                cross_entropy(low, ids),
+                mse_loss(low, low),
+                sum(low),
+                sum(low, {0}),
+                prod(low, {0}),
+                cumsum(low, 0),
+                cumprod(low, 0),
+                norm(low),
+                norm(low, 3, {0}),
+                norm(low, INFINITY),
+                logsumexp(low, {0}),
+                logcumsumexp(low, 0),
+                pow(low, 3),
+                pow(low, 2),
+                pow(2, low),
+                pow(low, low),
+                quantile(low, 0.5, 0)}) == Names{"f32"});
   CHECK(dtypes({inverse(low), det(low), solve(low, f32), svd(low).s, qr(low).q, eigvalsh(low), cholesky(eye(3, {DType::bf16})),
                 matrix_norm(low), matrix_exp(low), pinv(low), fft(low.at({Slice(), Slice(0, 2)})), rfft(low)}) == Names{"f32"});
   CHECK(dtypes({cat({low, f32}), stack({f32, low}), low + f32, addcmul(low, low, f32), atan2(low, f32), dot(low_row, row),
@@ -134,10 +152,10 @@ TEST_CASE("ops run in the precision of PyTorch's lists", "[autocast]") {
   CHECK(dtypes({matmul(f64, f64), softmax(f64, 0), matmul(f64, f32), linear(low, f64)}) == Names{"f64"});
   CHECK(matmul(f32, f32).dtype() == DType::bf16);
 
-  const std::set<std::string> full{"acos", "asin", "cosh",  "erfinv", "exp",        "exp2",  "expm1", "log",
+  const std::set<std::string> full{"acos",  "asin", "cosh",  "erfinv", "exp",        "exp2",  "expm1", "log",
                                    "log10", "log2", "log1p", "sinh",   "reciprocal", "rsqrt", "tan",   "softplus"};
-#define RETAPE_X(name, ...)        \
-  CAPTURE(#name);                  \
+#define RETAPE_X(name, ...) \
+  CAPTURE(#name);           \
   CHECK(name(low + 1).dtype() == (full.contains(#name) ? DType::f32 : DType::bf16));
   RETAPE_UNARY_OPS(RETAPE_X)
 #undef RETAPE_X
@@ -324,4 +342,37 @@ TEST_CASE("autocast is a thread's own", "[autocast]") {
   }).join();
   CHECK(other == DType::f32);
   CHECK(matmul(w, w).dtype() == DType::bf16);
+}
+
+TEST_CASE("modules run under autocast: attention with masks of either kind, normalisation, tied and frozen weights", "[autocast]") {
+  manual_seed(2);
+  nn::MultiheadAttention attention(8, 2, {.add_bias_kv = true});
+  nn::LayerNorm norm(Shape{8});
+  nn::Linear head(8, 8);
+  head.weight = attention.out_proj.weight;
+  Tensor bias = head.bias;
+  bias.set_requires_grad(false);
+  const Tensor x = values({2, 3, 8}, -1, 1, 2, DType::f32),
+               hidden = tensor<bool>({false, true, true, false, false, true, false, false, false}, {3, 3}),
+               scores = values({3, 3}, -1, 1, 4, DType::f32);
+  const auto loss = [&] {
+    Tensor h = x;
+    for (const Tensor& mask : {hidden, scores}) h = h + attention(norm(h), norm(h), norm(h), {.attn_mask = mask}).output;
+    return mse_loss(head(h), x);
+  };
+  const Tensor weight = head.weight;
+  const Tensor plain = loss();
+  backward(plain);
+  const Tensor g = weight.grad();
+  weight.set_grad({});
+  for (const DType low : {DType::bf16, DType::f16}) {
+    const Autocast amp(low);
+    const Tensor mixed = loss();
+    CHECK(mixed.dtype() == DType::f32);
+    CHECK(difference(mixed, plain, low) <= 1);
+    backward(mixed);
+    CHECK(difference(weight.grad(), g, low) <= 1);
+    CHECK_FALSE(bias.grad());
+    weight.set_grad({});
+  }
 }

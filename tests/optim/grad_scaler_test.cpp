@@ -26,7 +26,7 @@ constexpr GradScalerOptions small{.init_scale = 8, .growth_factor = 4, .backoff_
 //   for g in ...: o.zero_grad(); s.scale((p * torch.tensor(g)).sum()).backward(); s.step(o); s.update()
 void check_run(Optimizer& optimizer, const Tensor& p, const std::vector<double>& expected) {
   GradScaler scaler(small);
-  const std::vector<std::vector<double>> gradients = {{.1, .2, .3},     {.5, -.5, 1},  {inf, 0, 0},   {.3, .1, -.2},
+  const std::vector<std::vector<double>> gradients = {{.1, .2, .3},        {.5, -.5, 1}, {inf, 0, 0},   {.3, .1, -.2},
                                                       {0, double(NAN), 1}, {1., 2., 3.}, {-1., .5, .25}};
   const std::vector<double> scales = {8, 32, 8, 8, 2, 2, 8}, trackers = {1, 0, 0, 1, 0, 1, 0};
   for (size_t i = 0; i < gradients.size(); ++i) {
