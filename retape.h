@@ -1,5 +1,6 @@
 // Retape: everything a program needs. See README.md for a first model.
 #pragma once
+#include <retape/autograd/autocast.h>
 #include <retape/autograd/backward.h>
 #include <retape/autograd/checkpoint.h>
 #include <retape/autograd/functional.h>
@@ -21,5 +22,6 @@
 #include <retape/nn/nn.h>
 #include <retape/optim/adamw.h>
 #include <retape/optim/clip.h>
+#include <retape/optim/grad_scaler.h>
 #include <retape/optim/schedule.h>
 #include <retape/optim/sgd.h>

@@ -70,6 +70,7 @@ struct AttentionBackward {  // y and statistics are for the kernel; the composit
 struct Attention {
   static constexpr auto name = "attention";
   static constexpr bool expensive = true;
+  static constexpr auto precision = Precision::low;
   AttentionOptions options;
   Saved q = {}, k = {}, v = {}, mask = {}, y = {}, statistics = {};
   Tensor forward(const Tensor& queries, const Tensor& keys, const Tensor& values, const Tensor& hidden) {
@@ -133,6 +134,9 @@ Tensor check_mask(const Tensor& mask, const Shape& scores, int dims) {
 
 Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& params,
                                     Generator& generator) {
+  if (autocasting())
+    return under_autocast(
+        Attention::precision, [&](auto&... x) { return scaled_dot_product_attention(x..., params, generator); }, q, k, v);
   check(q, k, v, params);
   if (params.dropout_p == 1) {
     AttentionParams all = params;

@@ -114,6 +114,7 @@ struct Div {
 };
 struct Pow {
   static constexpr auto name = "pow";
+  static constexpr auto precision = Precision::full;
   Saved a = {}, b = {};
   Tensor forward(const Tensor& x, const Tensor& y) {
     a = save(x), b = save(y);
@@ -266,6 +267,12 @@ Tensor div(const Operand& a, const Operand& b) {
   return record(Div{}, cast(p.a, DType::f32), cast(p.b, DType::f32));
 }
 Tensor pow(const Operand& a, const Operand& b) {
+  if (autocasting()) {
+    const auto tensor = [](const Operand& o) { return o.tensor() ? *o.tensor() : Tensor{}; };
+    return under_autocast(
+        Pow::precision, [&](const Tensor& x, const Tensor& y) { return pow(a.tensor() ? Operand(x) : a, b.tensor() ? Operand(y) : b); },
+        tensor(a), tensor(b));
+  }
   if (a.tensor() && *a.tensor() && !b.tensor() && is_floating(a.tensor()->dtype())) {  // cheaper and exact
     if (b.value() == 1) return identity(*a.tensor());
     if (b.value() == 2) return square(*a.tensor());

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include <retape/autograd/autocast.h>
 #include <retape/autograd/node.h>
 
 namespace retape {
@@ -66,6 +67,7 @@ auto checkpoint(CheckpointOptions options, F&& f, const In&... in) {
   const detail::Untouched inputs(in...);
   const auto inside = [&]() -> decltype(auto) {
     const Scoped here(ctx.region, region.get());
+    const ForgetCasts forget{region.get()};
     return f(in...);
   };
   if constexpr (std::is_void_v<std::invoke_result_t<F, const In&...>>) {

@@ -45,6 +45,7 @@ struct CrossEntropyBackward {  // lse is for the kernel
 };
 struct CrossEntropy {  // the losses of single elements, in the shape of target; f32 for half types
   static constexpr auto name = "cross_entropy";
+  static constexpr auto precision = Precision::full;
   int64_t ignore_index;
   double label_smoothing;
   Saved logits = {}, target = {}, lse = {};
@@ -80,6 +81,9 @@ void check(const Tensor& logits, const Tensor& target, const CrossEntropyOptions
 }  // namespace
 
 Tensor cross_entropy(const Tensor& logits, const Tensor& target, CrossEntropyOptions options) {
+  if (autocasting())
+    return under_autocast(
+        CrossEntropy::precision, [&](const Tensor& in) { return cross_entropy(in, target, options); }, logits);
   check(logits, target, options);
   Tensor loss = record(CrossEntropy{options.ignore_index, options.label_smoothing}, logits, target);
   if (options.reduction != Reduction::none) loss = sum(loss);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <limits>
 
+#include <retape/autograd/autocast.h>
 #include <retape/autograd/binary.h>
 #include <retape/autograd/diagonal.h>
 #include <retape/autograd/matmul.h>
@@ -195,6 +196,9 @@ Tensor add_product(const char* name, const Tensor& input, const Tensor& product,
 }  // namespace
 
 Tensor einsum(const std::string& equation, const std::vector<Tensor>& operands) {
+  if (autocasting())
+    return under_autocast(
+        Precision::low, [&](auto& in) { return einsum(equation, in); }, operands);
   if (operands.empty()) throw Error("einsum: no operands are given; at least one is needed");
   for (auto& x : operands)
     if (!x) throw Error("einsum: an operand is an undefined tensor");
@@ -271,6 +275,9 @@ Tensor einsum(const std::string& equation, const std::vector<Tensor>& operands) 
 }
 
 Tensor tensordot(const Tensor& a, const Tensor& b, const Shape& dims_a, const Shape& dims_b) {
+  if (autocasting())
+    return under_autocast(
+        Precision::widest, [&](auto& p, auto& q) { return tensordot(p, q, dims_a, dims_b); }, a, b);
   check("tensordot", a, b);
   if (dims_a.rank() != dims_b.rank())
     throw Error(fmt::format("tensordot: dims {} of a and {} of b differ in number; they go in pairs", dims_a.str(), dims_b.str()));
@@ -337,6 +344,9 @@ Tensor mv(const Tensor& a, const Tensor& x) {
   return matmul(a, x);
 }
 Tensor dot(const Tensor& a, const Tensor& b) {
+  if (autocasting())
+    return under_autocast(
+        Precision::widest, [&](auto& p, auto& q) { return dot(p, q); }, a, b);
   check_dims("dot", "a", a, 1), check_dims("dot", "b", b, 1), check_inner("dot", a, b);
   return multiply({a, {0}}, {b, {0}}, {}).x;
 }
@@ -394,6 +404,9 @@ Tensor multiply_chain(const std::vector<Tensor>& m) {
 }  // namespace
 
 Tensor multi_dot(const std::vector<Tensor>& matrices) {
+  if (autocasting())
+    return under_autocast(
+        Precision::low, [&](auto& in) { return multi_dot(in); }, matrices);
   if (matrices.size() < 2) throw Error(fmt::format("multi_dot: {} matrices are given; at least two are needed", matrices.size()));
   std::vector<Tensor> m = matrices;
   for (auto& x : m)
@@ -410,6 +423,9 @@ Tensor multi_dot(const std::vector<Tensor>& matrices) {
   return row ? squeeze(y, 0) : y;
 }
 Tensor chain_matmul(const std::vector<Tensor>& matrices) {
+  if (autocasting())
+    return under_autocast(
+        Precision::low, [&](auto& in) { return chain_matmul(in); }, matrices);
   if (matrices.empty()) throw Error("chain_matmul: no matrices are given; at least one is needed");
   for (size_t i = 0; i < matrices.size(); ++i) {
     check_dims("chain_matmul", "a matrix", matrices[i], 2);
@@ -419,18 +435,30 @@ Tensor chain_matmul(const std::vector<Tensor>& matrices) {
 }
 
 Tensor addmm(const Tensor& input, const Tensor& a, const Tensor& b, double beta, double alpha) {
+  if (autocasting())
+    return under_autocast(
+        Precision::low, [&](auto& p, auto& q, auto& r) { return addmm(p, q, r, beta, alpha); }, input, a, b);
   check_dims("addmm", "a", a, 2), check_dims("addmm", "b", b, 2), check_inner("addmm", a, b);
   return add_product("addmm", input, matmul(a, b), beta, alpha);
 }
 Tensor addmv(const Tensor& input, const Tensor& a, const Tensor& x, double beta, double alpha) {
+  if (autocasting())
+    return under_autocast(
+        Precision::low, [&](auto& p, auto& q, auto& r) { return addmv(p, q, r, beta, alpha); }, input, a, x);
   check_dims("addmv", "a", a, 2), check_dims("addmv", "x", x, 1), check_inner("addmv", a, x);
   return add_product("addmv", input, matmul(a, x), beta, alpha);
 }
 Tensor baddbmm(const Tensor& input, const Tensor& a, const Tensor& b, double beta, double alpha) {
+  if (autocasting())
+    return under_autocast(
+        Precision::low, [&](auto& p, auto& q, auto& r) { return baddbmm(p, q, r, beta, alpha); }, input, a, b);
   check_bmm("baddbmm", a, b);
   return add_product("baddbmm", input, matmul(a, b), beta, alpha);
 }
 Tensor addbmm(const Tensor& input, const Tensor& a, const Tensor& b, double beta, double alpha) {
+  if (autocasting())
+    return under_autocast(
+        Precision::low, [&](auto& p, auto& q, auto& r) { return addbmm(p, q, r, beta, alpha); }, input, a, b);
   check_bmm("addbmm", a, b);
   // sum over b and k at once: (M, B K) times (B K, N)
   const int64_t q = a.shape()[0], m = a.shape()[1], k = a.shape()[2], n = b.shape()[2];

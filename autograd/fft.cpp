@@ -174,11 +174,17 @@ Several several(const char* name, const Tensor& x, int rank, const Shape& s, con
 int64_t size_or(const Several& over, size_t i, const Tensor& x) { return over.sizes[i] == -1 ? x.shape()[over.dims[i]] : over.sizes[i]; }
 
 Tensor transform(const char* name, const Tensor& x, std::optional<int64_t> n, int64_t dim, FftNorm norm, bool inverse) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return transform(name, in, n, dim, norm, inverse); }, x);
   check_complex(name, x);
   const int d = normal_dim(name, dim, x.dim() - 1, x);
   return cast(run_fft(name, widened(x), n.value_or(x.shape()[d]), d, norm, inverse), x.dtype());
 }
 Tensor transform_many(const char* name, const Tensor& x, const Shape& s, const Shape& dims, FftNorm norm, bool inverse) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return transform_many(name, in, s, dims, norm, inverse); }, x);
   check_complex(name, x);
   const Several over = several(name, x, x.dim() - 1, s, dims);
   Tensor y = widened(x);
@@ -186,6 +192,9 @@ Tensor transform_many(const char* name, const Tensor& x, const Shape& s, const S
   return cast(y, x.dtype());
 }
 Tensor real_to_half(const char* name, const Tensor& x, const Shape& s, const Shape& dims, FftNorm norm) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return real_to_half(name, in, s, dims, norm); }, x);
   check_real(name, x);
   const Several over = several(name, x, x.dim(), s, dims);
   const size_t last = over.dims.size() - 1;
@@ -194,6 +203,9 @@ Tensor real_to_half(const char* name, const Tensor& x, const Shape& s, const Sha
   return cast(y, x.dtype());
 }
 Tensor half_to_real(const char* name, const Tensor& x, const Shape& s, const Shape& dims, FftNorm norm) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return half_to_real(name, in, s, dims, norm); }, x);
   check_complex(name, x);
   const Several over = several(name, x, x.dim() - 1, s, dims);
   const size_t last = over.dims.size() - 1;
@@ -232,21 +244,33 @@ Tensor frequencies(const char* name, int64_t n, double d, Options options) {
 Tensor fft(const Tensor& x, std::optional<int64_t> n, int64_t dim, FftNorm norm) { return transform("fft", x, n, dim, norm, false); }
 Tensor ifft(const Tensor& x, std::optional<int64_t> n, int64_t dim, FftNorm norm) { return transform("ifft", x, n, dim, norm, true); }
 Tensor rfft(const Tensor& x, std::optional<int64_t> n, int64_t dim, FftNorm norm) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return rfft(in, n, dim, norm); }, x);
   check_real("rfft", x);
   const int d = normal_dim("rfft", dim, x.dim(), x);
   return cast(run_rfft("rfft", widened(x), n.value_or(x.shape()[d]), d, norm, false), x.dtype());
 }
 Tensor irfft(const Tensor& x, std::optional<int64_t> n, int64_t dim, FftNorm norm) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return irfft(in, n, dim, norm); }, x);
   check_complex("irfft", x);
   const int d = normal_dim("irfft", dim, x.dim() - 1, x);
   return cast(run_irfft("irfft", widened(x), n.value_or(2 * (x.shape()[d] - 1)), d, norm, true), x.dtype());
 }
 Tensor hfft(const Tensor& x, std::optional<int64_t> n, int64_t dim, FftNorm norm) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return hfft(in, n, dim, norm); }, x);
   check_complex("hfft", x);
   const int d = normal_dim("hfft", dim, x.dim() - 1, x);
   return cast(run_irfft("hfft", complex_conj(widened(x)), n.value_or(2 * (x.shape()[d] - 1)), d, norm, false), x.dtype());
 }
 Tensor ihfft(const Tensor& x, std::optional<int64_t> n, int64_t dim, FftNorm norm) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return ihfft(in, n, dim, norm); }, x);
   check_real("ihfft", x);
   const int d = normal_dim("ihfft", dim, x.dim(), x);
   return cast(complex_conj(run_rfft("ihfft", widened(x), n.value_or(x.shape()[d]), d, norm, true)), x.dtype());

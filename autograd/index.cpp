@@ -56,6 +56,7 @@ struct Add {  // x may be undefined: then source is added to zeros of `shape`
   Shape shape;
   bool into_zeros = false;
   Saved index = {};
+  static constexpr auto precision = Precision::widest;
   const char* name = along.name;
   Tensor forward(const Tensor& x, const Tensor& at, const Tensor& source) {
     index = save(at);
@@ -70,6 +71,7 @@ struct Add {  // x may be undefined: then source is added to zeros of `shape`
 struct Replace {
   Along along;
   Saved index = {};
+  static constexpr auto precision = Precision::widest;
   const char* name = along.name;
   Tensor forward(const Tensor& x, const Tensor& at, const Tensor& source) {
     index = save(at);
@@ -232,6 +234,9 @@ Tensor check_source(const Along& along, const Tensor& x, const Tensor& index, co
   return y;
 }
 Tensor checked_write(const char* name, bool rows, PutKind kind, const Tensor& x, int64_t dim, const Tensor& index, const Operand& source) {
+  if (autocasting() && source.tensor())
+    return under_autocast(
+        Add::precision, [&](auto& p, auto& q) { return checked_write(name, rows, kind, p, dim, index, q); }, x, *source.tensor());
   const Along along = check_along(name, x, dim, index, rows);
   return write(along, kind, x, index, check_source(along, x, index, source));
 }

@@ -313,6 +313,9 @@ Tensor& Tensor::put(const std::vector<Index>& indices, double value, bool accumu
   return put(indices, full({}, value, options()), accumulate);
 }
 Tensor index_put(const Tensor& x, const std::vector<Index>& indices, const Tensor& values, bool accumulate) {
+  if (autocasting())
+    return under_autocast(
+        Precision::widest, [&](auto& p, auto& q) { return index_put(p, indices, q, accumulate); }, x, values);
   return write_at(x, indices, values, accumulate);
 }
 

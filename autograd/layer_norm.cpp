@@ -35,6 +35,7 @@ struct LayerNormBackward {  // mean and rstd are for the kernel; the composite m
 };
 struct LayerNorm {
   static constexpr auto name = "layer_norm";
+  static constexpr auto precision = Precision::full;
   Shape normalized;
   double eps;
   Saved x = {}, weight = {}, mean = {}, rstd = {};
@@ -56,6 +57,10 @@ struct LayerNorm {
 }  // namespace
 
 Tensor layer_norm(const Tensor& x, const Shape& normalized_shape, const Tensor& weight, const Tensor& bias, double eps) {
+  if (autocasting())
+    return under_autocast(
+        LayerNorm::precision,
+        [&](const Tensor& in, const Tensor& w, const Tensor& b) { return layer_norm(in, normalized_shape, w, b, eps); }, x, weight, bias);
   check_normalized("layer_norm", x, normalized_shape, weight, "weight");
   check_normalized("layer_norm", x, normalized_shape, bias, "bias");
   return record(LayerNorm{normalized_shape, eps}, x, weight ? cast(weight, x.dtype()) : weight, bias ? cast(bias, x.dtype()) : bias);

@@ -619,10 +619,16 @@ Tensor frobenius(const Tensor& m) {
 }  // namespace
 
 Tensor cholesky(const Tensor& x, bool upper) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return cholesky(in, upper); }, x);
   check_square("cholesky", x);
   return record(Cholesky{upper}, x);
 }
 Tensor cholesky_solve(const Tensor& b, const Tensor& factor, bool upper) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& p, auto& q) { return cholesky_solve(p, q, upper); }, b, factor);
   check_square("cholesky_solve", factor), check_matrix("cholesky_solve", b);
   check_pair("cholesky_solve", factor, b), check_rows("cholesky_solve", factor, b);
   Tensor l = factor, x = b;
@@ -630,12 +636,18 @@ Tensor cholesky_solve(const Tensor& b, const Tensor& factor, bool upper) {
   return triangular("cholesky_solve", l, triangular("cholesky_solve", l, x, upper, upper), upper, !upper);
 }
 Tensor cholesky_inverse(const Tensor& factor, bool upper) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return cholesky_inverse(in, upper); }, factor);
   check_square("cholesky_inverse", factor);
   const Tensor one = with_batch(eye(factor.shape()[-1], factor.options()), batch_of(factor));
   return triangular("cholesky_inverse", factor, triangular("cholesky_inverse", factor, one, upper, upper), upper, !upper);
 }
 
 QrResult qr(const Tensor& x, QrMode mode) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return qr(in, mode); }, x);
   check_matrix("qr", x);
   auto out = record(Qr{mode == QrMode::complete ? mode : QrMode::reduced}, x);
   if (mode == QrMode::r) out[0] = {};
@@ -643,6 +655,9 @@ QrResult qr(const Tensor& x, QrMode mode) {
 }
 
 Tensor solve(const Tensor& a, const Tensor& b) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& p, auto& q) { return solve(p, q); }, a, b);
   check_square("solve", a);
   if (!b) throw Error("solve: b is an undefined tensor");
   check_pair("solve", a, b);
@@ -655,6 +670,9 @@ Tensor solve(const Tensor& a, const Tensor& b) {
   return vector ? squeeze(x, -1) : x;
 }
 Tensor solve_triangular(const Tensor& a, const Tensor& b, bool upper, SolveTriangularOptions options) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& p, auto& q) { return solve_triangular(p, q, upper, options); }, a, b);
   check_square("solve_triangular", a), check_matrix("solve_triangular", b), check_pair("solve_triangular", a, b);
   Tensor matrix = a, x = options.left ? b : transpose(b);
   check_rows("solve_triangular", matrix, x);
@@ -663,35 +681,56 @@ Tensor solve_triangular(const Tensor& a, const Tensor& b, bool upper, SolveTrian
   return options.left ? x : transpose(x);
 }
 Tensor inverse(const Tensor& x) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return inverse(in); }, x);
   check_square("inverse", x);
   return record(Inverse{"inverse"}, x);
 }
 Tensor det(const Tensor& x) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return det(in); }, x);
   check_square("det", x);
   return record(Det{}, x);
 }
 SlogdetResult slogdet(const Tensor& x) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return slogdet(in); }, x);
   check_square("slogdet", x);
   const auto out = record(Slogdet{}, x);
   return {out[1], out[0]};
 }
 Tensor logdet(const Tensor& x) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return logdet(in); }, x);
   check_square("logdet", x);
   const auto [sign, log] = slogdet(x);
   return where(lt(sign, 0), full_like(log, NAN), log);
 }
 
 LuFactorResult lu_factor(const Tensor& x) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return lu_factor(in); }, x);
   check_matrix("lu_factor", x);
   const auto out = record(LuFactor{}, x);
   return {out[0], out[1]};
 }
 LuResult lu(const Tensor& x) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return lu(in); }, x);
   check_matrix("lu", x);
   const auto [factors, pivots] = lu_factor(x);
   return {record(Permutation{x.shape()[-2], x.dtype()}, pivots), unit_lower(factors), upper_factor(factors)};
 }
 Tensor lu_solve(const Tensor& lu, const Tensor& pivots, const Tensor& b, LuSolveOptions options) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& p, auto& q) { return lu_solve(p, pivots, q, options); }, lu, b);
   check_square("lu_solve", lu), check_matrix("lu_solve", b), check_pair("lu_solve", lu, b);
   if (!pivots || pivots.dtype() != DType::i32 || !(pivots.shape() == Shape(lu.shape().begin(), size_t(lu.dim() - 1))))
     throw Error(fmt::format("lu_solve: pivots {} of {} do not belong to lu {}; they must be i32 {}",
@@ -712,32 +751,50 @@ Tensor lu_solve(const Tensor& lu, const Tensor& pivots, const Tensor& b, LuSolve
 }
 
 SvdResult svd(const Tensor& x, bool full_matrices) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return svd(in, full_matrices); }, x);
   check_matrix("svd", x);
   const auto out = record(Svd{full_matrices}, x);
   return {out[0], out[1], out[2]};
 }
 Tensor svdvals(const Tensor& x) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return svdvals(in); }, x);
   check_matrix("svdvals", x);
   return wants_gradient(x) ? record(Svd{false}, x)[1] : record(SvdValues{"svdvals"}, x);
 }
 EighResult eigh(const Tensor& x, char uplo) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return eigh(in, uplo); }, x);
   check_square("eigh", x);
   const auto out = record(Eigh{is_upper("eigh", uplo)}, x);
   return {out[0], out[1]};
 }
 Tensor eigvalsh(const Tensor& x, char uplo) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return eigvalsh(in, uplo); }, x);
   check_square("eigvalsh", x);
   const bool upper = is_upper("eigvalsh", uplo);
   return wants_gradient(x) ? record(Eigh{upper}, x)[0] : record(EighValues{upper}, x);
 }
 
 Tensor pinv(const Tensor& x, RankOptions options) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return pinv(in, options); }, x);
   if (options.hermitian) check_square("pinv", x);
   check_matrix("pinv", x);
   const Threshold t = threshold("pinv", x, options);
   return record(Pinv{"pinv", t.atol, t.rtol, options.hermitian}, x);
 }
 Tensor matrix_rank(const Tensor& x, RankOptions options) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return matrix_rank(in, options); }, x);
   if (options.hermitian) check_square("matrix_rank", x);
   check_matrix("matrix_rank", x);
   const Threshold t = threshold("matrix_rank", x, options);
@@ -745,6 +802,9 @@ Tensor matrix_rank(const Tensor& x, RankOptions options) {
   return sum(cast(counted(values, t), DType::i64), {-1});
 }
 LstsqResult lstsq(const Tensor& a, const Tensor& b, std::optional<double> rcond) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& p, auto& q) { return lstsq(p, q, rcond); }, a, b);
   check_matrix("lstsq", a);
   if (!b) throw Error("lstsq: b is an undefined tensor");
   check_pair("lstsq", a, b);
@@ -771,6 +831,9 @@ LstsqResult lstsq(const Tensor& a, const Tensor& b, std::optional<double> rcond)
 }
 
 Tensor matrix_norm(const Tensor& x, const std::string& ord, const Shape& dims, bool keepdim) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return matrix_norm(in, ord, dims, keepdim); }, x);
   const Tensor m = matrices_of("matrix_norm", x, dims);
   if (ord == "fro") return keep_dims(frobenius(m), x, dims, keepdim);
   if (ord == "nuc") return keep_dims(sum(svdvals(m), {-1}), x, dims, keepdim);
@@ -778,6 +841,9 @@ Tensor matrix_norm(const Tensor& x, const std::string& ord, const Shape& dims, b
       fmt::format("matrix_norm: ord is \"{}\"; it must be \"fro\", \"nuc\", or one of the numbers 1, 2, inf and their negatives", ord));
 }
 Tensor matrix_norm(const Tensor& x, double ord, const Shape& dims, bool keepdim) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return matrix_norm(in, ord, dims, keepdim); }, x);
   const Tensor m = matrices_of("matrix_norm", x, dims);
   const double size = std::abs(ord);
   if (size != 1 && size != 2 && size != INFINITY)
@@ -797,16 +863,25 @@ template <class Ord> Tensor condition(const Tensor& x, const Ord& ord) {
 }  // namespace
 
 Tensor cond(const Tensor& x, double ord) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return cond(in, ord); }, x);
   check_matrix("cond", x);
   if (std::abs(ord) != 2) return condition(x, ord);
   const Tensor s = svdvals(x), largest = select(s, -1, 0), smallest = select(s, -1, -1);
   return ord > 0 ? largest / smallest : smallest / largest;
 }
 Tensor cond(const Tensor& x, const std::string& ord) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return cond(in, ord); }, x);
   check_matrix("cond", x);
   return condition(x, ord);
 }
 Tensor matrix_power(const Tensor& x, int64_t n) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return matrix_power(in, n); }, x);
   check_square("matrix_power", x);
   if (n == 0) return clone(with_batch(eye(x.shape()[-1], x.options()), batch_of(x)));
   Tensor power = n < 0 ? record(Inverse{"matrix_power"}, x) : x, y;
@@ -817,6 +892,9 @@ Tensor matrix_power(const Tensor& x, int64_t n) {
   return y;
 }
 Tensor matrix_exp(const Tensor& x) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return matrix_exp(in); }, x);
   check_square("matrix_exp", x);
   return record(MatrixExp{}, x);
 }

@@ -27,6 +27,7 @@ Shape with_matrix(Shape batch, int64_t rows, int64_t columns) {
 struct MatMul {  // both operands have at least two dims
   static constexpr auto name = "matmul";
   static constexpr bool expensive = true;
+  static constexpr auto precision = Precision::low;
   Saved a = {}, b = {};
   Tensor forward(const Tensor& x, const Tensor& y) {
     a = save(x, 1), b = save(y, 0);
@@ -46,6 +47,7 @@ struct MatMul {  // both operands have at least two dims
 struct Linear {
   static constexpr auto name = "linear";
   static constexpr bool expensive = true;
+  static constexpr auto precision = Precision::low;
   Saved x = {}, weight = {};
   Tensor forward(const Tensor& in, const Tensor& w, const Tensor& bias) {
     x = save(in, 1), weight = save(w, 0);
@@ -86,6 +88,9 @@ void check(const char* name, const Tensor& a, const Tensor& b) {
 
 Tensor matmul(const Tensor& a, const Tensor& b) {
   check("matmul", a, b);
+  if (autocasting())
+    return under_autocast(
+        MatMul::precision, [](auto&... x) { return matmul(x...); }, a, b);
   if (a.dim() == 0 || b.dim() == 0)
     throw Error(fmt::format("matmul: cannot multiply {} by {}: both need at least one dim; use a * b", a.shape().str(), b.shape().str()));
   const int64_t inner = a.shape()[-1], other = b.dim() == 1 ? b.shape()[0] : b.shape()[-2];
@@ -105,6 +110,9 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   check("linear", x, weight);
+  if (autocasting())
+    return under_autocast(
+        Linear::precision, [](auto&... t) { return linear(t...); }, x, weight, bias);
   if (x.dim() < 1 || weight.dim() != 2 || x.shape()[-1] != weight.shape()[1])
     throw Error(fmt::format("linear: x {} does not fit weight {}: the last size of x must be {} and weight must have two dims",
                             x.shape().str(), weight.shape().str(), weight.dim() == 2 ? weight.shape()[1] : -1));

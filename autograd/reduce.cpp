@@ -43,6 +43,7 @@ Tensor run(ReduceKind kind, const Tensor& x, const Shape& to, bool widen = false
 
 struct Sum {
   static constexpr auto name = "sum";
+  static constexpr auto precision = Precision::full;
   Shape to;
   bool widen = false;  // integers into i64
   Shape from = {};
@@ -54,6 +55,7 @@ struct Sum {
 };
 struct Prod {
   static constexpr auto name = "prod";
+  static constexpr auto precision = Precision::full;
   Shape to;
   Saved x = {}, y = {};
   Tensor forward(const Tensor& in) {
@@ -164,6 +166,9 @@ Tensor std(const Tensor& x, const Shape& dims, int64_t correction, bool keepdim)
   return where(nothing, 0, sqrt(where(nothing, 1, v)));
 }
 Tensor norm(const Tensor& x, double p, const Shape& dims, bool keepdim) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](const Tensor& in) { return norm(in, p, dims, keepdim); }, x);
   check_defined("norm", x);
   if (!is_floating(x.dtype()))
     throw Error(fmt::format("norm: a tensor of {} has no norm of its own dtype; cast() it to a floating dtype", name_of(x.dtype())));
@@ -178,6 +183,9 @@ Tensor norm(const Tensor& x, double p, const Shape& dims, bool keepdim) {
   return where(nothing, 0, pow(where(nothing, 1, powers), 1 / p));
 }
 Tensor logsumexp(const Tensor& x, const Shape& dims, bool keepdim) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](const Tensor& in) { return logsumexp(in, dims, keepdim); }, x);
   check_defined("logsumexp", x);
   if (!is_floating(x.dtype())) return logsumexp(cast(x, DType::f32), dims, keepdim);
   if (x.numel() == 0) return sum(x, dims, keepdim) - INFINITY;

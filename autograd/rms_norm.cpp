@@ -30,6 +30,7 @@ struct RmsNormBackward {  // rstd is for the kernel; the composite makes it from
 };
 struct RmsNorm {
   static constexpr auto name = "rms_norm";
+  static constexpr auto precision = Precision::full;
   Shape normalized;
   double eps;
   Saved x = {}, weight = {}, rstd = {};
@@ -59,6 +60,9 @@ double machine_epsilon(DType d) {
 }  // namespace
 
 Tensor rms_norm(const Tensor& x, const Shape& normalized_shape, const Tensor& weight, std::optional<double> eps) {
+  if (autocasting())
+    return under_autocast(
+        RmsNorm::precision, [&](const Tensor& in, const Tensor& w) { return rms_norm(in, normalized_shape, w, eps); }, x, weight);
   check_normalized("rms_norm", x, normalized_shape, weight, "weight");
   return record(RmsNorm{normalized_shape, eps ? *eps : machine_epsilon(x.dtype())}, x, weight ? cast(weight, x.dtype()) : weight);
 }

@@ -32,6 +32,7 @@ Tensor run(ScanKind kind, const Tensor& x, int dim, bool reverse) {
 
 struct CumSum {
   static constexpr auto name = "cumsum";
+  static constexpr auto precision = Precision::full;
   int dim;
   bool reverse = false;
   Tensor forward(const Tensor& x) { return run(ScanKind::sum, x, dim, reverse); }
@@ -41,6 +42,7 @@ Tensor sum_from(const Tensor& x, int dim) { return record(CumSum{dim, true}, x);
 
 struct CumProd {
   static constexpr auto name = "cumprod";
+  static constexpr auto precision = Precision::full;
   int dim;
   Saved x = {}, y = {};
   Tensor forward(const Tensor& in) {
@@ -80,6 +82,7 @@ struct LogCumSumExpBackward {
 };
 struct LogCumSumExp {
   static constexpr auto name = "logcumsumexp";
+  static constexpr auto precision = Precision::full;
   int dim;
   Saved x = {}, y = {};
   Tensor forward(const Tensor& in) {

@@ -32,6 +32,7 @@ struct SoftmaxBackward {
   }
 };
 struct Softmax {
+  static constexpr auto precision = Precision::full;
   const char *name, *backward_name;
   int dim;
   bool log;

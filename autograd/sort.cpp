@@ -134,6 +134,9 @@ Tensor median(const Tensor& x) {
 }
 
 Tensor quantile(const Tensor& x, const Tensor& q, std::optional<int64_t> dim, bool keepdim, Interpolation interpolation) {
+  if (autocasting())
+    return under_autocast(
+        Precision::full, [&](auto& in) { return quantile(in, q, dim, keepdim, interpolation); }, x);
   if (!x || !q) throw Error("quantile: x or q is an undefined tensor");
   if (!is_floating(x.dtype()))
     throw Error(fmt::format("quantile: the tensor has dtype {}; cast() it to a floating dtype", name_of(x.dtype())));

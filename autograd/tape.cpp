@@ -236,6 +236,7 @@ void run(Pass& pass) {
   const Scoped s3(ctx.region, nullptr);
   const Scoped s4(ctx.inside_forward, false);
   const Scoped s5(ctx.module, nullptr);
+  const Scoped s6(ctx.autocast, nullptr);
   while (!pass.heap.empty()) {
     const Ref<Node> node = pass.pop();
     Few<Tensor, 1> dy;
@@ -274,9 +275,9 @@ void run(Pass& pass) {
         throw Error(fmt::format("{}: backward set no gradient for input {}; call dx.none({}) if it is zero", node->name(), i, i));
       if (d && linear_in_graph && !d.requires_grad())
         throw Error(fmt::format("{}: its backward left the graph, so a second derivative would be cut", node->name()));
-      edges.push(pass.retain ? node->edges[i] : std::move(node->edges[i]));
+      edges.push(pass.retain || node->shared ? node->edges[i] : std::move(node->edges[i]));
     }
-    if (!pass.retain) node->forget();
+    if (!pass.retain && !node->shared) node->forget();
     for (int i = 0; i < n; ++i) {
       Tensor& d = dx.at(i);
       if (!edges[i].wants()) continue;

@@ -4,13 +4,15 @@
 // An op is a plain struct: `name`, members it was called with, forward(tensors...) and backward(dy, Grads&) or, instead of
 // backward, composite(tensors...), the same function written with other ops. `static constexpr int differentiable = n` says that
 // only the first n outputs have gradients, `static constexpr bool expensive = true` that it is not worth running again to save
-// memory (matrix products, attention, factorisations). docs/design.md shows an op; CONTRIBUTING.md has the steps for adding one.
+// memory (matrix products, attention, factorisations), `precision` what autocast makes of the inputs. docs/design.md shows an op;
+// CONTRIBUTING.md has the steps for adding one.
 #pragma once
 #include <array>
 #include <concepts>
 #include <tuple>
 #include <utility>
 
+#include <retape/autograd/autocast.h>
 #include <retape/autograd/node.h>
 #include <retape/core/dispatch.h>
 
@@ -46,6 +48,7 @@ template <class Op> constexpr bool is_expensive = false;
 template <class Op>
 requires requires { Op::expensive; }
 constexpr bool is_expensive<Op> = Op::expensive;
+template <class Op> constexpr bool has_precision = requires { Op::precision; };
 
 struct LikeTensor {
   operator Tensor() const;
@@ -89,6 +92,9 @@ template <class Op> consteval void check_op() {
   static_assert(HasBackward<Op> || HasComposite<Op> || detail::differentiable_outputs<Op> == 0,
                 "retape op: add backward(const Tensor& dy, Grads& dx), or composite(inputs...) written with other ops");
   static_assert(std::is_copy_constructible_v<Op>, "retape op: must be copyable, because a replay runs forward on a copy");
+  if constexpr (detail::has_precision<Op>)
+    static_assert(std::is_same_v<std::remove_cvref_t<decltype(Op::precision)>, Precision>,
+                  "retape op: precision must be a Precision: any, low, full or widest");
   static_assert(!detail::holds_a_tensor<Op>(), "retape op: has a Tensor member; make it an input of forward, or a Saved");
   if constexpr (HasForward<Op>) {
     static_assert(detail::all_inputs<typename detail::Signature<decltype(&Op::forward)>::Args>,
@@ -179,17 +185,8 @@ template <class Op> struct NodeOf final : Node {
   }
 };
 
-}  // namespace detail
-
-/// Runs op.forward(in...) and records it if an input wants a gradient. An op called by another op's forward is a plain call.
-template <class Op, class... In> auto record(Op op, const In&... in) {
-  check_op<Op>();
-  static_assert(
-      requires { op.forward(in...); }, "retape op: record(op, inputs...) must pass exactly what forward takes");
-  if (ctx.inside_forward) {  // what it saves is nobody's
-    const Scoped nobody(ctx.current, nullptr);
-    return op.forward(in...);
-  }
+// An op whose inputs are as it wants them, and that no other op's forward has called.
+template <class Op, class... In> auto record_cast(Op op, const In&... in) {
   const Tensor* few[8];
   std::vector<const Tensor*> many;
   const int n = (0 + ... + detail::flat_count(in));
@@ -236,6 +233,24 @@ template <class Op, class... In> auto record(Op op, const In&... in) {
     detail::finish(*node, all, n, flat.data(), int(flat.size()), differentiable);
   }
   return out;
+}
+
+}  // namespace detail
+
+/// Runs op.forward(in...) and records it if an input wants a gradient. An op called by another op's forward is a plain call.
+template <class Op, class... In> auto record(Op op, const In&... in) {
+  check_op<Op>();
+  static_assert(
+      requires { op.forward(in...); }, "retape op: record(op, inputs...) must pass exactly what forward takes");
+  if (ctx.inside_forward) {  // what it saves is nobody's
+    const Scoped nobody(ctx.current, nullptr);
+    return op.forward(in...);
+  }
+  if constexpr (detail::has_precision<Op>)
+    if (ctx.autocast && op.precision != Precision::any)
+      return under_autocast(
+          op.precision, [&](const auto&... x) { return detail::record_cast(std::move(op), x...); }, in...);
+  return detail::record_cast(std::move(op), in...);
 }
 
 }  // namespace retape

@@ -37,9 +37,32 @@ struct UnaryBackward {
     if (g.wants(1)) g.set(1, ddx * record(UnaryCurve{name, kind}, *dy, *kept));
   }
 };
+// What grows or falls so steeply that a half type loses it.
+Precision precision_of(UnaryKind kind) {
+  switch (kind) {
+    case UnaryKind::exp:
+    case UnaryKind::exp2:
+    case UnaryKind::expm1:
+    case UnaryKind::log:
+    case UnaryKind::log2:
+    case UnaryKind::log10:
+    case UnaryKind::log1p:
+    case UnaryKind::reciprocal:
+    case UnaryKind::rsqrt:
+    case UnaryKind::tan:
+    case UnaryKind::asin:
+    case UnaryKind::acos:
+    case UnaryKind::sinh:
+    case UnaryKind::cosh:
+    case UnaryKind::erfinv:
+    case UnaryKind::softplus: return Precision::full;
+    default: return Precision::any;
+  }
+}
 struct Unary {
   const char* name;
   UnaryKind kind;
+  Precision precision = precision_of(kind);
   Saved kept = {};
   Tensor forward(const Tensor& x) {
     Tensor y = empty_like(x);

@@ -34,7 +34,12 @@ struct SGDArgs {
 struct OptimizerSlot {
   Tensor value, grad;
   Tensor state[2];
-  int64_t step;  // 1 for the first update
+  Tensor step;  // i64, no dims: updates so far; the kernel counts this one. On the device, which alone knows whether a step is skipped
+};
+// How a loss scale follows what the gradients were.
+struct LossScaleArgs {
+  double growth_factor, backoff_factor;
+  int64_t growth_interval;  // successful steps until the scale grows
 };
 
 }  // namespace retape

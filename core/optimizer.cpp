@@ -44,17 +44,22 @@ void check_slots(const char* kernel, const std::vector<OptimizerSlot>& slots, in
     for (int k = 0; k < states; ++k)
       if (s.state[k].dtype() != state_dtype(d))
         detail::kernel_error("optimizer: a state's dtype does not fit its parameter's; it must be f64 for f64, else f32");
+    if (s.step.dtype() != DType::i64) detail::kernel_error("optimizer: a count of steps is not i64");
   }
-  for (size_t i = 0; i < slots.size(); ++i) {
-    count_write(slot[i].value);
-    for (int k = 0; k < states; ++k) count_write(slot[i].state[k]);
+}
+void count_update(const std::vector<OptimizerSlot>& slots, int states) {
+  for (const OptimizerSlot *s = slots.data(), *end = s + slots.size(); s != end; ++s) {
+    ++*elements<int64_t>(s->step);
+    count_write(s->step), count_write(s->value);
+    for (int k = 0; k < states; ++k) count_write(s->state[k]);
   }
 }
 
 // Applies a rule of optimizer_ops.h, which has `states` tensors of its own, to every element of every parameter.
 template <int states, template <class> class Rule, class Args>
-RETAPE_INLINE void update_all(const char* kernel, const Args& args, const std::vector<OptimizerSlot>& slots) {
+RETAPE_INLINE void update_all(const char* kernel, const Args& args, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots) {
   check_slots(kernel, slots, states);
+  if (found_inf && *found_inf.data<float>() != 0) return;
   const OptimizerSlot* all = slots.data();
   for_chunks(
       int64_t(slots.size()), [&](int64_t i) -> const Tensor& { return all[i].value; },
@@ -63,7 +68,7 @@ RETAPE_INLINE void update_all(const char* kernel, const Args& args, const std::v
         with_floating(kernel, slot.value.dtype(), [&](auto zero) {
           using T = decltype(zero);
           using C = compute_t<T>;
-          const Rule<C> update(args, slot.step);
+          const Rule<C> update(args, *elements<int64_t>(slot.step) + 1);
           T* __restrict value = elements<T>(slot.value);
           const T* __restrict grad = elements<T>(slot.grad);
           C* __restrict first = states > 0 ? elements<C>(slot.state[0]) : nullptr;
@@ -78,14 +83,17 @@ RETAPE_INLINE void update_all(const char* kernel, const Args& args, const std::v
           }
         });
       });
+  count_update(slots, states);
 }
 
 }  // namespace
 
-void adamw(const AdamWArgs& args, const std::vector<OptimizerSlot>& slots) { update_all<2, functor::AdamW>("adamw", args, slots); }
-void sgd(const SGDArgs& args, const std::vector<OptimizerSlot>& slots) {
-  if (args.momentum != 0) update_all<1, functor::SGD>("sgd", args, slots);
-  else update_all<0, functor::SGD>("sgd", args, slots);
+void adamw(const AdamWArgs& args, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots) {
+  update_all<2, functor::AdamW>("adamw", args, found_inf, slots);
+}
+void sgd(const SGDArgs& args, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots) {
+  if (args.momentum != 0) update_all<1, functor::SGD>("sgd", args, found_inf, slots);
+  else update_all<0, functor::SGD>("sgd", args, found_inf, slots);
 }
 
 // The sum of a chunk is made in 32 lanes, and the chunks of a tensor are added in order: the number of threads does not matter.
@@ -147,6 +155,51 @@ void scale(double factor, const std::vector<Tensor>& xs) {
           for (int64_t k = begin; k < end; ++k) put(x[k], C(x[k]) * by);
         });
       });
+}
+
+// Looks at the values as they come, before the product could round one to 0 or infinity.
+void unscale(const Tensor& scale, const std::vector<Tensor>& xs, Tensor& found_inf) {
+  const Tensor* all = xs.data();
+  const int64_t count = int64_t(xs.size());
+  for (int64_t i = 0; i < count; ++i)
+    if (!is_floating(all[i].dtype())) detail::unsupported_dtype("unscale", all[i].dtype());
+  for (int64_t i = 0; i < count; ++i) count_write(all[i]);
+  const float inverse = float(1 / double(*scale.data<float>()));
+  float* const found = found_inf.mutable_data<float>();
+  for_chunks(
+      count, [&](int64_t i) -> const Tensor& { return all[i]; },
+      [&](int64_t i, int64_t begin, int64_t end, int64_t) {
+        with_floating("unscale", all[i].dtype(), [&](auto zero) {
+          using T = decltype(zero);
+          using C = compute_t<T>;
+          T* x = elements<T>(all[i]);
+          const C by = C(inverse);
+          int bad = 0;
+#pragma omp simd reduction(| : bad)
+          for (int64_t k = begin; k < end; ++k) {
+            const C v = C(x[k]);
+            bad |= !(v - v == 0);
+            put(x[k], v * by);
+          }
+          if (!bad) return;
+#pragma omp atomic write
+          *found = 1;
+        });
+      });
+}
+
+void update_loss_scale(const LossScaleArgs& args, const Tensor& found_inf, Tensor& scale, Tensor& tracker) {
+  const bool skipped = *found_inf.data<float>() != 0;
+  float* const value = scale.mutable_data<float>();
+  int32_t* const successes = tracker.mutable_data<int32_t>();
+  if (skipped) {
+    *value = float(double(*value) * args.backoff_factor);
+    *successes = 0;
+  } else if (++*successes == args.growth_interval) {
+    const float grown = float(double(*value) * args.growth_factor);
+    if (grown - grown == 0) *value = grown;
+    *successes = 0;
+  }
 }
 
 }  // namespace retape::RETAPE_LEVEL

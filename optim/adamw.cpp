@@ -32,11 +32,11 @@ void AdamWOptions::check() const { check_adam(*this); }
 std::vector<const char*> Adam::state_names() const { return {"exp_avg", "exp_avg_sq"}; }
 std::vector<const char*> AdamW::state_names() const { return {"exp_avg", "exp_avg_sq"}; }
 
-void Adam::update(int group, Device device, const std::vector<OptimizerSlot>& slots) {
-  RETAPE_DISPATCH(device, adamw(args_of(options(group), false), slots));
+void Adam::update(int group, Device device, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots) {
+  RETAPE_DISPATCH(device, adamw(args_of(options(group), false), found_inf, slots));
 }
-void AdamW::update(int group, Device device, const std::vector<OptimizerSlot>& slots) {
-  RETAPE_DISPATCH(device, adamw(args_of(options(group), true), slots));
+void AdamW::update(int group, Device device, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots) {
+  RETAPE_DISPATCH(device, adamw(args_of(options(group), true), found_inf, slots));
 }
 
 }  // namespace retape

@@ -22,7 +22,7 @@ class Adam : public OptimizerWith<AdamOptions> {
  protected:
   std::vector<const char*> state_names() const override;
   int states(int) const override { return 2; }
-  void update(int group, Device device, const std::vector<OptimizerSlot>& slots) override;
+  void update(int group, Device device, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots) override;
 };
 
 struct AdamWOptions {
@@ -43,7 +43,7 @@ class AdamW : public OptimizerWith<AdamWOptions> {
  protected:
   std::vector<const char*> state_names() const override;
   int states(int) const override { return 2; }
-  void update(int group, Device device, const std::vector<OptimizerSlot>& slots) override;
+  void update(int group, Device device, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots) override;
 };
 
 }  // namespace retape

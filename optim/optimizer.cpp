@@ -44,7 +44,7 @@ void Optimizer::add_group(const char* optimizer, const std::vector<Tensor>& para
       if (states_[j].param.impl() == p.impl())
         throw Error(fmt::format("{}: parameters {} and {} are the same tensor {}; each may be listed once", optimizer, j, i, describe(p)));
     numbers.push_back(int64_t(i));
-    states_.push_back({p, {}, 0});
+    states_.push_back({p, {}, {}});
   }
   groups_.push_back(std::move(numbers));
 }
@@ -71,6 +71,11 @@ void Optimizer::set_lr(double lr) {
   for (int g = 0; g < group_count(); ++g) set_lr(g, lr);
 }
 
+std::vector<Tensor> Optimizer::parameters() const {
+  std::vector<Tensor> params;
+  for (auto& state : states_) params.push_back(state.param);
+  return params;
+}
 void Optimizer::zero_grad() {
   for (auto& state : states_) state.param.set_grad({});
 }
@@ -94,12 +99,13 @@ OptimizerSlot Optimizer::make_slot(int group, int64_t index) const {
   if (!(grad.shape() == param.shape()) || grad.dtype() != param.dtype() || !(grad.device() == param.device()))
     throw Error(fmt::format("{}: the gradient of parameter {} is {}, the parameter {}; both must have one shape, dtype and device", name(),
                             index, describe(grad), describe(param)));
-  OptimizerSlot slot{.value = contiguous(param), .grad = contiguous(grad), .state = {}, .step = state.step + 1};
+  const auto no_steps = [&] { return zeros({}, {DType::i64, param.device()}); };
+  OptimizerSlot slot{.value = contiguous(param), .grad = contiguous(grad), .state = {}, .step = state.step ? state.step : no_steps()};
   for (int k = 0; k < states(group); ++k) {
     slot.state[k] = state.tensors[k];
     if (!slot.state[k]) {
       slot.state[k] = zeros(param.shape(), {state_dtype(param), param.device()});
-      slot.step = 1;
+      slot.step = no_steps();
     } else if (slot.state[k].dtype() != state_dtype(param) || !(slot.state[k].device() == param.device()) ||
                !(slot.state[k].shape() == param.shape())) {
       throw Error(fmt::format("{}: parameter {} is {}, but its {} was made as {}; make the optimizer after moving or converting the model",
@@ -109,7 +115,9 @@ OptimizerSlot Optimizer::make_slot(int group, int64_t index) const {
   return slot;
 }
 
-void Optimizer::step() {
+void Optimizer::step(const Tensor& found_inf) {
+  if (found_inf && (found_inf.dtype() != DType::f32 || found_inf.dim() != 0))
+    throw Error(fmt::format("{}: found_inf is {}; it must be f32 without dims", name(), describe(found_inf)));
   const NoGrad no_grad;
   const Scoped op(ctx.op, name());
   bool new_state = false;
@@ -130,8 +138,10 @@ void Optimizer::step() {
     if (!work.slots.empty()) all.push_back(std::move(work));
   }
   for (auto& [group, indices, slots] : all) {
-    for (auto& part : detail::split_by_device(slots, [](const OptimizerSlot& s) { return s.value.device(); }))
-      update(group, part.front().value.device(), part);
+    for (auto& part : detail::split_by_device(slots, [](const OptimizerSlot& s) { return s.value.device(); })) {
+      const Device device = part.front().value.device();
+      update(group, device, found_inf ? to(found_inf, device) : found_inf, part);
+    }
     for (size_t j = 0; j < slots.size(); ++j) {
       State& state = states_[size_t(indices[j])];
       new_state |= slots[j].step == 1;
@@ -154,8 +164,8 @@ NamedTensors Optimizer::state_dict() const {
   const auto names = state_names();
   for (size_t i = 0; i < states_.size(); ++i) {
     const State& state = states_[i];
-    if (state.step == 0) continue;
-    out.emplace_back(fmt::format("{}.step", i), tensor(std::vector<int64_t>{state.step}, {}));
+    if (!state.step) continue;
+    out.emplace_back(fmt::format("{}.step", i), state.step);
     for (size_t k = 0; k < names.size(); ++k)
       if (state.tensors[k]) out.emplace_back(fmt::format("{}.{}", i, names[k]), state.tensors[k]);
   }
@@ -229,9 +239,8 @@ void Optimizer::load_state_dict(const NamedTensors& state) {
     const Tensor step = entries.take(step_name);
     if (!step) continue;
     const double count = entries.number(step_name, step);
-    if (count < 1 || count != std::floor(count) || count > 0x1p53)
-      entries.fail(fmt::format("{} is {}; it must be a whole number, at least 1", step_name, count));
-    fresh.step = int64_t(count);
+    if (count != std::floor(count) || count > 0x1p53) entries.fail(fmt::format("{} is {}; it must be a whole number", step_name, count));
+    fresh.step = to(tensor(std::vector<int64_t>{int64_t(count)}, {}), fresh.param.device());
     for (size_t k = 0; k < names.size(); ++k) {
       const std::string entry = fmt::format("{}.{}", i, names[k]);
       const Tensor value = entries.take(entry);

@@ -29,10 +29,15 @@ class Optimizer {
   /// Updates every parameter that has a gradient, in place; the tape records nothing. Parameters without one (frozen, or unused)
   /// and their state stay as they are. Throws Error, before anything has changed, if an option is out of range or if a parameter
   /// has changed its dtype or device since its state was made.
-  void step();
+  ///
+  /// `found_inf` is for loss scaling (GradScaler::step gives it): f32 without dims. Where it is not 0 nothing changes, step counts
+  /// and running means included; that is decided on the device, nobody waits for it.
+  void step(const Tensor& found_inf = {});
   /// Drops all gradients. torch: zero_grad(set_to_none=True).
   void zero_grad();
 
+  /// All parameters, in the order that state_dict() counts them.
+  std::vector<Tensor> parameters() const;
   int group_count() const { return int(groups_.size()); }
   double lr(int group = 0) const;
   void set_lr(double lr);             ///< of every group
@@ -59,13 +64,13 @@ class Optimizer {
   virtual int states(int group) const = 0;                   // how many of them this group uses
   virtual double& lr_of(int group) = 0;
   virtual void check_options(int group) const = 0;
-  virtual void update(int group, Device device, const std::vector<OptimizerSlot>& slots) = 0;
+  virtual void update(int group, Device device, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots) = 0;
 
  private:
   struct State {
     Tensor param;
     Tensor tensors[2];
-    int64_t step = 0;
+    Tensor step;  // undefined before the first update
   };
   void check_group(int group) const;
   OptimizerSlot make_slot(int group, int64_t index) const;

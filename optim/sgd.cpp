@@ -16,7 +16,7 @@ void SGDOptions::check() const {
 }
 std::vector<const char*> SGD::state_names() const { return {"momentum_buffer"}; }
 
-void SGD::update(int group, Device device, const std::vector<OptimizerSlot>& slots) {
+void SGD::update(int group, Device device, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots) {
   const SGDOptions& o = options(group);
   const SGDArgs args{.lr = o.lr,
                      .momentum = o.momentum,
@@ -24,7 +24,7 @@ void SGD::update(int group, Device device, const std::vector<OptimizerSlot>& slo
                      .weight_decay = o.weight_decay,
                      .nesterov = o.nesterov,
                      .maximize = o.maximize};
-  RETAPE_DISPATCH(device, sgd(args, slots));
+  RETAPE_DISPATCH(device, sgd(args, found_inf, slots));
 }
 
 }  // namespace retape

@@ -23,7 +23,7 @@ class SGD : public OptimizerWith<SGDOptions> {
  protected:
   std::vector<const char*> state_names() const override;
   int states(int group) const override { return options(group).momentum != 0 ? 1 : 0; }
-  void update(int group, Device device, const std::vector<OptimizerSlot>& slots) override;
+  void update(int group, Device device, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots) override;
 };
 
 }  // namespace retape

@@ -51,6 +51,7 @@ std::function<void()> train_verb(CLI::App& app) {
   app.add_option("--clip", o->clip, "largest norm of the gradient; 0 does not clip");
   app.add_option("--dropout", o->model.dropout, "probability of dropping a value");
   app.add_option("--seed", o->seed, "start of all random numbers");
+  app.add_option("--amp", o->amp, "mixed precision: none; bf16; f16, with loss scaling")->check(CLI::IsMember({"none", "bf16", "f16"}));
   app.add_option("--threads", o->threads, "threads; 0 takes all cores");
   app.add_option("--recompute", o->model.recompute,
                  "what backward computes again to save memory: none; pointwise: all but matrix products and attention; sqrt: all but about "

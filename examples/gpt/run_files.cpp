@@ -52,6 +52,7 @@ void write_config(const fs::path& run, const TrainOptions& o) {
       {"weight_decay", o.weight_decay},
       {"clip", o.clip},
       {"seed", o.seed},
+      {"amp", o.amp},
       {"eval_every", o.eval_every},
       {"recompute", o.model.recompute},
       {"memory_budget", o.memory_budget},
@@ -80,6 +81,7 @@ TrainOptions read_config(const fs::path& run) {
   o.clip = get<double>(j, "clip", file), o.seed = get<uint64_t>(j, "seed", file), o.eval_every = get<int64_t>(j, "eval_every", file);
   o.memory_budget = get<int64_t>(j, "memory_budget", file);
   if (j.contains("keep")) o.keep = get<int64_t>(j, "keep", file);
+  o.amp = get<std::string>(j, "amp", file);
   return o;
 }
 
@@ -107,23 +109,30 @@ Trained load_model(const fs::path& checkpoint) {
   return {std::move(options), std::move(tokenizer), std::move(model)};
 }
 
-void write_checkpoint(const fs::path& folder, const Progression& at, const Gpt& model, const AdamW& optimizer, const TokenDataset& data) {
+void write_checkpoint(const fs::path& folder, const Progression& at, const Gpt& model, const AdamW& optimizer, const GradScaler& scaler,
+                      const TokenDataset& data) {
   save_safetensors(folder / "model.safetensors", model.state_dict());
   save_safetensors(folder / "optimizer.safetensors", optimizer.state_dict());
   const RandomState generator = default_generator().state(), loader = data.state();
-  const json j = {{"step", at.step},
-                  {"seconds", at.seconds},
-                  {"generator", {generator.seed, generator.offset}},
-                  {"loader", {loader.seed, loader.offset}}};
+  json j = {{"step", at.step},
+            {"seconds", at.seconds},
+            {"generator", {generator.seed, generator.offset}},
+            {"loader", {loader.seed, loader.offset}}};
+  for (auto& [name, value] : scaler.state_dict()) j["scaler"][name] = value.item();
   write_file_atomically(folder / "state.json", j.dump(2) + "\n");
 }
 
-Progression read_checkpoint(const fs::path& folder, Gpt& model, AdamW& optimizer, TokenDataset& data) {
+Progression read_checkpoint(const fs::path& folder, Gpt& model, AdamW& optimizer, GradScaler& scaler, TokenDataset& data) {
   const fs::path file = folder / "state.json";
   const json j = parse(file);
   const Progression at{get<int64_t>(j, "step", file), get<double>(j, "seconds", file)};
+  NamedTensors scaling;
+  if (scaler.is_enabled())
+    for (auto& [name, value] : get<std::map<std::string, double>>(j, "scaler", file))
+      scaling.emplace_back(name, full({}, value, {DType::f64}));
   const auto generator = get<std::array<uint64_t, 2>>(j, "generator", file), loader = get<std::array<uint64_t, 2>>(j, "loader", file);
   model.load_state_dict(SafeTensors::open(folder / "model.safetensors").tensors());
+  scaler.load_state_dict(scaling);
   optimizer.load_state_dict(SafeTensors::open(folder / "optimizer.safetensors").tensors());
   default_generator().set_state({generator[0], generator[1]});
   data.set_state({loader[0], loader[1]});

@@ -26,13 +26,14 @@ std::vector<int64_t> start_of_text(const Tokenizer& tokenizer);
 /// Loads the model of a checkpoint, whose run folder holds config.json. Throws Error.
 Trained load_model(const std::filesystem::path& checkpoint);
 
-/// Where training stands: model.safetensors, optimizer.safetensors, and state.json with step, seconds, generator and loader.
+/// Where training stands: model.safetensors, optimizer.safetensors, and state.json with step, seconds, generator, loader and, for f16, the loss
+/// scaler.
 struct Progression {
   int64_t step = 0;
   double seconds = 0;
 };
 void write_checkpoint(const std::filesystem::path& folder, const Progression& at, const Gpt& model, const AdamW& optimizer,
-                      const TokenDataset& data);
-Progression read_checkpoint(const std::filesystem::path& folder, Gpt& model, AdamW& optimizer, TokenDataset& data);
+                      const GradScaler& scaler, const TokenDataset& data);
+Progression read_checkpoint(const std::filesystem::path& folder, Gpt& model, AdamW& optimizer, GradScaler& scaler, TokenDataset& data);
 
 }  // namespace retape::gpt

@@ -51,6 +51,7 @@ void take_settings_of(const fs::path& run, TrainOptions& o) {
       must_equal("--beta2", o.beta2, before.beta2);
   must_equal("--weight-decay", o.weight_decay, before.weight_decay), must_equal("--clip", o.clip, before.clip),
       must_equal("--seed", o.seed, before.seed), must_equal("--tokenizer", o.tokenizer, before.tokenizer);
+  must_equal("--amp", o.amp, before.amp);
   for (const char* flag : {"--out", "--weights", "--vocab"})
     if (o.given.contains(flag))
       throw Error(fmt::format(
@@ -98,6 +99,12 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+// In the precision that --amp says.
+Tensor loss_of(Gpt& model, const TokenBatch& batch, const TrainOptions& o) {
+  const Autocast amp(o.amp == "f16" ? DType::f16 : DType::bf16, o.amp != "none");
+  return model.loss(batch.x, batch.y);
+}
+
 // The mean loss over the whole validation part, in blocks that follow each other.
 double validate(Gpt& model, const TokenDataset& data, const TrainOptions& o) {
   const NoGrad off;
@@ -109,7 +116,7 @@ double validate(Gpt& model, const TokenDataset& data, const TrainOptions& o) {
   for (int64_t i = 0; i < data.batches(rows); ++i) {
     const TokenBatch batch = data.batch(i, rows);
     const double n = double(batch.y.numel());
-    total += model.loss(batch.x, batch.y).item() * n;
+    total += loss_of(model, batch, o).item() * n;
     tokens += n;
   }
   model.train();
@@ -198,8 +205,9 @@ void train(const TrainOptions& options) {
   Gpt model(o.model);
   if (!o.weights.empty()) model.load_state_dict(SafeTensors::open(o.weights).tensors());
   AdamW optimizer(groups(model, o));
+  GradScaler scaler({.enabled = o.amp == "f16"});
   Progression at;
-  if (from) at = read_checkpoint(from->path, model, optimizer, data);
+  if (from) at = read_checkpoint(from->path, model, optimizer, scaler, data);
   if (at.step > o.steps) throw Error(fmt::format("the checkpoint is at step {}, after --steps {}; give more steps", at.step, o.steps));
 
   const fs::path run = point.run.empty() ? examples::create_run_folder("gpt", o.out) : point.run;
@@ -229,13 +237,17 @@ void train(const TrainOptions& options) {
     double loss_value = 0;
     for (int64_t i = 0; i < o.accumulate; ++i) {
       const TokenBatch batch = data.sample(o.batch);
-      Tensor loss = model.loss(batch.x, batch.y);
+      Tensor loss = loss_of(model, batch, o);
       if (o.accumulate > 1) loss = loss / double(o.accumulate);
-      backward(loss);
+      backward(scaler.scale(loss));
       loss_value += loss.item();
     }
-    if (o.clip > 0) clip_grad_norm(params, o.clip);
-    optimizer.step();
+    if (o.clip > 0) {
+      scaler.unscale_(optimizer);
+      clip_grad_norm(params, o.clip);
+    }
+    scaler.step(optimizer);
+    scaler.update();
     ++at.step;
     if (!std::isfinite(loss_value))
       throw Error(fmt::format("the loss is {} at step {}; a smaller --lr or a --clip may help. Earlier checkpoints in {} are intact",
@@ -260,7 +272,7 @@ void train(const TrainOptions& options) {
     examples::write_to_run(run, [&] {
       metrics.append(row);
       if (!evaluate && !stop) return;
-      examples::save_checkpoint(run, at.step, [&](const fs::path& folder) { write_checkpoint(folder, at, model, optimizer, data); });
+      examples::save_checkpoint(run, at.step, [&](const fs::path& folder) { write_checkpoint(folder, at, model, optimizer, scaler, data); });
       examples::prune_checkpoints(run, int(o.keep), at.step);
       plot(run, metrics.rows());
     });

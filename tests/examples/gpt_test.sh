@@ -79,6 +79,36 @@ kill)
   [[ $(ls -d part/checkpoint-*) == part/checkpoint-41 ]] || fail "--keep 1 left: $(ls part)"
   refuses 1 '--keep 0' "$gpt" train --resume part --steps 42 --keep 0
   ;;
+amp)
+  for type in bf16 f16; do
+    "$gpt" train "${small[@]}" --amp $type --steps 20 --eval-every 10 --out $type --quiet
+    grep -q "\"amp\": \"$type\"" $type/config.json || fail "config.json lacks the precision"
+    cp -r $type part-$type
+    rm -r part-$type/checkpoint-20
+    "$gpt" train --resume part-$type --quiet
+    for f in model.safetensors optimizer.safetensors; do
+      cmp $type/checkpoint-20/$f part-$type/checkpoint-20/$f || fail "$f differs after a resume in $type"
+    done
+    cmp <(grep -v seconds $type/checkpoint-20/state.json) <(grep -v seconds part-$type/checkpoint-20/state.json) || fail "state.json differs after a resume in $type"
+    grep -q F32 $type/checkpoint-20/model.safetensors || fail "weights are not f32"
+    ! grep -q F16 $type/checkpoint-20/optimizer.safetensors || fail "the optimizer's state is not f32"
+  done
+  ! grep -q scaler bf16/checkpoint-20/state.json || fail "bf16 needs no scaler"
+  grep -q '"_growth_tracker": 20' f16/checkpoint-20/state.json || fail "the state of the scaler is not in state.json"
+  "$gpt" train "${small[@]}" --steps 20 --eval-every 10 --out none --quiet
+  for type in bf16 f16; do
+    ! cmp -s none/checkpoint-20/model.safetensors $type/checkpoint-20/model.safetensors || fail "--amp $type changed nothing"
+    paste -d, <(cut -d, -f3 none/metrics.csv | tail -n 1) <(cut -d, -f3 $type/metrics.csv | tail -n 1) |
+      awk -F, '{ d = $1 - $2; exit !(d < 0.02 && d > -0.02) }' || fail "--amp $type trains differently: $(tail -qn 1 none/metrics.csv $type/metrics.csv)"
+    "$gpt" train "${small[@]}" --layers 2 --width 96 --heads 3 --block 48 --steps 8 --amp $type --out $type-1 --quiet --threads 1
+    "$gpt" train "${small[@]}" --layers 2 --width 96 --heads 3 --block 48 --steps 8 --amp $type --out $type-3 --quiet --threads 3
+    cmp $type-1/checkpoint-8/model.safetensors $type-3/checkpoint-8/model.safetensors || fail "weights in $type differ between 1 and 3 threads"
+  done
+  refuses 1 '--amp bf16 does not fit the run' "$gpt" train --resume f16 --amp bf16
+  refuses 2 'f64' "$gpt" train "${small[@]}" --amp f64
+  sed -i 's/"scale"/"size"/' f16/checkpoint-20/state.json
+  refuses 1 'size' "$gpt" train --resume f16 --steps 22
+  ;;
 threads)
   # Sizes at which matrix products are cut for threads, sums have several chunks, and 16 threads find work.
   for n in 1 2 3 8 16; do
@@ -200,7 +230,7 @@ bad_input)
   echo '{' >wide/config.json
   refuses 1 'config.json' "$gpt" sample --from wide
   "$gpt" train --help >help.txt
-  for flag in data data-format tokenizer vocab layers heads width block batch accumulate steps lr min-lr warmup beta1 beta2 weight-decay clip dropout seed threads eval-every out resume weights quiet keep; do
+  for flag in data data-format tokenizer vocab layers heads width block batch accumulate steps lr min-lr warmup beta1 beta2 weight-decay clip dropout seed amp recompute memory-budget threads eval-every out resume weights quiet keep; do
     grep -q -- "--$flag" help.txt || fail "--help lacks --$flag"
   done
   ;;
