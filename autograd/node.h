@@ -103,7 +103,7 @@ struct Node : Object {
   std::unique_ptr<Replay> replay;
   const ModulePath* where = nullptr;  // the module whose forward recorded it
   bool passed = false;
-  bool shared = false;         // saves nothing and is part of several graphs, so each may pass here: a weight's cast in an autocast region
+  bool shared = false;         // saves nothing and is in several graphs, each of which may pass: a cast that autocast keeps
   const Pass* pass = nullptr;  // which backward holds gradients here
   Node* next_dead = nullptr;
 
