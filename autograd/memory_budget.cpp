@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <retape/autograd/budget.h>
+#include <retape/autograd/memory_report.h>
 #include <retape/autograd/spill_file.h>
 #include <retape/core/dispatch.h>
 
@@ -170,9 +171,9 @@ struct Budget {
     const int64_t live = memory_stats().live;
     if (!more)
       throw Error(fmt::format("memory budget: {} bytes are too few: tensors that cannot be dropped hold {} bytes already", limit(), live));
-    throw Error(
-        fmt::format("memory budget: {} needs {} bytes, but {} of the {} bytes are in use by values that cannot be dropped; give at least {}",
-                    ctx.op ? ctx.op : "a new tensor", more, live, limit(), live + more));
+    throw Error(fmt::format(
+        "memory budget: {} needs {} bytes, but {} of the {} bytes are in use by values that cannot be dropped; give at least {}. {}",
+        ctx.op ? ctx.op : "a new tensor", more, live, limit(), live + more, detail::memory_holders()));
   }
 };
 

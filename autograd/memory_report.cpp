@@ -22,7 +22,7 @@ std::string to_string(const ModulePath* path) {
 namespace detail {
 namespace {
 
-int64_t bytes_of(const Storage& s) { return s.data && s.bytes > 64 && s.device.is_cpu() ? int64_t(allocated_bytes(s.bytes)) : 0; }
+int64_t bytes_of(const Storage& s) { return s.data && !s.is_small() && s.device.is_cpu() ? int64_t(allocated_bytes(s.bytes)) : 0; }
 
 // Layers that follow each other have numbers for names: `h.3.attn` is a member of the family `h.*.attn`.
 bool is_number(std::string_view name) {
@@ -175,6 +175,8 @@ std::string cheapest_remedy(const Holders& holders, int64_t bytes) {
   if (const Row row = best_row(holders); row.layers && row.freed() >= bytes)
     ways.push_back(fmt::format("checkpoint() around each of the {} {} frees about {} for at most a third more time", row.layers, row.family,
                                size_text(row.freed())));
+  if (!ctx.budget && holders.all.activations / 2 >= bytes)
+    ways.push_back("a MemoryBudget around forward and backward, which computes again what does not fit");
   if (!ways.empty()) return fmt::format("{}", fmt::join(ways, "; or "));
   const int64_t state = optimizer_bytes.load(std::memory_order_relaxed), live = memory_stats().live;
   if (bytes > live)
@@ -201,8 +203,8 @@ std::string running_op() {
   return text.empty() ? path : fmt::format("{} (in {})", text, path);
 }
 
-std::string memory_report(int64_t bytes) {
-  const Holders holders;
+namespace {
+std::string describe(const Holders& holders) {
   std::map<std::string, std::pair<Holders::Held, int64_t>> families;
   for (auto& [path, held] : holders.modules) {
     auto& [sum, count] = families[family_of(path)];
@@ -231,7 +233,14 @@ std::string memory_report(int64_t bytes) {
   std::string text = fmt::format("In use are {}", size_text(live));
   if (const std::string what = parts(holders.all, state, live - holders.all.total() - state); !what.empty()) text += ": " + what;
   if (!rows.empty()) text += fmt::format(". Largest holders: {}", fmt::join(rows, "; "));
-  return fmt::format("{}. Cheapest remedy: {}", text, cheapest_remedy(holders, bytes));
+  return text;
+}
+}  // namespace
+
+std::string memory_holders() { return describe(Holders()); }
+std::string memory_report(int64_t bytes) {
+  const Holders holders;
+  return fmt::format("{}. Cheapest remedy: {}", describe(holders), cheapest_remedy(holders, bytes));
 }
 
 std::string out_of_memory(int64_t bytes) {

@@ -26,9 +26,10 @@ inline std::atomic<int64_t> optimizer_bytes{0};
 std::string running_op();
 /// A number of bytes for messages: `512.0 MiB`.
 std::string size_text(int64_t bytes);
-/// What the tensors in use are (activations by module, parameters, gradients, optimizer state), and what would free `bytes` at the
-/// least cost. Looks at the graph of the op, checkpoint and backward passes that run on this thread; what cannot be reached from there is
+/// What the tensors in use are: activations by module, parameters, gradients, optimizer state. Looks at the graph of the op, checkpoint and backward passes that run on this thread; what cannot be reached from there is
 /// counted as other tensors.
+std::string memory_holders();
+/// The same, and what would free `bytes` at the least cost.
 std::string memory_report(int64_t bytes);
 /// The message of the Error when `bytes` cannot be allocated.
 std::string out_of_memory(int64_t bytes);

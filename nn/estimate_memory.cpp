@@ -12,7 +12,9 @@ namespace retape::detail {
 namespace {
 
 int64_t live() { return memory_stats(Device::meta()).live; }
-int64_t block_of(int64_t bytes) { return bytes > 64 ? int64_t(allocated_bytes(size_t(bytes))) : 0; }  // less lies in the Storage itself
+int64_t block_of(int64_t bytes) {
+  return bytes > int64_t(Storage::small_bytes) ? int64_t(allocated_bytes(size_t(bytes))) : 0;
+}  // less lies in the Storage itself
 int64_t block_of(const Tensor& t) { return block_of(int64_t(t->storage->bytes)); }
 
 }  // namespace
@@ -37,6 +39,7 @@ MemoryEstimate EstimateRun::measure(const nn::Module& model, const std::function
   for (auto& p : params) e.parameters += block_of(p);
   for (auto& [name, b] : model.named_buffers()) e.buffers += block_of(b);
   const Scoped recording(ctx.recording, true);
+  const Scoped unlimited(ctx.budget, nullptr);
   reset_peak_memory(Device::meta());
   for (int pass = 0; pass < std::min(options.accumulate, 2); ++pass) {  // the third is like the second
     const int64_t start = live();

@@ -53,7 +53,8 @@ template <class M> M clone_on_meta(const M& model) {
 ///     estimate_memory(model, [](Net& net, const Tensor& x) { return mean(square(net(x))); }, {x}, {.optimizer_states = 0})
 ///
 /// Ops of one's own must make their outputs on meta, too, and leave their data alone. Of the scratch memory inside kernels that of attention
-/// and matrix products is counted, for as many threads as run now.
+/// and matrix products is counted, for as many threads as run now. A MemoryBudget in force is not
+/// considered: the estimate says what the step takes without one.
 /// Throws what the step throws, such as an Error for asking a meta tensor for its value.
 template <class M, class F, size_t N>
 requires std::is_base_of_v<nn::Module, M> MemoryEstimate estimate_memory(const M& model, F&& step, const Tensor (&inputs)[N],

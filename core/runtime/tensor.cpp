@@ -42,7 +42,7 @@ Ref<Storage> Storage::wrap(void* data, size_t bytes, Ref<Object> owner) {
 void Storage::drop_bytes() noexcept {
   if (!data) return;
   if (owner_) owner_.reset();
-  else if (device.is_meta() && bytes > small_bytes) detail::count_meta(-int64_t(detail::allocated_bytes(bytes)));
+  else if (device.is_meta() && !is_small()) detail::count_meta(-int64_t(detail::allocated_bytes(bytes)));
   else if (data != small_) detail::deallocate(data, bytes);
   data = nullptr;
 }
