@@ -144,7 +144,7 @@ void Optimizer::step(const Tensor& found_inf) {
     }
     for (size_t j = 0; j < slots.size(); ++j) {
       State& state = states_[size_t(indices[j])];
-      new_state |= slots[j].step == 1;
+      new_state |= slots[j].step.impl() != state.step.impl();
       state.step = slots[j].step;
       for (int k = 0; k < states(group); ++k) state.tensors[k] = slots[j].state[k];
       if (slots[j].value.impl() != state.param.impl()) copy_into(slots[j].value, state.param);
