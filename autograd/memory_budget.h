@@ -14,9 +14,9 @@ namespace retape {
 enum class Evict : uint8_t {
   recompute,  ///< nowhere: its op runs again. Of all candidates the one with the least cost / (bytes x staleness) goes, where the cost is the time
               ///< that the ops took which would have to run. Bit-exact.
-  spill,      ///< into an unnamed file; the one longest unused goes. Bit-exact.
-  bf16        ///< f32 values are kept in half the memory, rounded to bf16, relative error 2^-9 at most; the one longest unused goes. The forward's
-              ///< results stay what they are; gradients are those of a program whose saved values were rounded
+  spill,  ///< into an unnamed file; the one longest unused goes. Bit-exact.
+  bf16  ///< f32 values are kept in half the memory, rounded to bf16, relative error 2^-9 at most; the one longest unused goes. The forward's
+        ///< results stay what they are; gradients are those of a program whose saved values were rounded
 };
 
 struct MemoryBudgetOptions {

@@ -15,7 +15,8 @@ namespace fs = std::filesystem;
 
 namespace {
 [[noreturn]] void fail(const char* what, size_t bytes, const fs::path& folder, int error) {
-  throw Error(fmt::format("spill: cannot {} {} bytes in a temporary file in \"{}\": {}", what, bytes, folder.string(), std::strerror(error)));
+  throw Error(
+      fmt::format("spill: cannot {} {} bytes in a temporary file in \"{}\": {}", what, bytes, folder.string(), std::strerror(error)));
 }
 }  // namespace
 

@@ -43,7 +43,7 @@ std::vector<Way> all_ways() {
   std::vector<Way> ways{{"plain"}, {"sqrt", "sqrt"}, {"every:1", "every:1"}, {"pointwise", "pointwise"}};
   for (int percent = 100; percent >= 20; percent -= 10) ways.push_back({fmt::format("budget {}%", percent), "none", percent / 100.0});
   ways.push_back({"budget 60%, spilled", "none", 0.6, {.evict = Evict::spill}});
-  ways.push_back({"budget 60%, bf16", "none", 0.6, {.evict = Evict::bf16}});
+  ways.push_back({"budget 75%, bf16", "none", 0.75, {.evict = Evict::bf16}});
   return ways;
 }
 
@@ -82,7 +82,7 @@ int replay(int argc, char** argv) try {
   CLI11_PARSE(app, argc, argv);
 
   GptStep step(settings);
-  step.run();  // makes the optimizer's state
+  step.run();                                 // makes the optimizer's state
   const int64_t fixed = memory_stats().live;  // weights, gradients, optimizer state
   std::vector<Way> ways = all_ways();
   for (int round = 0; round < rounds; ++round)
@@ -105,7 +105,8 @@ int replay(int argc, char** argv) try {
       continue;
     }
     const double activations = (double(w.peak) - double(fixed)) / (plain_peak - double(fixed)), seconds = median(w.seconds);
-    fmt::print("| {} | {} | {:.0f} | {:.2f} | {:.3f} | {:.2f} |\n", w.name, budget, double(w.peak) / MiB, activations, seconds, seconds / plain);
+    fmt::print("| {} | {} | {:.0f} | {:.2f} | {:.3f} | {:.2f} |\n", w.name, budget, double(w.peak) / MiB, activations, seconds,
+               seconds / plain);
     csv += fmt::format("{},{},{},{:.4f},{:.4f},{:.4f},\n", w.name, w.budget, w.peak, activations, seconds, seconds / plain);
     kept &= !w.budget || w.peak <= w.budget;
   }

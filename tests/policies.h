@@ -22,7 +22,8 @@ inline std::vector<Policy> lossless_policies() {
   return {
       {"checkpoint", [](const Loss& f) { backward(checkpoint(f)); }},
       {"checkpoint of cheap ops", [=](const Loss& f) { backward(checkpoint(cheap, f)); }},
-      {"nested checkpoints", [=](const Loss& f) { backward(checkpoint([&] { return checkpoint(cheap, [&] { return checkpoint(f); }); })); }},
+      {"nested checkpoints",
+       [=](const Loss& f) { backward(checkpoint([&] { return checkpoint(cheap, [&] { return checkpoint(f); }); })); }},
       {"budget",
        [](const Loss& f) {
          const MemoryBudget guard(least);

@@ -59,7 +59,11 @@ Tensor Block::forward(const Tensor& x, nn::KVCache* cache) {
 }
 
 Transformer::Transformer(const Config& c)
-    : recompute(parse_recomputation(c.recompute, c.layers)), wte(c.vocab, c.width), wpe(c.block, c.width), drop(c.dropout), ln_f(c.width, {.bias = false}) {
+    : recompute(parse_recomputation(c.recompute, c.layers)),
+      wte(c.vocab, c.width),
+      wpe(c.block, c.width),
+      drop(c.dropout),
+      ln_f(c.width, {.bias = false}) {
   for (int64_t i = 0; i < c.layers; ++i) h.emplace_back(c);
 }
 Tensor Transformer::forward(const Tensor& ids, std::vector<nn::KVCache>* caches) {

@@ -112,7 +112,8 @@ double validate(Gpt& model, const TokenDataset& data, const TrainOptions& o) {
   double total = 0, tokens = 0;
   // Larger than in training, since nothing is kept for backward, but at most 2^27 logits.
   // Under a memory budget what fits is known for batches as in training only.
-  const int64_t rows = o.memory_budget ? o.batch : std::max<int64_t>(1, std::min(int64_t{16384}, (int64_t{1} << 27) / o.model.vocab) / o.model.block);
+  const int64_t rows =
+      o.memory_budget ? o.batch : std::max<int64_t>(1, std::min(int64_t{16384}, (int64_t{1} << 27) / o.model.vocab) / o.model.block);
   for (int64_t i = 0; i < data.batches(rows); ++i) {
     const TokenBatch batch = data.batch(i, rows);
     const double n = double(batch.y.numel());
@@ -272,7 +273,8 @@ void train(const TrainOptions& options) {
     examples::write_to_run(run, [&] {
       metrics.append(row);
       if (!evaluate && !stop) return;
-      examples::save_checkpoint(run, at.step, [&](const fs::path& folder) { write_checkpoint(folder, at, model, optimizer, scaler, data); });
+      examples::save_checkpoint(run, at.step,
+                                [&](const fs::path& folder) { write_checkpoint(folder, at, model, optimizer, scaler, data); });
       examples::prune_checkpoints(run, int(o.keep), at.step);
       plot(run, metrics.rows());
     });

@@ -267,8 +267,9 @@ TEST_CASE("a function that writes into what it was given is an error", "[replay]
     return in * w;
   };
   CHECK_THROWS_WITH(checkpoint(edit, x), ContainsSubstring("checkpoint: the function wrote into its input 0 in place"));
-  CHECK_THROWS_WITH(checkpoint([&](const Tensor& a, const std::vector<Tensor>& b) { return edit(b[1]) * a; }, w, std::vector{w.detach(), x}),
-                    ContainsSubstring("input 2"));
+  CHECK_THROWS_WITH(
+      checkpoint([&](const Tensor& a, const std::vector<Tensor>& b) { return edit(b[1]) * a; }, w, std::vector{w.detach(), x}),
+      ContainsSubstring("input 2"));
   CHECK(ctx.region == nullptr);
   const Tensor y = checkpoint([&] { return sin(edit(x)); });  // what is captured is found out when it is needed
   x.mutable_data<double>()[0] = 2;

@@ -131,7 +131,8 @@ TEST_CASE("a budget below what is needed names the op, its bytes and those that 
   CHECK_THROWS_WITH(MemoryBudget(100), ContainsSubstring("100 bytes are too few") && ContainsSubstring(std::to_string(live())));
   CHECK_THROWS_WITH(MemoryBudget(0), ContainsSubstring("0 bytes are not valid"));
   CHECK_THROWS_WITH(MemoryBudget(-5), ContainsSubstring("-5 bytes are not valid"));
-  CHECK_THROWS_WITH(MemoryBudget(1 << 30, {.evict = Evict::spill, .spill_folder = "/does/not/exist"}), ContainsSubstring("/does/not/exist"));
+  CHECK_THROWS_WITH(MemoryBudget(1 << 30, {.evict = Evict::spill, .spill_folder = "/does/not/exist"}),
+                    ContainsSubstring("/does/not/exist"));
   CHECK((ctx.budget == nullptr && detail::make_room == nullptr));
   const MemoryBudget guard(live() + 10000);
   CHECK_THROWS_WITH(matmul(zeros({64, 64}), zeros({64, 64})), ContainsSubstring("memory budget: "));
