@@ -10,7 +10,8 @@
 namespace retape {
 
 // A cast belongs to the region that can make it again, and one made while nothing was recorded is of no use to code that records.
-// The entry keeps its weight, so that no other gets the address, and knows the bytes it has read.
+// The entry keeps its weight, so that no other gets the address, and the version that it has read, which a weight that
+// gets other bytes counts on, too.
 struct Autocast::Cache {
   struct Key {
     const TensorImpl* weight;
@@ -26,7 +27,6 @@ struct Autocast::Cache {
   };
   struct Cast {
     Tensor weight, value;
-    Ref<Storage> bytes;
     uint32_t version = 0;
   };
   std::unordered_map<Key, Cast, Hash> casts;
@@ -58,11 +58,11 @@ Tensor autocast_input(const Tensor& x, DType to) {
   const Autocast::Cache::Key key{x.impl(), ctx.region, to, ctx.recording};
   if (const auto found = casts.find(key); found != casts.end()) {
     const auto& known = found->second;
-    if (known.bytes == x->storage && known.version == x->storage->version) return known.value;
+    if (known.version == x->storage->version) return known.value;
   }
   const Tensor value = cast(x, to);
   if (value->producer) node_of(value->producer)->shared = true;
-  casts[key] = {x, value, x->storage, x->storage->version};
+  casts[key] = {x, value, x->storage->version};
   return value;
 }
 

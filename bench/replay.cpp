@@ -41,9 +41,10 @@ void take_turn(Way& way, GptStep& step) {
 
 std::vector<Way> all_ways() {
   std::vector<Way> ways{{"plain"}, {"sqrt", "sqrt"}, {"every:1", "every:1"}, {"pointwise", "pointwise"}};
-  for (int percent = 100; percent >= 20; percent -= 10) ways.push_back({fmt::format("budget {}%", percent), "none", percent / 100.0});
-  ways.push_back({"budget 60%, spilled", "none", 0.6, {.evict = Evict::spill}});
-  ways.push_back({"budget 75%, bf16", "none", 0.75, {.evict = Evict::bf16}});
+  for (const int percent : {100, 90, 80, 70, 60, 50, 40, 30, 25, 20})
+    ways.push_back({fmt::format("budget {}%", percent), "none", percent / 100.0});
+  ways.push_back({"budget 60% spilled", "none", 0.6, {.evict = Evict::spill}});
+  ways.push_back({"budget 75% in bf16", "none", 0.75, {.evict = Evict::bf16}});
   return ways;
 }
 
