@@ -14,6 +14,7 @@ namespace retape::detail {
 }  // namespace retape::detail
 
 namespace retape::RETAPE_LEVEL {
+#define RETAPE_KERNEL(name, ...) void name(__VA_ARGS__);
 #include <retape/core/kernel_list.inc>
 
 // Not inlined: with and without OpenMP, the same code of f runs.

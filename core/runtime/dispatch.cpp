@@ -7,74 +7,93 @@
 #include <string>
 
 namespace retape {
+
+#ifdef RETAPE_WITH_CPU_V4
+namespace cpu_v4 {
+extern const Kernels kernels;
+}
+#endif
+#ifdef RETAPE_WITH_CPU_V3
+namespace cpu_v3 {
+extern const Kernels kernels;
+}
+#endif
+#ifdef RETAPE_WITH_CPU_V2
+namespace cpu_v2 {
+extern const Kernels kernels;
+}
+#endif
+#ifdef RETAPE_WITH_CPU_GENERIC
+namespace cpu_generic {
+extern const Kernels kernels;
+}
+#endif
+
 namespace {
 
-bool supported(Backend level) {
-  switch (level) {
 #if defined(__x86_64__)
-    // Single features, because clang 14 knows no level names.
-    case Backend::cpu_v4:
-      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && supported(Backend::cpu_v3);
-    case Backend::cpu_v3:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
-             __builtin_cpu_supports("fma") && supported(Backend::cpu_v2);
-    case Backend::cpu_v2: return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
-#endif
-    case Backend::cpu_generic: return true;
-    default: return false;
-  }
+// Single features, because clang 14 knows no level names.
+bool has_v2() { return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"); }
+bool has_v3() {
+  return has_v2() && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
+         __builtin_cpu_supports("fma");
 }
+bool has_v4() {
+  return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
 
 struct Level {
-  Backend backend;
   const char* name;
+  const Kernels* kernels;
+  bool (*supported)();
 };
 constexpr Level levels[] = {
 #ifdef RETAPE_WITH_CPU_V4
-    {Backend::cpu_v4, "v4"},
+    {"v4", &cpu_v4::kernels, has_v4},
 #endif
 #ifdef RETAPE_WITH_CPU_V3
-    {Backend::cpu_v3, "v3"},
+    {"v3", &cpu_v3::kernels, has_v3},
 #endif
 #ifdef RETAPE_WITH_CPU_V2
-    {Backend::cpu_v2, "v2"},
+    {"v2", &cpu_v2::kernels, has_v2},
 #endif
 #ifdef RETAPE_WITH_CPU_GENERIC
-    {Backend::cpu_generic, "generic"},
+    {"generic", &cpu_generic::kernels, [] { return true; }},
 #endif
 };
 
-// An unusable wish or processor must not throw during start-up: `none` is found by the first kernel call.
-Backend choose() {
+// An unusable wish or processor must not throw during start-up: the first tensor finds that there are no kernels.
+const Kernels* choose() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
 #endif
   const char* wish = std::getenv("RETAPE_CPU_LEVEL");
   for (auto& level : levels)
-    if ((!wish || std::string(wish) == level.name) && supported(level.backend)) return level.backend;
-  return Backend::none;
+    if ((!wish || std::string(wish) == level.name) && level.supported()) return level.kernels;
+  return nullptr;
 }
 
 }  // namespace
 
 const char* cpu_level() {
   for (auto& level : levels)
-    if (level.backend == detail::cpu_backend) return level.name;
+    if (level.kernels == detail::cpu_kernels) return level.name;
   return "none";
 }
 
 namespace detail {
 
-Backend cpu_backend = Backend::none;
+const Kernels* cpu_kernels = nullptr;
 
 namespace {
 // Before the constructors of any other file, since static tensors may run ops.
-[[gnu::constructor(101)]] void set_backend() { cpu_backend = choose(); }
+[[gnu::constructor(101)]] void set_kernels() { cpu_kernels = choose(); }
 }  // namespace
 
 void check_cpu_backend() {
-  if (cpu_backend != Backend::none) return;
+  if (cpu_kernels) return;
   std::string built;
   for (auto& level : levels) built += std::string(built.empty() ? "" : ", ") + level.name;
   const char* wish = std::getenv("RETAPE_CPU_LEVEL");
@@ -82,6 +101,7 @@ void check_cpu_backend() {
                           wish ? fmt::format(" at RETAPE_CPU_LEVEL={}", wish) : "", built));
 }
 
+const Kernels* kernels_elsewhere(Device device, const char* kernel) { no_backend(device, kernel); }
 void no_backend(Device device, const char* kernel) {
   throw Error(fmt::format("{}: a tensor is on {}, and this build of Retape has no kernels for it",
                           std::string(kernel).substr(0, std::string(kernel).find('(')),

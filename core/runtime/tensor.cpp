@@ -153,7 +153,7 @@ Tensor empty(const Shape& shape, Options options) {
   for (int64_t n : shape)
     if (n != 0 && __builtin_mul_overflow(bytes, n, &bytes))  // beside a 0, too: strides are products
       throw Error(fmt::format("empty: a tensor of shape {} and {} has more than 2^63 bytes", shape.str(), name_of(options.dtype)));
-  if (options.device.is_cpu() && detail::cpu_backend == Backend::none) detail::check_cpu_backend();
+  if (options.device.is_cpu() && !detail::cpu_kernels) detail::check_cpu_backend();
   return make_tensor(Storage::make(zero ? 0 : size_t(bytes), options.device), {shape, contiguous_strides(shape), 0, options.dtype});
 }
 Tensor empty_like(const Tensor& x) { return empty(x.shape(), x.options()); }

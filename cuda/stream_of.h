@@ -1,0 +1,30 @@
+// The stream on which this thread's kernels run, and what else the CUDA files share on the host's side.
+#pragma once
+#ifdef RETAPE_EMULATE_CUDA
+#include <cuda/emulation.h>
+#else
+#include <cuda_runtime.h>
+#endif
+#include <cstddef>
+
+namespace retape::cuda {
+
+/// This thread's stream on its current device; kernels_elsewhere() has made the device of the tensors the current one.
+cudaStream_t current_stream();
+int current_device();
+/// Throws Error with what CUDA says of `what`, naming the op that runs. After an error that leaves the device unusable, it says so.
+void check(cudaError_t error, const char* what);
+/// Memory on the current device, in the order of the current stream.
+std::byte* allocate(size_t bytes);
+void deallocate(std::byte* p, size_t bytes) noexcept;
+
+/// A wrong index, found on the device. The host learns of it when it next waits for the device, and throws it as an Error.
+struct Fault {
+  int set;             // 1 once a fault has been stored
+  const char* op;      // who, a string of the host
+  int64_t value, dim, size;
+};
+/// Where kernels on the current device report.
+Fault* faults();
+
+}  // namespace retape::cuda
