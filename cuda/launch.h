@@ -26,7 +26,7 @@
 #include <type_traits>
 
 #include <retape/core/kernel_args.h>
-#include <retape/cuda/stream_of.h>
+#include <retape/cuda/device.h>
 
 // The bytes that a launch asked for, as an array: `RETAPE_DYNAMIC_SHARED(float, tile);`
 #ifdef RETAPE_EMULATE_CUDA
@@ -100,6 +100,11 @@ template <class F> void with_any(DType d, const F& f) {
     case DType::u8: return f(uint8_t{});
     case DType::boolean: return f(bool{});
   }
+}
+
+/// On the device: keeps the first fault. The kernel goes on and leaves out what it cannot do.
+__device__ __forceinline__ void report(Fault* fault, const char* op, int64_t value, int64_t dim, int64_t size) {
+  if (atomicCAS(&fault->set, 0, 1) == 0) fault->op = op, fault->value = value, fault->dim = dim, fault->size = size;
 }
 
 /// N elements that are read and written by one instruction.

@@ -1,4 +1,4 @@
-// The stream on which this thread's kernels run, and what else the CUDA files share on the host's side.
+// The device and stream that this thread's kernels run on, memory there, and errors: what CUDA files share on the host's side.
 #pragma once
 #ifdef RETAPE_EMULATE_CUDA
 #include <cuda/emulation.h>
@@ -20,9 +20,9 @@ void deallocate(std::byte* p, size_t bytes) noexcept;
 
 /// A wrong index, found on the device. The host learns of it when it next waits for the device, and throws it as an Error.
 struct Fault {
-  int set;             // 1 once a fault has been stored
-  const char* op;      // who, a string of the host
-  int64_t value, dim, size;
+  int set;         // 1 once a fault has been stored
+  const char* op;  // who found it: a string of the host
+  int64_t value, dim, size;  // dim -1: there is only one
 };
 /// Where kernels on the current device report.
 Fault* faults();
