@@ -1,0 +1,36 @@
+// Matrix products through cuBLASLt. This file hides its headers; tests/cuda/libraries/blas.cpp is the same in plain C++.
+// The algorithm depends on shapes, layouts, dtypes and the device alone, and none adds in an order that varies: equal inputs give
+// equal bits.
+#pragma once
+#include <retape/core/dtype.h>
+
+namespace retape::cuda::blas {
+
+/// c = a b + bias, or c += a b + bias, for `batch` independent products of a (m, k) and b (k, n), all of one floating dtype; half types
+/// are summed in float and rounded once. Strides count elements. Of a's row and column stride one is 1 and the other covers that run
+/// without overlap, and so for b: a transposed operand needs no copy. A batch stride of 0 uses one matrix for all products. Rows of c
+/// are contiguous and disjoint; c overlaps neither operand. No size is 0.
+struct Gemm {
+  DType dtype;
+  int64_t batch, m, n, k;
+  const void* a;
+  int64_t a_row, a_col, a_batch;
+  const void* b;
+  int64_t b_row, b_col, b_batch;
+  void* c;
+  int64_t c_row, c_batch;
+  bool accumulate;
+  const void* bias;  // n elements, or null
+};
+
+/// Runs on the current stream of the current device. False, and nothing has happened, if the library has no such product. Throws
+/// Error if it fails.
+bool gemm(const Gemm& gemm);
+
+/// Whether products of f32 may round their operands to TF32 (10 bits of mantissa) where the device has tensor cores: several times
+/// faster, with errors near 1e-3 in place of 1e-6. Off at first. For all threads, from the next product on; what the tape computes
+/// again after a change differs in bits. torch: torch.backends.cuda.matmul.allow_tf32.
+void set_allow_tf32(bool on);
+bool allow_tf32();
+
+}  // namespace retape::cuda::blas
