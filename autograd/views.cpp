@@ -259,6 +259,16 @@ struct ToMeta {
   static constexpr int differentiable = 0;
   Tensor forward(const Tensor& x) { return empty(x.shape(), {x.dtype(), Device::meta()}); }
 };
+struct ToDevice {
+  static constexpr auto name = "to";
+  Device device;
+  Device from = {};
+  Tensor forward(const Tensor& x) {
+    from = x.device();
+    return detail::copy_to(contiguous(x), device);
+  }
+  void backward(const Tensor& dy, Grads& dx) { dx.set(0, to(dy, from)); }
+};
 
 }  // namespace
 
@@ -525,7 +535,7 @@ Tensor to(const Tensor& x, Device device) {
   if (x.device() == device) return x;
   if (device.is_meta()) return record(ToMeta{}, x);
   if (x.device().is_meta()) throw Error(fmt::format("to: a meta tensor of shape {} has no data to move", x.shape().str()));
-  return empty(x.shape(), {x.dtype(), device});  // throws: there is no such device in this build
+  return record(ToDevice{device}, x);
 }
 void copy_into(const Tensor& x, const Tensor& y) {
   check_defined("copy_into", x), check_defined("copy_into", y);
@@ -534,7 +544,7 @@ void copy_into(const Tensor& x, const Tensor& y) {
   const Tensor from = expand(x.detach(), y.shape());
   const Scoped inside(ctx.inside_forward, true);
   ++y->storage->version;
-  run_copy(from, y);
+  run_copy(from.device() == y.device() ? from : to(from, y.device()), y);
 }
 
 }  // namespace retape

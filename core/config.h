@@ -11,7 +11,9 @@
 // be one weak symbol for all levels, and the linker may keep the copy that the processor cannot run.
 #define RETAPE_INLINE inline __attribute__((always_inline))
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(RETAPE_KEEP_POOL)
+// Sanitized files that share their objects with a library that is not.
+#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define RETAPE_NO_POOL 1
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)

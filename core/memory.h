@@ -27,6 +27,8 @@ void count_meta(int64_t bytes) noexcept;
 /// 64-byte aligned; blocks come from a cache of earlier ones where possible. Throws Error when memory is exhausted.
 std::byte* allocate(size_t bytes);
 void deallocate(std::byte* p, size_t bytes) noexcept;
+/// Throws the Error that says so.
+[[noreturn]] void out_of_memory(size_t bytes, int64_t in_use);
 /// Called before `bytes` more (rounded up, as they will count in `live`) are allocated; a policy of the tape may free memory first, or
 /// throw. Null: nobody wants to know.
 using MakeRoom = void (*)(int64_t bytes);

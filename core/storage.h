@@ -2,27 +2,10 @@
 // them) keep the identity, so that a replay can put the bytes back and every view follows.
 #pragma once
 #include <retape/core/context.h>
+#include <retape/core/device.h>
 #include <retape/core/memory.h>
 
 namespace retape {
-
-/// Where a tensor lives. `meta` tensors have a shape and a dtype but no data: no kernel runs on them.
-struct Device {
-  enum class Type : uint8_t { cpu, cuda, meta };
-  Type type = Type::cpu;
-  int8_t index = 0;
-  static constexpr Device cpu() { return {}; }
-  static constexpr Device cuda(int index = 0) { return {Type::cuda, int8_t(index)}; }
-  static constexpr Device meta() { return {Type::meta, 0}; }
-  constexpr bool operator==(const Device&) const = default;
-  RETAPE_INLINE constexpr bool is_cpu() const { return type == Type::cpu; }
-  RETAPE_INLINE constexpr bool is_meta() const { return type == Type::meta; }
-};
-
-/// Of one device. On `meta` it is what this thread's meta tensors would take on a CPU, so that a program's memory can be found without
-/// running it. Throws Error for a device that is not there.
-MemoryStats memory_stats(Device device);
-void reset_peak_memory(Device device);
 
 class Storage {
  public:
@@ -69,8 +52,8 @@ class Storage {
     }
   }
   uint32_t owners() const { return strong_.load(); }
-  static constexpr size_t small_bytes = 64;  // so few lie in the object itself
-  bool is_small() const { return bytes <= small_bytes; }
+  static constexpr size_t small_bytes = 64;  // so few lie in the object itself, but for CUDA
+  bool is_small() const { return bytes <= (device.is_cuda() ? 0 : small_bytes); }
 
  private:
   Count strong_, weak_;  // all strong references together hold one weak

@@ -227,6 +227,8 @@ template <class T, size_t n> Tensor tensor(std::span<T, n> values) { return tens
 template <class T> Tensor tensor(std::initializer_list<T> values) { return tensor(std::vector<T>(values)); }
 
 namespace detail {
+/// A contiguous tensor's bytes on another device; one of the two is not the CPU.
+Tensor copy_to(const Tensor& t, Device device);
 Tensor tensor_from(const void* values, size_t count, DType dtype, const Shape& shape);
 }
 template <class T> Tensor tensor(const std::vector<T>& values, const Shape& shape) {

@@ -1,4 +1,5 @@
 // Which instruction set level runs on this processor.
+#include <retape/core/device_runtime.h>
 #include <retape/core/dispatch.h>
 
 #include <fmt/format.h>
@@ -101,11 +102,14 @@ void check_cpu_backend() {
                           wish ? fmt::format(" at RETAPE_CPU_LEVEL={}", wish) : "", built));
 }
 
-const Kernels* kernels_elsewhere(Device device, const char* kernel) { no_backend(device, kernel); }
+const Kernels* kernels_elsewhere(Device device, const char* kernel) {
+  if (!cuda_runtime) no_backend(device, kernel);
+  cuda_runtime->use(device.index);
+  return cuda_runtime->kernels;
+}
 void no_backend(Device device, const char* kernel) {
   throw Error(fmt::format("{}: a tensor is on {}, and this build of Retape has no kernels for it",
-                          std::string(kernel).substr(0, std::string(kernel).find('(')),
-                          device.type == Device::Type::cuda ? fmt::format("cuda:{}", device.index) : "an unknown device"));
+                          std::string(kernel).substr(0, std::string(kernel).find('(')), device.str()));
 }
 void kernel_outside_forward(const char* kernel) {
   const std::string name = std::string(kernel).substr(0, std::string(kernel).find('('));

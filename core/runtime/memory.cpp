@@ -11,6 +11,7 @@
 #include <mutex>
 #include <vector>
 
+#include <retape/core/device_runtime.h>
 #include <retape/core/dispatch.h>
 #include <retape/core/error.h>
 
@@ -93,18 +94,23 @@ MemoryStats memory_stats() { return {live.load(), peak.load(), cached.load()}; }
 void reset_peak_memory() { peak.store(live.load()); }
 MemoryStats memory_stats(Device device) {
   if (device.is_meta()) return {meta.live, meta.peak, 0};
-  if (!device.is_cpu()) detail::no_backend(device, "memory_stats");
-  return memory_stats();
+  if (device.is_cpu()) return memory_stats();
+  if (!detail::cuda_runtime) detail::no_backend(device, "memory_stats");
+  return detail::cuda_runtime->memory_stats(device.index);
 }
 void reset_peak_memory(Device device) {
   if (device.is_meta()) {
     meta.peak = meta.live;
     return;
   }
-  if (!device.is_cpu()) detail::no_backend(device, "reset_peak_memory");
-  reset_peak_memory();
+  if (device.is_cpu()) return reset_peak_memory();
+  if (!detail::cuda_runtime) detail::no_backend(device, "reset_peak_memory");
+  detail::cuda_runtime->reset_peak_memory(device.index);
 }
-void empty_cache() { cache().clear(); }
+void empty_cache() {
+  cache().clear();
+  if (detail::cuda_runtime) detail::cuda_runtime->empty_cache();
+}
 
 namespace detail {
 
@@ -115,18 +121,16 @@ void count_meta(int64_t bytes) noexcept {
   meta.peak = std::max(meta.peak, meta.live);
 }
 
-namespace {
-[[noreturn]] void out_of_memory(size_t bytes) {
+void out_of_memory(size_t bytes, int64_t in_use) {
   std::string message;
   try {
     if (out_of_memory_hook) message = out_of_memory_hook(int64_t(bytes));
   } catch (...) {  // no memory for that either
   }
   if (message.empty())
-    message = fmt::format("out of memory: {} bytes could not be allocated; {} bytes are in use by tensors", bytes, live.load());
+    message = fmt::format("out of memory: {} bytes could not be allocated; {} bytes are in use by tensors", bytes, in_use);
   throw Error(message);
 }
-}  // namespace
 
 std::byte* allocate(size_t bytes) {
   const size_t size = allocated_bytes(bytes);
@@ -138,14 +142,14 @@ std::byte* allocate(size_t bytes) {
   if (!p) {
     p = from_system(size);
     if (!p) {
-      empty_cache();
+      cache().clear();
       p = from_system(size);
     }
   }
 #else
   p = from_system(size);
 #endif
-  if (!p) out_of_memory(bytes);
+  if (!p) out_of_memory(bytes, live.load());
   const int64_t now = live.fetch_add(int64_t(size), std::memory_order_relaxed) + int64_t(size);
   int64_t before = peak.load(std::memory_order_relaxed);
   while (now > before && !peak.compare_exchange_weak(before, now, std::memory_order_relaxed)) {}

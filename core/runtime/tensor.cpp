@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include <retape/core/device_runtime.h>
 #include <retape/core/dispatch.h>
 
 namespace retape {
@@ -17,13 +18,18 @@ void check_cpu_backend();
 }
 
 Ref<Storage> Storage::make(size_t bytes, Device device) {
-  if (device.type == Device::Type::cuda) detail::no_backend(device, "empty");
+  if (device.is_cuda()) {
+    if (!detail::cuda_runtime) detail::no_backend(device, "empty");
+    detail::cuda_runtime->use(device.index);
+  }
   auto* s = new (Pool::take(sizeof(Storage))) Storage;
   auto ref = Ref<Storage>::adopt(s);
   s->bytes = bytes;
   s->device = device;
-  if (bytes <= small_bytes) {
+  if (s->is_small()) {
     s->data = s->small_;
+  } else if (device.is_cuda()) {
+    s->data = detail::cuda_runtime->allocate(bytes);
   } else if (device.is_meta()) {
     s->data = s->small_;
     detail::count_meta(int64_t(detail::allocated_bytes(bytes)));
@@ -43,6 +49,7 @@ void Storage::drop_bytes() noexcept {
   if (!data) return;
   if (owner_) owner_.reset();
   else if (device.is_meta() && !is_small()) detail::count_meta(-int64_t(detail::allocated_bytes(bytes)));
+  else if (device.is_cuda() && data != small_) detail::cuda_runtime->deallocate(device.index, data, bytes);
   else if (data != small_) detail::deallocate(data, bytes);
   data = nullptr;
 }
@@ -77,8 +84,8 @@ void Tensor::bad_access(const Tensor& t, DType wanted) {
   if (t.dtype() != wanted)
     throw Error(fmt::format("data: asked for {} in a tensor of {}; use data<T>() with the tensor's type, or cast()", name_of(wanted),
                             name_of(t.dtype())));
-  throw Error(fmt::format("data: a tensor of shape {} is on the {} device and has no bytes on the CPU", t.shape().str(),
-                          t.device().is_meta() ? "meta" : "cuda"));
+  throw Error(fmt::format("data: a tensor of shape {} is on the {} device and has no bytes on the CPU; use to() first", t.shape().str(),
+                          t.device().str()));
 }
 int64_t Tensor::size(int64_t dim) const {
   if (this->dim() == 0) throw Error(fmt::format("size: a tensor without dims has no dim {}", dim));
@@ -109,14 +116,27 @@ Tensor Tensor::detach() const {
 uint32_t Tensor::version() const { return impl_->storage->version; }
 bool Tensor::shares_storage(const Tensor& o) const { return impl_ && o.impl_ && impl_->storage == o.impl_->storage; }
 
+Tensor detail::copy_to(const Tensor& t, Device device) {
+  Tensor y = empty(t.shape(), {t.dtype(), device});
+  const std::byte* from = t->storage->data + t.offset() * int64_t(size_of(t.dtype()));
+  const size_t bytes = size_t(t.numel()) * size_of(t.dtype());
+  if (bytes == 0) return y;
+  if (device.is_cpu()) {
+    detail::cuda_runtime->use(t.device().index);
+    detail::cuda_runtime->to_host(from, y->storage->data, bytes);
+  } else if (t.device().is_cpu()) detail::cuda_runtime->from_host(from, y->storage->data, bytes);
+  else detail::cuda_runtime->between(from, t.device().index, y->storage->data, device.index, bytes);
+  return y;
+}
+
 namespace {
 Tensor on_cpu_as(const Tensor& t, DType dtype) {
   if (!t) throw Error("item: the tensor is undefined");
   if (t.device().is_meta()) throw Error(fmt::format("item: a meta tensor of shape {} has no values", t.shape().str()));
-  Tensor y = empty(t.shape(), {dtype});
   const Scoped inside(ctx.inside_forward, true);
+  Tensor y = empty(t.shape(), {dtype, t.device()});
   RETAPE_DISPATCH(t.device(), copy(t, y));
-  return y;
+  return t.device().is_cpu() ? y : detail::copy_to(y, Device::cpu());
 }
 void check_one(const Tensor& t) {
   if (t && t.numel() != 1)
@@ -195,11 +215,11 @@ template <class F> Tensor from_steps(const char* name, int64_t steps, Options op
   Tensor y = empty({steps}, {DType::f64});
   double* p = y.mutable_data<double>();
   for (int64_t i = 0; i < steps; ++i) p[i] = f(i);
-  Tensor out = empty({steps}, options);
-  if (options.device.is_meta()) return out;
+  if (options.device.is_meta()) return empty({steps}, options);
+  Tensor out = empty({steps}, {options.dtype});
   const Scoped inside(ctx.inside_forward, true);
   RETAPE_DISPATCH(out.device(), copy(y, out));
-  return out;
+  return options.device.is_cpu() ? out : detail::copy_to(out, options.device);
 }
 // The half that is nearer to an end is counted from that end, so that both ends are exact.
 double between(double start, double end, int64_t i, int64_t steps) {

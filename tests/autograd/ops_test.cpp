@@ -61,20 +61,6 @@ TEST_CASE("gradients are the same bits under every policy that saves memory", "[
   }
 }
 
-namespace {
-// The same values in another memory layout.
-Tensor stored_transposed(const Tensor& x) { return x.dim() < 2 ? x : transpose(clone(transpose(x, 0, -1)), 0, -1); }
-Tensor sliced_out(const Tensor& x) {
-  if (x.dim() == 0) return x;
-  Shape shape = x.shape();
-  for (int d = 0; d < x.dim(); ++d) shape[d] = shape[d] * 2 + 1;
-  Tensor view = full(shape, 77, x.options());
-  for (int d = 0; d < x.dim(); ++d) view = slice(view, d, 1, shape[d], 2);
-  copy_into(x, view);
-  return view;
-}
-}  // namespace
-
 TEST_CASE("results do not depend on strides", "[ops]") {
   for (auto& c : op_cases()) {
     INFO(c.name);
