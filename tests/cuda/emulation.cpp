@@ -1,11 +1,16 @@
 // Fibers, barriers and shuffles for tests/cuda/emulation.h, and streams that run late.
 #include <cuda/emulation.h>
 
+#include <dlfcn.h>
+#include <elf.h>
+
 #include <algorithm>
+#include <cstdio>
 #include <deque>
 #include <exception>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <random>
 #include <vector>
 
@@ -106,6 +111,7 @@ struct Block {
   bool progress = false;
   std::exception_ptr error;
   std::unique_ptr<char[]> shared;
+  size_t shared_bytes = 0;
 };
 thread_local Block* running = nullptr;
 
@@ -160,7 +166,7 @@ void run_block(Block& b, const dim3& index, std::mt19937_64& random) {
     f.done = false;
     f.where = nullptr;
   }
-  race::begin_block();
+  race::begin_block(b.shared.get(), b.shared_bytes);
   while (b.alive) {
     b.progress = false;
     for (const unsigned t : turns(b.threads, random)) {
@@ -176,6 +182,7 @@ void run_block(Block& b, const dim3& index, std::mt19937_64& random) {
 #if defined(__SANITIZE_ADDRESS__)
       __sanitizer_finish_switch_fiber(b.fake, nullptr, nullptr);
 #endif
+      race::check();
       if (b.error) std::rethrow_exception(b.error);
     }
     if (!b.progress && b.alive) throw Mistake("deadlock: a barrier or a shuffle is not reached by every thread that it needs");
@@ -184,9 +191,33 @@ void run_block(Block& b, const dim3& index, std::mt19937_64& random) {
 
 }  // namespace
 
-void run(dim3 grid, dim3 size, size_t shared_bytes, const std::function<void()>& body) {
+std::string code_name(const void* code) {
+  Dl_info info;
+  if (!code || !dladdr(code, &info) || !info.dli_fname) return "";
+  const auto* const header = static_cast<const Elf64_Ehdr*>(info.dli_fbase);
+  const uintptr_t address = reinterpret_cast<uintptr_t>(code) - (header->e_type == ET_DYN ? reinterpret_cast<uintptr_t>(header) : 0);
+  char offset[32];
+  std::snprintf(offset, sizeof offset, "0x%zx", size_t(address));
+  FILE* const pipe = popen(("addr2line -Cfpe '" + std::string(info.dli_fname) + "' " + offset + " 2>/dev/null").c_str(), "r");
+  if (!pipe) return "";
+  std::string name;
+  for (int c; (c = std::fgetc(pipe)) != EOF && c != '\n';) name += char(c);
+  pclose(pipe);
+  // "void space::(anonymous namespace)::kernel<float>(int, float*) at /long/path/file.cu:12", shorter
+  for (const std::string text : {"(anonymous namespace)::", "retape::cuda::", "void "})
+    for (size_t i; (i = name.find(text)) != std::string::npos;) name.erase(i, text.size());
+  const size_t at = name.rfind(" at "), arguments = name.find('(');
+  if (at == std::string::npos || name.starts_with("??")) return "";
+  std::string place = name.substr(at + 4);
+  place = place.starts_with('?') ? "" : " (" + place.substr(place.rfind('/') + 1) + ")";
+  return name.substr(0, std::min(at, arguments)) + place;
+}
+
+void run(dim3 grid, dim3 size, size_t shared_bytes, const std::function<void()>& body, const void* kernel) {
   static thread_local Block block;
+  static std::mutex one_at_a_time;  // shared arrays are static
   if (running) throw Mistake("a kernel launches a kernel");
+  const std::lock_guard lock(one_at_a_time);
   std::mt19937_64 random(settings.seed);
   block.body = &body;
   block.threads = size.x * size.y * size.z;
@@ -200,11 +231,18 @@ void run(dim3 grid, dim3 size, size_t shared_bytes, const std::function<void()>&
   } guard(block);
   for (const unsigned i : turns(grid.x * grid.y * grid.z, random)) {
     block.shared.reset(new char[shared_bytes + 1]);  // anew for each: what the last block left is not there
+    block.shared_bytes = shared_bytes;
     std::memset(block.shared.get(), 0xff, shared_bytes);
 #if defined(__SANITIZE_ADDRESS__)
     __asan_poison_memory_region(block.shared.get() + shared_bytes, 1);
 #endif
-    run_block(block, dim3(i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y), random);
+    try {
+      run_block(block, dim3(i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y), random);
+    } catch (const Mistake& mistake) {
+      const std::string name = code_name(kernel);
+      if (name.empty()) throw;
+      throw Mistake(std::string(mistake.what()) + "; in the kernel " + name);
+    }
 #if defined(__SANITIZE_ADDRESS__)
     __asan_unpoison_memory_region(block.shared.get() + shared_bytes, 1);
 #endif
@@ -248,7 +286,8 @@ void barrier(const char* where, int line) { vote(where, line, 0, [](int a, int) 
 
 namespace {
 // Every lane of the mask arrives and then reads what it wants of all their values.
-template <class Read> uint64_t meet(unsigned mask, uint64_t value, Read&& read) {
+// Memory is in order afterwards only if `fence`: as CUDA's documentation says, shuffles and votes are none.
+template <class Read> uint64_t meet(unsigned mask, uint64_t value, bool fence, Read&& read) {
   Block& b = *running;
   const unsigned lane = unsigned(b.current) % 32;
   Warp& w = b.warps[b.current / 32];
@@ -269,7 +308,7 @@ template <class Read> uint64_t meet(unsigned mask, uint64_t value, Read&& read) 
       w.left = mask;
       w.arrived = 0;
       ++w.generation;
-      race::after_warp_barrier(unsigned(b.current) / 32, mask);
+      if (fence) race::after_warp_barrier(unsigned(b.current) / 32, mask);
       break;
     }
     to_scheduler();
@@ -283,10 +322,10 @@ template <class Read> uint64_t meet(unsigned mask, uint64_t value, Read&& read) 
 
 uint64_t exchange(unsigned mask, uint64_t value, int source) {
   if (!(mask >> (source & 31) & 1)) throw Mistake("a shuffle reads lane " + std::to_string(source) + ", which is not in its mask");
-  return meet(mask, value, [&](const Warp& w) { return w.value[source & 31]; });
+  return meet(mask, value, false, [&](const Warp& w) { return w.value[source & 31]; });
 }
 uint64_t gather(unsigned mask, bool value) {
-  return meet(mask, value, [&](const Warp& w) {
+  return meet(mask, value, false, [&](const Warp& w) {
     uint64_t bits = 0;
     for (int i = 0; i < 32; ++i)
       if (mask >> i & 1) bits |= w.value[i] << i;
@@ -294,7 +333,7 @@ uint64_t gather(unsigned mask, bool value) {
   });
 }
 void warp_barrier(unsigned mask) {
-  meet(mask, 0, [](const Warp&) { return uint64_t{0}; });
+  meet(mask, 0, true, [](const Warp&) { return uint64_t{0}; });
 }
 
 // ---- the host's side ---------------------------------------------------------------------------------------------------

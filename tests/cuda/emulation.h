@@ -136,12 +136,14 @@ extern Settings settings;
 
 /// Puts work at the end of a stream (null: at once). The library's kernels come here through launch(), host versions of CUDA's libraries directly.
 void enqueue(cudaStream_t stream, std::function<void()> work);
-/// Runs a grid now.
-void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
+/// Runs a grid now. `kernel` is for messages.
+void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body, const void* kernel = nullptr);
+/// The function at an address of the program, and its place in the source if that is known; empty if nothing is.
+std::string code_name(const void* code);
 template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, const A&... a) {
   enqueue(stream, [=, arguments = std::tuple<P...>(P(a)...)] {
-    run(grid, block, shared_bytes, [&] { std::apply(kernel, arguments); });
+    run(grid, block, shared_bytes, [&] { std::apply(kernel, arguments); }, reinterpret_cast<const void*>(kernel));
   });
 }
 
