@@ -6,6 +6,13 @@
 namespace retape::cuda {
 namespace {
 
+// Functions that take sums which must stay in registers are inlined; where that does not matter, it only costs time.
+#if defined(RETAPE_EMULATE_CUDA)
+#define RETAPE_PRODUCT __device__ inline
+#else
+#define RETAPE_PRODUCT __device__ __forceinline__
+#endif
+
 // ---- one warp's products ---------------------------------------------------------------------------------------------
 
 // Where a thread's elements of a tile of 16 x 8 lie (mma m16n8): rows g and g + 8, columns 2 t and 2 t + 1, in the order
@@ -22,6 +29,16 @@ template <class A, int M, int N> struct Tile {
       for (int n = 0; n < N; ++n)
 #pragma unroll
         for (int e = 0; e < 4; ++e) at[m][n][e] = 0;
+  }
+  /// f(row, column, element) for this thread's elements, with those of other tiles at the same place.
+  template <class F, class... Others> __device__ __forceinline__ void each(const F& f, Others&... others) {
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int n = 0; n < N; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          f(16 * m + 8 * (e / 2) + first_row_of_lane(), 8 * n + first_column_of_lane() + e % 2, at[m][n][e], others.at[m][n][e]...);
   }
 };
 
@@ -94,13 +111,12 @@ template <class T> __device__ __forceinline__ uint32_t round_pair(float first, f
 
 // sum += a b^T: a (16 M, features) and b (8 N, features) in shared memory.
 template <class T, class A, int M, int N>
-__device__ __forceinline__ void multiply_rows(Tile<A, M, N>& sum, const T* a, const T* b, int length, int features) {
+RETAPE_PRODUCT void multiply_rows(Tile<A, M, N>& sum, const T* a, const T* b, int length, int features) {
 #if !defined(RETAPE_EMULATE_CUDA)
   if constexpr (tensor_cores<T>) {
-    const int l = lane();
-    const T* const a_row = a + (l % 16) * length + l / 16 * 8;
-    const T* const b_row = b + (l % 8 + l / 16 * 8) * length + l / 8 % 2 * 8;
-#pragma unroll 2
+    const T* const a_row = a + lane() % 16 * length + lane() / 16 * 8;
+    const T* const b_row = b + (lane() % 8 + lane() / 16 * 8) * length + lane() / 8 % 2 * 8;
+#pragma unroll 1
     for (int f = 0; f < features; f += 16) {
       uint32_t x[M][4];
 #pragma unroll
@@ -116,41 +132,41 @@ __device__ __forceinline__ void multiply_rows(Tile<A, M, N>& sum, const T* a, co
         }
       }
     }
-    return;
-  }
+  } else
 #endif
-  constexpr int width = pack_size<T>;
-  const T* const a_row = a + first_row_of_lane() * length;
-  const T* const b_row = b + first_column_of_lane() * length;
+  {
+    constexpr int width = pack_size<T>;
+    const T* const a_row = a + first_row_of_lane() * length;
+    const T* const b_row = b + first_column_of_lane() * length;
 #pragma unroll 1
-  for (int f = 0; f < features; f += width) {
-    Pack<T, width> x[M][2];
+    for (int f = 0; f < features; f += width) {
+      Pack<T, width> x[M][2];
 #pragma unroll
-    for (int m = 0; m < M; ++m)
+      for (int m = 0; m < M; ++m)
 #pragma unroll
-      for (int r = 0; r < 2; ++r) x[m][r] = *reinterpret_cast<const Pack<T, width>*>(a_row + (16 * m + 8 * r) * length + f);
+        for (int r = 0; r < 2; ++r) x[m][r] = *reinterpret_cast<const Pack<T, width>*>(a_row + (16 * m + 8 * r) * length + f);
 #pragma unroll
-    for (int n = 0; n < N; ++n)
+      for (int n = 0; n < N; ++n)
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const auto y = *reinterpret_cast<const Pack<T, width>*>(b_row + (8 * n + c) * length + f);
+        for (int c = 0; c < 2; ++c) {
+          const auto y = *reinterpret_cast<const Pack<T, width>*>(b_row + (8 * n + c) * length + f);
 #pragma unroll
-        for (int m = 0; m < M; ++m)
+          for (int m = 0; m < M; ++m)
 #pragma unroll
-          for (int r = 0; r < 2; ++r)
+            for (int r = 0; r < 2; ++r)
 #pragma unroll
-            for (int v = 0; v < width; ++v) sum.at[m][n][2 * r + c] += A(x[m][r].at[v]) * A(y.at[v]);
-      }
+              for (int v = 0; v < width; ++v) sum.at[m][n][2 * r + c] += A(x[m][r].at[v]) * A(y.at[v]);
+        }
+    }
   }
 }
 
 // sum += weights b: b (8 N, columns) in shared memory. Weights are rounded to T first.
 template <class T, class A, int M, int N, int C>
-__device__ __forceinline__ void multiply_weights(Tile<A, M, C>& sum, const Tile<A, M, N>& weights, const T* b, int length, int columns) {
+RETAPE_PRODUCT void multiply_weights(Tile<A, M, C>& sum, const Tile<A, M, N>& weights, const T* b, int length, int columns) {
 #if !defined(RETAPE_EMULATE_CUDA)
   if constexpr (tensor_cores<T>) {
-    const int l = lane();
-    const T* const b_row = b + (l % 16) * length + l / 16 * 8;
+    const T* const b_row = b + lane() % 16 * length + lane() / 16 * 8;
 #pragma unroll
     for (int n = 0; n < N; n += 2) {
       uint32_t x[M][4];
@@ -170,31 +186,32 @@ __device__ __forceinline__ void multiply_weights(Tile<A, M, C>& sum, const Tile<
           }
         }
     }
-    return;
-  }
+  } else
 #endif
+  {
 #pragma unroll
-  for (int n = 0; n < N; ++n)
+    for (int n = 0; n < N; ++n)
 #pragma unroll 1
-    for (int pair = 0; pair < 4; ++pair)
+      for (int pair = 0; pair < 4; ++pair)
 #pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        A w[M][2];
+        for (int k = 0; k < 2; ++k) {
+          A w[M][2];
 #pragma unroll
-        for (int m = 0; m < M; ++m)
+          for (int m = 0; m < M; ++m)
 #pragma unroll
-          for (int r = 0; r < 2; ++r) w[m][r] = A(T(__shfl_sync(all_lanes, weights.at[m][n][2 * r + k], lane() / 4 * 4 + pair)));
-        const T* const row = b + (8 * n + 2 * pair + k) * length + first_column_of_lane();
+            for (int r = 0; r < 2; ++r) w[m][r] = A(T(__shfl_sync(all_lanes, weights.at[m][n][2 * r + k], lane() / 4 * 4 + pair)));
+          const T* const row = b + (8 * n + 2 * pair + k) * length + first_column_of_lane();
 #pragma unroll
-        for (int c = 0; c < C; ++c)
-          if (c * 8 < columns) {
-            const auto y = *reinterpret_cast<const Pack<T, 2>*>(row + c * 8);
+          for (int c = 0; c < C; ++c)
+            if (c * 8 < columns) {
+              const auto y = *reinterpret_cast<const Pack<T, 2>*>(row + c * 8);
 #pragma unroll
-            for (int m = 0; m < M; ++m)
+              for (int m = 0; m < M; ++m)
 #pragma unroll
-              for (int e = 0; e < 4; ++e) sum.at[m][c][e] += w[m][e / 2] * A(y.at[e % 2]);
-          }
-      }
+                for (int e = 0; e < 4; ++e) sum.at[m][c][e] += w[m][e / 2] * A(y.at[e % 2]);
+            }
+        }
+  }
 }
 
 // ---- moving rows -----------------------------------------------------------------------------------------------------
@@ -242,23 +259,44 @@ template <class T> __device__ __forceinline__ void load_rows(const Rows<const T>
     }
 }
 
-// y (columns from `first` on) = factor of the row * x; `rows` of them count.
+template <class T> __device__ __forceinline__ Pack<T, 2> round_to(float first, float second) {
+#if !defined(RETAPE_EMULATE_CUDA)
+  if constexpr (tensor_cores<T>) {
+    const uint32_t pair = round_pair<T>(first, second);
+    return reinterpret_cast<const Pack<T, 2>&>(pair);
+  } else
+#endif
+    return {T(first), T(second)};
+}
+template <class T> __device__ __forceinline__ Pack<T, 2> round_to(double first, double second) { return {T(first), T(second)}; }
+
+// A warp's rows of y, columns [first, first + columns) = factor of the row * x; `rows` of them are there. They go through `space` in shared
+// memory, rows of the warp alone, since there the warp's 32 threads can store what lies side by side.
 template <class T, class A, int M, int C>
-__device__ __forceinline__ void store_rows(const Tile<A, M, C>& x, const A (&factor)[M][2], const Rows<T>& y, T* to, int64_t rows,
-                                           int first) {
+RETAPE_PRODUCT void store_rows(const Tile<A, M, C>& x, const A (&factor)[M][2], const Rows<T>& y, T* to, int64_t rows, int first,
+                               int columns, T* space) {
+  const int length = row_length<T>(y.features);
+  __syncwarp();
 #pragma unroll
   for (int m = 0; m < M; ++m)
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const int row = 16 * m + 8 * r + first_row_of_lane();
-      if (row >= rows) continue;
-      T* const out = to + row * y.stride[2];
+      T* const row = space + (16 * m + 8 * r + first_row_of_lane()) * length + first + first_column_of_lane();
 #pragma unroll
-      for (int c = 0; c < C; ++c) {
-        const int column = first + 8 * c + first_column_of_lane();
-        if (column < y.features) out[column] = T(x.at[m][c][2 * r] * factor[m][r]);
-        if (column + 1 < y.features) out[column + 1] = T(x.at[m][c][2 * r + 1] * factor[m][r]);
-      }
+      for (int c = 0; c < C; ++c)
+        if (c * 8 < columns)
+          *reinterpret_cast<Pack<T, 2>*>(row + c * 8) = round_to<T>(x.at[m][c][2 * r] * factor[m][r], x.at[m][c][2 * r + 1] * factor[m][r]);
+    }
+  __syncwarp();
+  constexpr int width = pack_size<T>;
+  const int end = min_of(first + columns, y.features);
+#pragma unroll 1
+  for (int r = 0; r < min_of(rows, int64_t{16 * M}); ++r)
+    if (y.packed) {
+      for (int c = first + lane() * width; c < end; c += 32 * width)
+        *reinterpret_cast<Pack<T, width>*>(to + r * y.stride[2] + c) = *reinterpret_cast<const Pack<T, width>*>(space + r * length + c);
+    } else {
+      for (int c = first + lane(); c < end; c += 32) to[r * y.stride[2] + c] = space[r * length + c];
     }
 }
 
@@ -288,6 +326,9 @@ template <class T> struct Problem {
   /// The keys that queries before `end` may see.
   __device__ __forceinline__ int64_t keys_before(int64_t end) const { return causal ? min_of(keys, end) : keys; }
 };
+
+/// Differences of positions, as far as they matter within a tile.
+__device__ __forceinline__ int clamped(int64_t n) { return int(min_of(max_of(n, int64_t{-4096}), int64_t{4096})); }
 
 // The part of a block's work that its index stands for.
 struct Work {
@@ -380,7 +421,7 @@ __global__ void __launch_bounds__(32 * most_warps) forward(Problem<T> p, Rows<T>
   RETAPE_DYNAMIC_SHARED(unsigned char, memory);
   const int rows = int(blockDim.x) / 32 * ForwardSizes<T>::own, warp_row = int(threadIdx.x) / 32 * ForwardSizes<T>::own;
   const int k_length = row_length<T>(p.k.features), v_length = row_length<T>(p.v.features);
-  T *const q = reinterpret_cast<T*>(memory), *const k = q + rows * k_length, *const v = k + width * k_length;
+  T *const q = reinterpret_cast<T*>(memory), *const k = q + rows * max_of(k_length, v_length), *const v = k + width * k_length;
   const Extras<A> extras(p, reinterpret_cast<unsigned char*>(v + width * v_length), rows, width, false);
 
   const Work work(tiles, p.heads, p.batch);
@@ -397,78 +438,73 @@ __global__ void __launch_bounds__(32 * most_warps) forward(Problem<T> p, Rows<T>
 #pragma unroll
   for (int m = 0; m < M; ++m) top[m][0] = top[m][1] = -infinity<A>, sum[m][0] = sum[m][1] = 0;
 
-  // The first tile from key j on of which something is seen; what the mask and dropout say of it is loaded.
-  const auto next = [&](int64_t j) {
-    if (!extras.bias && !extras.keep) return j;
-    for (; j < end; j += width) {
-      const bool hidden = load_extras(p, extras, b, h, first_query, j, rows, width);
-      if (!extras.bias || !__syncthreads_and(hidden)) break;
-    }
-    return j;
-  };
-  const auto load_keys = [&](int64_t j) {
-    if (j < end) load_rows(p.k, p.k.at(b, kv, j), p.keys - j, width, k);
-  };
-
   load_rows(p.q, p.q.at(b, h, first_query), p.queries - first_query, rows, q);
-  int64_t j = next(0);
-  load_keys(j);
-  while (j < end) {
+  Tile<A, M, N> score;
+  bool weighted = false;  // score holds weights of the tile in v
+  for (int64_t j = 0;; j += width) {
+    // The next tile of which something is seen; it is on its way while the last one is summed.
+    if (extras.bias || extras.keep)
+      for (; j < end; j += width) {
+        const bool hidden = load_extras(p, extras, b, h, first_query, j, rows, width);
+        if (!extras.bias || !__syncthreads_and(hidden)) break;
+      }
+    if (j < end) load_rows(p.k, p.k.at(b, kv, j), p.keys - j, width, k);
+    if (weighted) multiply_weights(out, score, v + first_column, v_length, columns);
+    if (j >= end) break;
     wait_for_copies();
     __syncthreads();  // k is there, and nobody reads v any more
     load_rows(p.v, p.v.at(b, kv, j), p.keys - j, width, v);
-    Tile<A, M, N> score;
     if (!idle) {
       score.clear();
       multiply_rows(score, q + warp_row * k_length, k, k_length, padded<T>(p.k.features));
-      const bool edge = j + width > p.keys || (p.causal && j + width > first_query + 1);
+      score.each([&](int, int, A& x) { x *= p.scale; });
+      if (extras.bias) score.each([&](int row, int column, A& x) { x += extras.bias[extras.place(warp_row + row, column)]; });
+      if (j + width > p.keys || (p.causal && j + width > first_query + 1)) {
+        const int left = clamped(p.keys - j), ahead = p.causal ? clamped(j - first_query - warp_row) : -width;
+        score.each([&](int row, int column, A& x) {
+          if (column >= left || column + ahead > row) x = -infinity<A>;
+        });
+      }
 #pragma unroll
       for (int m = 0; m < M; ++m)
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-          const int row = warp_row + 16 * m + 8 * r + first_row_of_lane();
-          const A old = top[m][r];
-          A now = old;
+          A now = top[m][r];
 #pragma unroll
           for (int n = 0; n < N; ++n)
 #pragma unroll
-            for (int c = 0; c < 2; ++c) {
-              const int column = 8 * n + first_column_of_lane() + c;
-              A& s = score.at[m][n][2 * r + c];
-              s *= p.scale;
-              if (extras.bias) s += extras.bias[extras.place(row, column)];
-              if (edge && (j + column >= p.keys || (p.causal && j + column > first_query + row))) s = -infinity<A>;
-              now = s > now ? s : now;
-            }
+            for (int c = 0; c < 2; ++c) now = score.at[m][n][2 * r + c] > now ? score.at[m][n][2 * r + c] : now;
 #pragma unroll
           for (int d = 1; d < 4; d *= 2) {
             const A other = __shfl_xor_sync(all_lanes, now, d);
             now = other > now ? other : now;
           }
           const A base = now == -infinity<A> ? A(0) : now;  // nothing seen so far: every score is -inf, and every result 0
-          const A factor = exponential(old - base);
+          const A factor = exponential(top[m][r] - base);
           A total = sum[m][r] * factor;
 #pragma unroll
           for (int n = 0; n < N; ++n)
 #pragma unroll
             for (int c = 0; c < 2; ++c) {
-              A& s = score.at[m][n][2 * r + c];
-              s = exponential(s - base);
-              total += s;
-              if (extras.keep && !extras.keep[extras.place(row, 8 * n + first_column_of_lane() + c)]) s = 0;
+              A& x = score.at[m][n][2 * r + c];
+              x = exponential(x - base);
+              total += x;
             }
           top[m][r] = now, sum[m][r] = total;
 #pragma unroll
           for (int c = 0; c < W / 8; ++c) out.at[m][c][2 * r] *= factor, out.at[m][c][2 * r + 1] *= factor;
         }
+      if (extras.keep)
+        score.each([&](int row, int column, A& x) {
+          if (!extras.keep[extras.place(warp_row + row, column)]) x = 0;
+        });
     }
     wait_for_copies();
     __syncthreads();  // v is there, and nobody reads k and the extras any more
-    j = next(j + width);
-    load_keys(j);
-    if (!idle) multiply_weights(out, score, v + first_column, v_length, columns);
+    weighted = !idle;
   }
   wait_for_copies();
+  __syncthreads();  // even if there was no tile
   if (idle) return;
 
   A factor[M][2];
@@ -485,7 +521,8 @@ __global__ void __launch_bounds__(32 * most_warps) forward(Problem<T> p, Rows<T>
         row[0] = top[m][r], row[p.queries] = total;
       }
     }
-  store_rows(out, factor, y, y.at(b, h, first_query + warp_row), p.queries - first_query - warp_row, first_column);
+  store_rows(out, factor, y, y.at(b, h, first_query + warp_row), p.queries - first_query - warp_row, first_column, columns,
+             q + warp_row * v_length);
 }
 
 // ---- backward --------------------------------------------------------------------------------------------------------
@@ -580,34 +617,46 @@ __global__ void __launch_bounds__(32 * most_warps) backward(Problem<T> p, Rows<c
         score.clear(), dp.clear();
         multiply_rows(score, own_k + warp_row * k_length, tile_k, k_length, padded<T>(p.k.features));
         multiply_rows(dp, own_v + warp_row * v_length, tile_v, v_length, padded<T>(p.v.features));
-        const bool edge =
-            first_key + (by_keys ? rows : width) > p.keys || (p.causal && first_key + (by_keys ? rows : width) > first_query + 1);
-#pragma unroll
-        for (int n = 0; n < N; ++n)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const int row = warp_row + 8 * (e / 2) + first_row_of_lane(), column = 8 * n + first_column_of_lane() + e % 2;
-            const int i = by_keys ? column : row, j = by_keys ? row : column;
-            A &s = score.at[0][n][e], &g = dp.at[0][n][e];
-            s *= p.scale;
-            if (extras.bias) s += extras.bias[extras.place(i, j)];
-            if (edge && (first_key + j >= p.keys || (p.causal && first_key + j > first_query + i))) s = -infinity<A>;
-            const A weight = exponential(s - top[i]) * share[i];
-            const A kept = !extras.keep ? A(1) : extras.keep[extras.place(i, j)] ? p.kept : A(0);
-            s = weight * (g * kept - delta[i]), g = weight * kept;
-          }
+        // f(query, key, score, gradient) for this thread's elements of the tile
+        const auto each = [&](const auto& f) {
+          score.each(
+              [&](int row, int column, A& x, A& dx) { f(by_keys ? column : warp_row + row, by_keys ? warp_row + row : column, x, dx); },
+              dp);
+        };
+        each([&](int, int, A& x, A&) { x *= p.scale; });
+        if (extras.bias) each([&](int i, int j, A& x, A&) { x += extras.bias[extras.place(i, j)]; });
+        const int keys_here = by_keys ? rows : width;
+        if (first_key + keys_here > p.keys || (p.causal && first_key + keys_here > first_query + 1)) {
+          const int left = clamped(p.keys - first_key), ahead = p.causal ? clamped(first_key - first_query) : -keys_here;
+          each([&](int i, int j, A& x, A&) {
+            if (j >= left || j + ahead > i) x = -infinity<A>;
+          });
+        }
+        each([&](int i, int, A& x, A&) { x = exponential(x - top[i]) * share[i]; });
+        if (extras.keep)
+          each([&](int i, int j, A& x, A& dx) {
+            const A weight = x, kept = extras.keep[extras.place(i, j)] ? p.kept : A(0);
+            x = weight * (dx * kept - delta[i]), dx = weight * kept;
+          });
+        else
+          each([&](int i, int, A& x, A& dx) {
+            const A weight = x;
+            x = weight * (dx - delta[i]), dx = weight;
+          });
         multiply_weights(sum_k, score, tile_k + first_column, k_length, k_columns);
         if constexpr (by_keys) multiply_weights(sum_v, dp, tile_v + first_column, v_length, v_columns);
       }
       __syncthreads();  // nobody reads the tile any more
     }
   wait_for_copies();
+  __syncthreads();  // even if there was no tile
   if (idle) return;
 
   const int64_t head = by_keys ? kv : work.head, own = first_own + warp_row;
   const A scale[1][2] = {{p.scale, p.scale}}, one[1][2] = {{1, 1}};
-  store_rows(sum_k, scale, first, first.at(b, head, own), count - own, first_column);
-  if constexpr (by_keys) store_rows(sum_v, one, second, second.at(b, head, own), count - own, first_column);
+  store_rows(sum_k, scale, first, first.at(b, head, own), count - own, first_column, k_columns, own_k + warp_row * k_length);
+  if constexpr (by_keys)
+    store_rows(sum_v, one, second, second.at(b, head, own), count - own, first_column, v_columns, own_v + warp_row * v_length);
 }
 
 // ---- launching -------------------------------------------------------------------------------------------------------
@@ -664,7 +713,7 @@ template <class T, int W> void launch_forward(const Problem<T>& p, const Rows<T>
   const int64_t k_length = row_length<T>(p.k.features), v_length = row_length<T>(p.v.features);
   const auto bytes = [&](int64_t warps) {
     const int64_t rows = warps * Sizes::own;
-    return int64_t(sizeof(T)) * ((rows + Sizes::width) * k_length + Sizes::width * v_length) +
+    return int64_t(sizeof(T)) * (rows * max_of(k_length, v_length) + Sizes::width * (k_length + v_length)) +
            Extras<compute_t<T>>::bytes(rows, Sizes::width, p.mask.data, p.dropout);
   };
   const int warps = warps_for(bytes);
