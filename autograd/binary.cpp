@@ -25,8 +25,8 @@ Tensor broadcast_view(const Tensor& x, const Shape& shape) {
 }
 void check_devices(const char* name, const Tensor& a, const Tensor& b) {
   if (!(a.device() == b.device()))
-    throw Error(fmt::format("{}: tensors of shapes {} and {} are on different devices; move one with to()", name, a.shape().str(),
-                            b.shape().str()));
+    throw Error(fmt::format("{}: its inputs are on different devices ({} on {}, {} on {}); move them to one with to()", name,
+                            a.shape().str(), a.device().str(), b.shape().str(), b.device().str()));
 }
 
 struct Pair {

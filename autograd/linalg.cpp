@@ -76,8 +76,8 @@ Tensor new_columns(const Tensor& like, int64_t m, int64_t n) { return empty(with
 // Throws for the first matrix that LAPACK has failed on.
 void check_info(const char* name, const Tensor& info, const char* what) {
   if (info.device().is_meta()) return;
-  const int32_t* p = info.data<int32_t>();
-  for (int64_t i = 0; i < info.numel(); ++i)
+  const std::vector<int32_t> p = info.to_vector<int32_t>();
+  for (size_t i = 0; i < p.size(); ++i)
     if (p[i])
       throw Error(fmt::format("{}: matrix {} of the batch {} {} (LAPACK's info is {})", name, i, info.shape().str(),
                               p[i] < 0 ? "holds values that LAPACK does not take, such as nan" : what, p[i]));
@@ -106,9 +106,8 @@ std::array<Tensor, 3> determinant(const Factors& f) {  // value, sign, logarithm
 }
 bool any_failed(const Tensor& info) {
   if (info.device().is_meta()) return false;
-  const int32_t* p = info.data<int32_t>();
-  for (int64_t i = 0; i < info.numel(); ++i)
-    if (p[i]) return true;
+  for (const int32_t i : info.to_vector<int32_t>())
+    if (i) return true;
   return false;
 }
 struct Svd3 {

@@ -354,6 +354,15 @@ void cut_by_private_value(const char* op) {
       ctx.current ? ctx.current->name() : "backward", op));
 }
 
+void check_devices(const char* op, const Tensor* const* in, int n) {
+  bool cuda = false;
+  for (int i = 0; i < n; ++i) cuda = cuda || (*in[i] && in[i]->device().is_cuda());
+  if (!cuda) return;
+  std::string all;
+  for (int i = 0; i < n; ++i)
+    if (*in[i]) all += fmt::format("{}{} on {}", all.empty() ? "" : ", ", in[i]->shape().str(), in[i]->device().str());
+  throw Error(fmt::format("{}: its inputs are on different devices ({}); move them to one with to()", op, all));
+}
 void begin(Node& node, const char* op, const Tensor* const* in, int n, bool expensive) {
   uint64_t clock = ctx.clock;
   for (int i = 0; i < n; ++i) {

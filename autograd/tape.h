@@ -145,6 +145,8 @@ template <class Args, class F> decltype(auto) apply_flat(F&& f, const std::vecto
 void begin(Node& node, const char* op, const Tensor* const* in, int n, bool expensive);
 void finish(Node& node, const Tensor* const* in, int n, Tensor* const* out, int m, int differentiable);
 [[noreturn]] void cut_by_private_value(const char* op);
+/// Throws if inputs are on different devices of which one is CUDA.
+void check_devices(const char* op, const Tensor* const* in, int n);
 using CompositeCall = std::vector<Tensor> (*)(const void* op, const std::vector<Tensor>& in);
 void differentiate_composite(Node& node, Few<Tensor, 1>& dy, const void* op, CompositeCall call, Grads& dx);
 /// Set by nn: an op inside a module read these inputs; finds Parameters that no module lists.
@@ -207,6 +209,8 @@ template <class Op, class... In> auto record_cast(Op op, const In&... in) {
     if (ctx.differentiating)
       for (int i = 0; i < n; ++i)
         if (*all[i] && (*all[i])->opaque) detail::cut_by_private_value(op.name);
+  for (int i = 1; i < n; ++i)
+    if (*all[i] && *all[0] && !(all[i]->device() == all[0]->device())) detail::check_devices(op.name, all, n);
   const Scoped named(ctx.op, static_cast<const char*>(op.name));
   if (!wants && !ctx.region) {
     const Scoped inside(ctx.inside_forward, true);
