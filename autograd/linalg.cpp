@@ -538,8 +538,8 @@ Tensor exponential(const Tensor& x) {
     std::vector<double> factors;
     for (int64_t s : squarings) factors.push_back(std::ldexp(1., -int(s)));
     const Shape shape = with(batch_of(x), {1, 1});
-    a = x * cast(tensor(factors, shape), x.dtype());
-    left = tensor(squarings, shape);
+    a = x * to(cast(tensor(factors, shape), x.dtype()), x.device());
+    left = to(tensor(squarings, shape), x.device());
   }
   static constexpr double b[] = {64764752532480000.,
                                  32382376266240000.,
