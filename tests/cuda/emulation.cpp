@@ -208,7 +208,7 @@ std::string code_name(const void* code) {
     for (size_t i; (i = name.find(text)) != std::string::npos;) name.erase(i, text.size());
   const size_t at = name.rfind(" at "), arguments = name.find('(');
   if (at == std::string::npos || name.starts_with("??")) return "";
-  std::string place = name.substr(at + 4);
+  std::string place = name.substr(at + 4, name.find(" (discriminator") - (at + 4));
   place = place.starts_with('?') ? "" : " (" + place.substr(place.rfind('/') + 1) + ")";
   return name.substr(0, std::min(at, arguments)) + place;
 }
@@ -265,7 +265,8 @@ int vote(const char* where, int line, int value, int (*combine)(int, int)) {
   ++b.at_barrier;
   b.progress = true;
   while (b.generation == generation) {
-    if (b.alive < b.threads) throw Mistake(std::string(where) + ":" + std::to_string(line) + ": a barrier after which a thread of the block has left");
+    if (b.alive < b.threads)
+      throw Mistake(std::string(where) + ":" + std::to_string(line) + ": a barrier after which a thread of the block has left");
     if (b.at_barrier == b.alive) {
       for (unsigned t = 0; t < b.threads; ++t)
         if (b.fibers[t].where != where || b.fibers[t].line != line)
@@ -282,7 +283,9 @@ int vote(const char* where, int line, int value, int (*combine)(int, int)) {
   }
   return b.outcome;
 }
-void barrier(const char* where, int line) { vote(where, line, 0, [](int a, int) { return a; }); }
+void barrier(const char* where, int line) {
+  vote(where, line, 0, [](int a, int) { return a; });
+}
 
 namespace {
 // Every lane of the mask arrives and then reads what it wants of all their values.
@@ -468,7 +471,7 @@ cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t stream) {
   if (pool.promised + int64_t(bytes) > settings.memory) return fail(cudaErrorMemoryAllocation);
   pool.promised += int64_t(bytes);
   pool.used += int64_t(bytes);
-  *p = ::operator new(bytes ? bytes : 1, std::align_val_t{256});
+  *p = ::operator new (bytes ? bytes : 1, std::align_val_t{256});
   std::memset(*p, 0xff, bytes);  // what nobody has written is nan
   machine().blocks[*p] = {bytes, stream ? stream->device : current_device};
   race::allocated(*p, bytes);
@@ -484,16 +487,16 @@ cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) {
     machine().blocks.erase(p);
     machine().pool(device).used -= int64_t(bytes);
     race::freed(p, bytes);
-    ::operator delete(p, std::align_val_t{256});
+    ::operator delete (p, std::align_val_t{256});
   });
   return cudaSuccess;
 }
 cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
-  *p = ::operator new(bytes ? bytes : 1, std::align_val_t{256});
+  *p = ::operator new (bytes ? bytes : 1, std::align_val_t{256});
   return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void* p) {
-  ::operator delete(p, std::align_val_t{256});
+  ::operator delete (p, std::align_val_t{256});
   return cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
@@ -548,7 +551,9 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (event->stream) event->stream->run_until(event->ticket);
   return cudaSuccess;
 }
-cudaError_t cudaEventQuery(cudaEvent_t event) { return !event->stream || event->stream->done >= event->ticket ? cudaSuccess : cudaErrorNotReady; }
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  return !event->stream || event->stream->done >= event->ticket ? cudaSuccess : cudaErrorNotReady;
+}
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t from, cudaEvent_t to) {
   *ms = float(to->ticket - from->ticket);
   return cudaSuccess;
