@@ -5,7 +5,7 @@ include(CMakePackageConfigHelpers)
 
 install(TARGETS retape_static retape_shared EXPORT retape_targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(FILES retape.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/retape)
-install(DIRECTORY core autograd nn optim io data DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/retape FILES_MATCHING PATTERN "*.h" PATTERN "*.inc")
+install(DIRECTORY core cuda autograd nn optim io data DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/retape FILES_MATCHING PATTERN "*.h" PATTERN "*.inc")
 set(retape_package ${CMAKE_INSTALL_LIBDIR}/cmake/retape)
 install(EXPORT retape_targets NAMESPACE retape:: DESTINATION ${retape_package})
 configure_package_config_file(cmake/retape-config.cmake.in ${CMAKE_CURRENT_BINARY_DIR}/retape-config.cmake INSTALL_DESTINATION ${retape_package})
@@ -13,8 +13,10 @@ write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/retape-config-versi
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/retape-config.cmake ${CMAKE_CURRENT_BINARY_DIR}/retape-config-version.cmake cmake/FindOneDNN.cmake
         cmake/FindPCRE2.cmake cmake/FindLAPACKE.cmake DESTINATION ${retape_package})
 
-list(TRANSFORM retape_definitions PREPEND -D OUTPUT_VARIABLE retape_flags_line)
-list(JOIN retape_flags_line " " retape_flags_line)
+set(retape_cuda_link_line "")
+if(retape_with_cuda)
+  set(retape_cuda_link_line "-L${CUDAToolkit_LIBRARY_DIR} -lcudart -lcublasLt -lcublas -lcufft -lcusolver")
+endif()
 file(RELATIVE_PATH retape_prefix /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 configure_file(cmake/retape.pc.in ${CMAKE_CURRENT_BINARY_DIR}/retape.pc @ONLY)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/retape.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

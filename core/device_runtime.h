@@ -8,7 +8,7 @@ struct DeviceRuntime {
   const Kernels* kernels;
   std::string (*why_unavailable)();  // empty: it is
   int (*device_count)();
-  void (*use)(int device);  // makes it the thread's current one; throws Error if there is none of that number
+  void (*use)(int device);               // makes it the thread's current one; throws Error if there is none of that number
   std::byte* (*allocate)(size_t bytes);  // on the current device, in the order of its stream; throws Error
   void (*deallocate)(int device, std::byte* p, size_t bytes) noexcept;
   void (*from_host)(const void* from, std::byte* to, size_t bytes);  // to the current device; `from` may be changed afterwards

@@ -230,7 +230,7 @@ namespace detail {
 /// A contiguous tensor's bytes on another device; one of the two is not the CPU.
 Tensor copy_to(const Tensor& t, Device device);
 Tensor tensor_from(const void* values, size_t count, DType dtype, const Shape& shape);
-}
+}  // namespace detail
 template <class T> Tensor tensor(const std::vector<T>& values, const Shape& shape) {
   if constexpr (std::is_same_v<T, bool>) {
     const std::vector<uint8_t> bytes(values.begin(), values.end());

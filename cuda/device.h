@@ -20,8 +20,8 @@ void deallocate(std::byte* p, size_t bytes) noexcept;
 
 /// A wrong index, found on the device. The host learns of it when it next waits for the device, and throws it as an Error.
 struct Fault {
-  int set;         // 1 once a fault has been stored
-  const char* op;  // who found it: a string of the host
+  int set;                   // 1 once a fault has been stored
+  const char* op;            // who found it: a string of the host
   int64_t value, dim, size;  // dim -1: there is only one
 };
 /// Where kernels on the current device report.

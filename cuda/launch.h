@@ -32,7 +32,7 @@
 #ifdef RETAPE_EMULATE_CUDA
 #define RETAPE_DYNAMIC_SHARED(T, name) T* const name = static_cast<T*>(::emulation::dynamic_shared())
 #else
-#define RETAPE_DYNAMIC_SHARED(T, name)                                 \
+#define RETAPE_DYNAMIC_SHARED(T, name)                                   \
   extern __shared__ __align__(16) unsigned char retape_dynamic_shared[]; \
   T* const name = reinterpret_cast<T*>(retape_dynamic_shared)
 #endif
@@ -49,8 +49,7 @@ namespace retape::cuda {
 constexpr unsigned all_lanes = 0xffffffffu;
 
 /// Runs `kernel` on the current stream of the current device, with the arguments converted to its parameters' types.
-template <class... P, class... A>
-void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, const A&... a) {
+template <class... P, class... A> void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, const A&... a) {
   static_assert(sizeof...(P) == sizeof...(A), "a kernel takes other arguments than these");
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
 #ifdef RETAPE_EMULATE_CUDA
@@ -72,9 +71,7 @@ __device__ __forceinline__ int64_t thread_index() { return int64_t(blockIdx.x) *
 __device__ __forceinline__ int64_t thread_count() { return int64_t(gridDim.x) * blockDim.x; }
 
 /// A tensor's first element, on the device. For T = bool too; never read on the host.
-template <class T> T* data(const Tensor& t) {
-  return t ? reinterpret_cast<T*>(t->storage->data) + t->layout.offset : nullptr;
-}
+template <class T> T* data(const Tensor& t) { return t ? reinterpret_cast<T*>(t->storage->data) + t->layout.offset : nullptr; }
 
 template <class T> RETAPE_HD T min_of(T a, T b) { return b < a ? b : a; }
 template <class T> RETAPE_HD T max_of(T a, T b) { return a < b ? b : a; }
@@ -108,9 +105,7 @@ __device__ __forceinline__ void report(Fault* fault, const char* op, int64_t val
 }
 
 /// N elements that are read and written by one instruction.
-template <class T, int N> struct alignas(sizeof(T) * N) Pack {
-  T at[N];
-};
+template <class T, int N> struct alignas(sizeof(T) * N) Pack { T at[N]; };
 
 /// Scratch memory of a kernel, on the device, uninitialised; freed in the order of the stream.
 template <class T> class Scratch {

@@ -91,7 +91,8 @@ void use(int device) {
   const Machine& m = machine();
   if (!m.unavailable.empty()) throw Error(fmt::format("cuda:{} cannot be used: {}", device, m.unavailable));
   if (device < 0 || device >= m.count)
-    throw Error(fmt::format("cuda:{} is not there: this machine has {} CUDA device{}, from cuda:0 on", device, m.count, m.count > 1 ? "s" : ""));
+    throw Error(
+        fmt::format("cuda:{} is not there: this machine has {} CUDA device{}, from cuda:0 on", device, m.count, m.count > 1 ? "s" : ""));
   check(cudaSetDevice(device), "cudaSetDevice");
   state_of(device);
   current = device;
@@ -103,7 +104,8 @@ void throw_faults(DeviceState& s) {
   const Fault f = *s.faults;
   *s.faults = {};
   if (f.dim < 0) throw Error(fmt::format("{}: index {} is out of range; expected 0 <= index < {}", f.op, f.value, f.size));
-  throw Error(fmt::format("{}: {} is out of range for dim {} of size {}; expected {} <= index < {}", f.op, f.value, f.dim, f.size, -f.size, f.size));
+  throw Error(fmt::format("{}: {} is out of range for dim {} of size {}; expected {} <= index < {}", f.op, f.value, f.dim, f.size, -f.size,
+                          f.size));
 }
 void wait(const char* what) {
   check(cudaStreamSynchronize(current_stream()), what);
@@ -134,8 +136,10 @@ void check(cudaError_t error, const char* what) {
     cudaGetDevice(&device);
     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
     cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-    throw Error(fmt::format("{}: this build has no kernels for cuda:{}, whose architecture is sm_{}{}; build with "
-                            "-DCMAKE_CUDA_ARCHITECTURES={}{}", op, device, major, minor, major, minor));
+    throw Error(
+        fmt::format("{}: this build has no kernels for cuda:{}, whose architecture is sm_{}{}; build with "
+                    "-DCMAKE_CUDA_ARCHITECTURES={}{}",
+                    op, device, major, minor, major, minor));
   }
   if (error == cudaErrorStreamCaptureUnsupported)
     throw Error(fmt::format("{}: {} waits for the device, which cannot be captured in a graph", op, what));

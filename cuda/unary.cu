@@ -23,8 +23,8 @@ template <class T> struct Kernels {
 };
 template <class T> Kernels<T> kernels_of(UnaryKind op) {
   switch (op) {
-#define RETAPE_X(name, F, ...)                                                                                                             \
-  case UnaryKind::name:                                                                                                                    \
+#define RETAPE_X(name, F, ...)                                                                                                    \
+  case UnaryKind::name:                                                                                                           \
     return {Elementwise<T, T>::template of<Value<functor::F, T>>(), Elementwise<T, T, T>::template of<Backward<functor::F, T>>(), \
             Elementwise<T, T, T>::template of_any_strides<Curve<functor::F, T>>()};
     RETAPE_UNARY_OPS(RETAPE_X)

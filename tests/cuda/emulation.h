@@ -127,9 +127,9 @@ struct Mistake : std::runtime_error {
 enum class Order { forward, reverse, random };
 struct Settings {
   Order order = Order::forward;
-  uint64_t seed = 1;          // of the random order
-  int devices = 2;            // 0: there is none
-  int64_t memory = 1 << 28;   // bytes of each
+  uint64_t seed = 1;         // of the random order
+  int devices = 2;           // 0: there is none
+  int64_t memory = 1 << 28;  // bytes of each
   int driver = 13000, runtime = 13000;
 };
 extern Settings settings;
@@ -143,7 +143,8 @@ std::string code_name(const void* code);
 template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, const A&... a) {
   enqueue(stream, [=, arguments = std::tuple<P...>(P(a)...)] {
-    run(grid, block, shared_bytes, [&] { std::apply(kernel, arguments); }, reinterpret_cast<const void*>(kernel));
+    run(
+        grid, block, shared_bytes, [&] { std::apply(kernel, arguments); }, reinterpret_cast<const void*>(kernel));
   });
 }
 
@@ -157,8 +158,8 @@ extern thread_local Position position;
 void* dynamic_shared();  // bytes of the running block, as many as its launch asked for
 void barrier(const char* where, int line);
 int vote(const char* where, int line, int value, int (*combine)(int, int));  // a barrier at which all threads' values are combined
-uint64_t exchange(unsigned mask, uint64_t value, int source);                 // the value of lane `source`, once all of mask have come
-uint64_t gather(unsigned mask, bool value);                                   // a bit a lane
+uint64_t exchange(unsigned mask, uint64_t value, int source);                // the value of lane `source`, once all of mask have come
+uint64_t gather(unsigned mask, bool value);                                  // a bit a lane
 void warp_barrier(unsigned mask);
 
 // The race check of a build with -fsanitize=thread and this tool's own runtime (race.cpp); elsewhere nothing.
@@ -225,12 +226,12 @@ inline float __uint_as_float(unsigned u) {
 }
 inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned(uint64_t(a) * b >> 32); }
 
-#define RETAPE_ATOMIC(name, expression)                            \
-  template <class T> RETAPE_NOT_CHECKED T name(T* p, T v) {        \
-    ::emulation::touch_atomically(p, sizeof(T));                   \
-    const T old = *p;                                              \
-    *p = (expression);                                             \
-    return old;                                                    \
+#define RETAPE_ATOMIC(name, expression)                     \
+  template <class T> RETAPE_NOT_CHECKED T name(T* p, T v) { \
+    ::emulation::touch_atomically(p, sizeof(T));            \
+    const T old = *p;                                       \
+    *p = (expression);                                      \
+    return old;                                             \
   }
 RETAPE_ATOMIC(atomicAdd, T(old + v))
 RETAPE_ATOMIC(atomicSub, T(old - v))
@@ -238,7 +239,7 @@ RETAPE_ATOMIC(atomicMax, old < v ? v : old)
 RETAPE_ATOMIC(atomicMin, v < old ? v : old)
 RETAPE_ATOMIC(atomicExch, v)
 RETAPE_ATOMIC(atomicOr, T(old | v))
-RETAPE_ATOMIC(atomicAnd, T(old & v))
+RETAPE_ATOMIC(atomicAnd, T(old& v))
 #undef RETAPE_ATOMIC
 template <class T> RETAPE_NOT_CHECKED T atomicCAS(T* p, T expected, T v) {
   ::emulation::touch_atomically(p, sizeof(T));

@@ -5,9 +5,11 @@
 #define CATCH_CONFIG_RUNNER
 #include <catch2/catch.hpp>
 #endif
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
+#include <retape/core/device.h>
 #include <retape/core/device_runtime.h>
 
 #ifdef RETAPE_EMULATE_CUDA
@@ -26,5 +28,9 @@ int main(int argc, char** argv) {
                                 : !std::strcmp(order, "random") ? emulation::Order::random
                                                                 : emulation::Order::forward;
 #endif
+  if (!retape::cuda::is_available()) {
+    std::printf("skipped: %s\n", retape::cuda::why_unavailable().c_str());
+    return 77;
+  }
   return Catch::Session().run(argc, argv);
 }

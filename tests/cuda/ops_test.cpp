@@ -21,7 +21,9 @@ template <class F> void each_case(const F& f) {
   for (auto& c : op_cases()) try {
       INFO(c.name);
       f(c);
-    } catch (const Error& e) { FAIL_CHECK(c.name << ": " << e.what()); }
+    } catch (const Error& e) {
+      FAIL_CHECK(c.name << ": " << e.what());
+    }
 }
 void compare(const OpCase& c, DType dtype, Tensor (*layout)(const Tensor&)) {
   INFO(name_of(dtype));
