@@ -1,16 +1,18 @@
 // Scaled dot-product attention in tiles (FlashAttention-2, Dao 2023): the T x S scores never exist in memory. A warp owns 16 rows of a
 // tile (or twice as many) in the layout of the tensor cores' results. Backward goes over the scores twice, once by queries for dQ and
 // once by keys for dK and dV: a sum then belongs to one thread, and its order is fixed.
+#include <string>
+
 #include <retape/cuda/launch.h>
 
 namespace retape::cuda {
 namespace {
 
-// Functions that take sums which must stay in registers are inlined; where that does not matter, it only costs time.
+// Sums must stay in registers, so functions that take them are inlined; in an emulation that would only cost time.
 #if defined(RETAPE_EMULATE_CUDA)
-#define RETAPE_PRODUCT __device__ inline
+#define RETAPE_INLINED __device__ inline
 #else
-#define RETAPE_PRODUCT __device__ __forceinline__
+#define RETAPE_INLINED __device__ __forceinline__
 #endif
 
 // ---- one warp's products ---------------------------------------------------------------------------------------------
@@ -111,7 +113,7 @@ template <class T> __device__ __forceinline__ uint32_t round_pair(float first, f
 
 // sum += a b^T: a (16 M, features) and b (8 N, features) in shared memory.
 template <class T, class A, int M, int N>
-RETAPE_PRODUCT void multiply_rows(Tile<A, M, N>& sum, const T* a, const T* b, int length, int features) {
+RETAPE_INLINED void multiply_rows(Tile<A, M, N>& sum, const T* a, const T* b, int length, int features) {
 #if !defined(RETAPE_EMULATE_CUDA)
   if constexpr (tensor_cores<T>) {
     const T* const a_row = a + lane() % 16 * length + lane() / 16 * 8;
@@ -161,9 +163,11 @@ RETAPE_PRODUCT void multiply_rows(Tile<A, M, N>& sum, const T* a, const T* b, in
   }
 }
 
-// sum += weights b: b (8 N, columns) in shared memory. Weights are rounded to T first.
+// sum += weights b: b (8 N, columns) in shared memory. Weights are rounded to T first. Columns are taken by 32: what is read behind the
+// last one, of the next row or of `slack`, goes into sums that nobody looks at.
+constexpr int slack = 32;  // elements
 template <class T, class A, int M, int N, int C>
-RETAPE_PRODUCT void multiply_weights(Tile<A, M, C>& sum, const Tile<A, M, N>& weights, const T* b, int length, int columns) {
+RETAPE_INLINED void multiply_weights(Tile<A, M, C>& sum, const Tile<A, M, N>& weights, const T* b, int length, int columns) {
 #if !defined(RETAPE_EMULATE_CUDA)
   if constexpr (tensor_cores<T>) {
     const T* const b_row = b + lane() % 16 * length + lane() / 16 * 8;
@@ -175,16 +179,18 @@ RETAPE_PRODUCT void multiply_weights(Tile<A, M, C>& sum, const Tile<A, M, N>& we
 #pragma unroll
         for (int i = 0; i < 4; ++i) x[m][i] = round_pair<T>(weights.at[m][n + i / 2][i % 2 * 2], weights.at[m][n + i / 2][i % 2 * 2 + 1]);
 #pragma unroll
-      for (int c = 0; c < C; c += 2)
-        if (c * 8 < columns) {
-          uint32_t y[4];
-          load_matrices<true>(y, b_row + n * 8 * length + c * 8);
+      for (int group = 0; group < C; group += 4)
+        if (group * 8 < columns)
 #pragma unroll
-          for (int m = 0; m < M; ++m) {
-            multiply_matrices<T>(sum.at[m][c], x[m], y[0], y[1]);
-            multiply_matrices<T>(sum.at[m][c + 1], x[m], y[2], y[3]);
+          for (int c = group; c < group + 4; c += 2) {
+            uint32_t y[4];
+            load_matrices<true>(y, b_row + n * 8 * length + c * 8);
+#pragma unroll
+            for (int m = 0; m < M; ++m) {
+              multiply_matrices<T>(sum.at[m][c], x[m], y[0], y[1]);
+              multiply_matrices<T>(sum.at[m][c + 1], x[m], y[2], y[3]);
+            }
           }
-        }
     }
   } else
 #endif
@@ -202,14 +208,16 @@ RETAPE_PRODUCT void multiply_weights(Tile<A, M, C>& sum, const Tile<A, M, N>& we
             for (int r = 0; r < 2; ++r) w[m][r] = A(T(__shfl_sync(all_lanes, weights.at[m][n][2 * r + k], lane() / 4 * 4 + pair)));
           const T* const row = b + (8 * n + 2 * pair + k) * length + first_column_of_lane();
 #pragma unroll
-          for (int c = 0; c < C; ++c)
-            if (c * 8 < columns) {
-              const auto y = *reinterpret_cast<const Pack<T, 2>*>(row + c * 8);
+          for (int group = 0; group < C; group += 4)
+            if (group * 8 < columns)
 #pragma unroll
-              for (int m = 0; m < M; ++m)
+              for (int c = group; c < group + 4; ++c) {
+                const auto y = *reinterpret_cast<const Pack<T, 2>*>(row + c * 8);
 #pragma unroll
-                for (int e = 0; e < 4; ++e) sum.at[m][c][e] += w[m][e / 2] * A(y.at[e % 2]);
-            }
+                for (int m = 0; m < M; ++m)
+#pragma unroll
+                  for (int e = 0; e < 4; ++e) sum.at[m][c][e] += w[m][e / 2] * A(y.at[e % 2]);
+              }
         }
   }
 }
@@ -239,7 +247,7 @@ template <class T> struct Rows {  // (batch, heads, positions, features), featur
 };
 
 // to (rows, row_length) = `used` rows from x on, with zeros behind them and behind their features. By all threads of the block.
-template <class T> __device__ __forceinline__ void load_rows(const Rows<const T>& x, const T* from, int64_t used, int rows, T* to) {
+template <class T> RETAPE_INLINED void load_rows(const Rows<const T>& x, const T* from, int64_t used, int rows, T* to) {
   constexpr int width = pack_size<T>;
   const int length = row_length<T>(x.features), packs = padded<T>(x.features) / width, threads = int(blockDim.x);
   const int across = packs < threads ? packs : threads;
@@ -273,7 +281,7 @@ template <class T> __device__ __forceinline__ Pack<T, 2> round_to(double first, 
 // A warp's rows of y, columns [first, first + columns) = factor of the row * x; `rows` of them are there. They go through `space` in shared
 // memory, rows of the warp alone, since there the warp's 32 threads can store what lies side by side.
 template <class T, class A, int M, int C>
-RETAPE_PRODUCT void store_rows(const Tile<A, M, C>& x, const A (&factor)[M][2], const Rows<T>& y, T* to, int64_t rows, int first,
+RETAPE_INLINED void store_rows(const Tile<A, M, C>& x, const A (&factor)[M][2], const Rows<T>& y, T* to, int64_t rows, int first,
                                int columns, T* space) {
   const int length = row_length<T>(y.features);
   __syncwarp();
@@ -369,8 +377,8 @@ template <class A> __device__ __forceinline__ A bias_at(const Mask& mask, int64_
 
 // All threads fill x for the tile of `rows` queries and `width` keys. True if this thread has found nothing but hidden scores.
 template <class T, class A = compute_t<T>>
-__device__ __forceinline__ bool load_extras(const Problem<T>& p, const Extras<A>& x, int64_t b, int64_t h, int64_t first_query,
-                                            int64_t first_key, int rows, int width) {
+RETAPE_INLINED bool load_extras(const Problem<T>& p, const Extras<A>& x, int64_t b, int64_t h, int64_t first_query, int64_t first_key,
+                                int rows, int width) {
   const int threads = int(blockDim.x), thread = int(threadIdx.x);
   bool hidden = x.bias != nullptr;
   if (x.bias) {
@@ -415,14 +423,16 @@ template <class T> struct ForwardSizes {
 };
 
 template <class T, int W>
-__global__ void __launch_bounds__(32 * most_warps) forward(Problem<T> p, Rows<T> y, compute_t<T>* statistics, int64_t tiles) {
+__global__ void __launch_bounds__(32 * most_warps)
+    forward(Problem<T> p, Rows<T> y, compute_t<T>* statistics, int64_t tiles, bool one_buffer) {
   using A = compute_t<T>;
   constexpr int M = ForwardSizes<T>::M, N = ForwardSizes<T>::N, width = ForwardSizes<T>::width;
   RETAPE_DYNAMIC_SHARED(unsigned char, memory);
   const int rows = int(blockDim.x) / 32 * ForwardSizes<T>::own, warp_row = int(threadIdx.x) / 32 * ForwardSizes<T>::own;
   const int k_length = row_length<T>(p.k.features), v_length = row_length<T>(p.v.features);
-  T *const q = reinterpret_cast<T*>(memory), *const k = q + rows * max_of(k_length, v_length), *const v = k + width * k_length;
-  const Extras<A> extras(p, reinterpret_cast<unsigned char*>(v + width * v_length), rows, width, false);
+  T *const q = reinterpret_cast<T*>(memory), *const k = q + rows * max_of(k_length, v_length);
+  T* const v = one_buffer ? k : k + width * k_length;
+  const Extras<A> extras(p, reinterpret_cast<unsigned char*>(v + width * max_of(k_length, v_length) + slack), rows, width, false);
 
   const Work work(tiles, p.heads, p.batch);
   const int64_t b = work.b, h = work.head, kv = h / (p.heads / p.kv_heads);
@@ -448,12 +458,16 @@ __global__ void __launch_bounds__(32 * most_warps) forward(Problem<T> p, Rows<T>
         const bool hidden = load_extras(p, extras, b, h, first_query, j, rows, width);
         if (!extras.bias || !__syncthreads_and(hidden)) break;
       }
-    if (j < end) load_rows(p.k, p.k.at(b, kv, j), p.keys - j, width, k);
+    if (j < end && !one_buffer) load_rows(p.k, p.k.at(b, kv, j), p.keys - j, width, k);
     if (weighted) multiply_weights(out, score, v + first_column, v_length, columns);
     if (j >= end) break;
+    if (one_buffer) {
+      __syncthreads();  // nobody reads v any more
+      load_rows(p.k, p.k.at(b, kv, j), p.keys - j, width, k);
+    }
     wait_for_copies();
     __syncthreads();  // k is there, and nobody reads v any more
-    load_rows(p.v, p.v.at(b, kv, j), p.keys - j, width, v);
+    if (!one_buffer) load_rows(p.v, p.v.at(b, kv, j), p.keys - j, width, v);
     if (!idle) {
       score.clear();
       multiply_rows(score, q + warp_row * k_length, k, k_length, padded<T>(p.k.features));
@@ -499,6 +513,10 @@ __global__ void __launch_bounds__(32 * most_warps) forward(Problem<T> p, Rows<T>
           if (!extras.keep[extras.place(warp_row + row, column)]) x = 0;
         });
     }
+    if (one_buffer) {
+      __syncthreads();  // nobody reads k any more
+      load_rows(p.v, p.v.at(b, kv, j), p.keys - j, width, v);
+    }
     wait_for_copies();
     __syncthreads();  // v is there, and nobody reads k and the extras any more
     weighted = !idle;
@@ -542,7 +560,7 @@ __global__ void row_dots(Rows<const T> dy, Rows<const T> y, int64_t batch, int64
 }
 
 template <class T> struct BackwardSizes {
-  static constexpr int N = sizeof(T) == 8 ? 1 : 4;
+  static constexpr int N = sizeof(T) == 8 ? 1 : sizeof(T) == 4 ? 3 : 4;  // heads of 256 fit into 99 KiB
   static constexpr int own = 16, width = 8 * N;
 };
 
@@ -558,7 +576,7 @@ __global__ void __launch_bounds__(32 * most_warps) backward(Problem<T> p, Rows<c
   const int k_length = row_length<T>(p.k.features), v_length = row_length<T>(p.v.features);
   T *const own_k = reinterpret_cast<T*>(memory), *const own_v = own_k + rows * k_length;  // rows of k and v, or of q and dy
   T *const tile_k = own_v + rows * v_length, *const tile_v = tile_k + width * k_length;   // the others
-  A* const top = reinterpret_cast<A*>(tile_v + width * v_length);                         // of queries, as two more
+  A* const top = reinterpret_cast<A*>(tile_v + width * v_length + slack);                 // of queries, as two more
   const int top_size = by_keys ? width : rows;
   A *const share = top + top_size, *const delta = share + top_size;
   const Extras<A> extras(p, reinterpret_cast<unsigned char*>(delta + top_size), rows, width, by_keys);
@@ -659,6 +677,19 @@ __global__ void __launch_bounds__(32 * most_warps) backward(Problem<T> p, Rows<c
     store_rows(sum_v, one, second, second.at(b, head, own), count - own, first_column, v_columns, own_v + warp_row * v_length);
 }
 
+// f(W): columns of the result that a block computes at once, for results of so many features. 64 only where 128 would cost many
+// registers that stay unused: each W is a kernel, and these take long to compile.
+template <class T, bool narrow = true, class F> void with_width(int64_t features, const F& f) {
+#if defined(RETAPE_EMULATE_CUDA)
+  constexpr bool wide = sizeof(T) == 4, both = false;
+#else
+  constexpr bool wide = sizeof(T) <= 4, both = narrow && wide;
+#endif
+  if constexpr (both)
+    if (features <= 64) return f(std::integral_constant<int, 64>{});
+  f(std::integral_constant < int, wide ? 128 : 64 > {});
+}
+
 // ---- launching -------------------------------------------------------------------------------------------------------
 
 template <class T> Rows<T> rows_of(const Tensor& x) {
@@ -699,26 +730,35 @@ Problem<T> problem(const Tensor& q, const Tensor& k, const Tensor& v, const Tens
   return p;
 }
 
-// The most warps, up to most_warps, with which a block's shared memory suffices.
+// The most warps, up to most_warps, with which a block's shared memory suffices; 0 if it never does.
 template <class Bytes> int warps_for(const Bytes& bytes) {
   int limit = 0;
   check(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, current_device()), "cudaDeviceGetAttribute");
-  for (int warps = most_warps; warps; warps /= 2)
-    if (bytes(warps) <= limit) return warps;
-  retape::detail::kernel_error("attention: heads are too large for this device's shared memory; use fewer features a head, or half types");
+  int warps = most_warps;
+  while (warps && bytes(warps) > limit) warps /= 2;
+  return warps;
+}
+[[noreturn]] void too_large(const char* op, int64_t head_dim, int64_t value_dim) {
+  const std::string what = std::string(op) + ": heads of " + std::to_string(head_dim) + " and values of " + std::to_string(value_dim) +
+                           " features do not fit into this device's shared memory; use smaller heads or a half type";
+  retape::detail::kernel_error(what.c_str());
 }
 
 template <class T, int W> void launch_forward(const Problem<T>& p, const Rows<T>& y, compute_t<T>* statistics) {
   using Sizes = ForwardSizes<T>;
-  const int64_t k_length = row_length<T>(p.k.features), v_length = row_length<T>(p.v.features);
+  const int64_t k_length = row_length<T>(p.k.features), v_length = row_length<T>(p.v.features), longest = max_of(k_length, v_length);
+  bool one_buffer = false;  // for k and v: slower, since neither is on its way while the other is read
   const auto bytes = [&](int64_t warps) {
     const int64_t rows = warps * Sizes::own;
-    return int64_t(sizeof(T)) * (rows * max_of(k_length, v_length) + Sizes::width * (k_length + v_length)) +
+    return int64_t(sizeof(T)) * (rows * longest + Sizes::width * (one_buffer ? longest : k_length + longest) + slack) +
            Extras<compute_t<T>>::bytes(rows, Sizes::width, p.mask.data, p.dropout);
   };
-  const int warps = warps_for(bytes);
+  int warps = warps_for(bytes);
+  if (!warps) one_buffer = true, warps = warps_for(bytes);
+  if (!warps) too_large("attention", p.k.features, p.v.features);
   const int64_t tiles = (p.queries + warps * Sizes::own - 1) / (warps * Sizes::own), chunks = max_of(1, (p.v.features + W - 1) / W);
-  launch(forward<T, W>, dim3(unsigned(tiles * p.heads * p.batch * chunks)), 32 * warps, size_t(bytes(warps)), p, y, statistics, tiles);
+  launch(forward<T, W>, dim3(unsigned(tiles * p.heads * p.batch * chunks)), 32 * warps, size_t(bytes(warps)), p, y, statistics, tiles,
+         one_buffer);
 }
 
 template <class T, int W, bool by_keys>
@@ -728,10 +768,12 @@ void launch_backward(const Problem<T>& p, const Rows<const T>& dy, const compute
   const int64_t lengths = row_length<T>(p.k.features) + row_length<T>(p.v.features);
   const auto bytes = [&](int64_t warps) {
     const int64_t rows = warps * Sizes::own;
-    return int64_t(sizeof(T)) * (rows + Sizes::width) * lengths + int64_t(sizeof(compute_t<T>)) * 3 * (by_keys ? Sizes::width : rows) +
+    return int64_t(sizeof(T)) * ((rows + Sizes::width) * lengths + slack) +
+           int64_t(sizeof(compute_t<T>)) * 3 * (by_keys ? Sizes::width : rows) +
            Extras<compute_t<T>>::bytes(rows, Sizes::width, p.mask.data, p.dropout);
   };
   const int warps = warps_for(bytes);
+  if (!warps) too_large("attention_backward", p.k.features, p.v.features);
   const int64_t rows = warps * Sizes::own, tiles = ((by_keys ? p.keys : p.queries) + rows - 1) / rows;
   const int64_t chunks = (max_of(first.features, by_keys ? second.features : 0) + W - 1) / W;
   launch(backward<T, W, by_keys>, dim3(unsigned(tiles * (by_keys ? p.kv_heads : p.heads) * p.batch * chunks)), 32 * warps,
@@ -750,9 +792,7 @@ void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
     const Problem<T> p = problem<T>(q, k, v, mask, options);
     const Rows<T> out = rows_of<T>(y);
     auto* const rows = data<compute_t<T>>(statistics);
-    if constexpr (sizeof(T) == 8) launch_forward<T, 64>(p, out, rows);
-    else if (p.v.features <= 64) launch_forward<T, 64>(p, out, rows);
-    else launch_forward<T, 128>(p, out, rows);
+    with_width<T>(p.v.features, [&](auto width) { launch_forward<T, decltype(width)::value>(p, out, rows); });
   });
 }
 
@@ -768,14 +808,12 @@ void attention_backward(const Tensor& dy, const Tensor& q, const Tensor& k, cons
     const Scratch<A> deltas(rows);
     launch(row_dots<T>, blocks_for(rows, 8), 256, 0, d, rows_of<const T>(y), p.batch, p.heads, p.queries, deltas);
     const A *const row_statistics = data<A>(statistics), *const delta = deltas;
-    const auto run = [&](auto width) {
-      constexpr int W = decltype(width)::value;
-      launch_backward<T, W, false>(p, d, row_statistics, delta, rows_of<T>(dq), {});
-      launch_backward<T, W, true>(p, d, row_statistics, delta, rows_of<T>(dk), rows_of<T>(dv));
-    };
-    if constexpr (sizeof(T) == 8) run(std::integral_constant<int, 64>{});
-    else if (max_of(p.k.features, p.v.features) <= 64) run(std::integral_constant<int, 64>{});
-    else run(std::integral_constant<int, 128>{});
+    with_width<T, false>(p.k.features, [&](auto width) {
+      launch_backward<T, decltype(width)::value, false>(p, d, row_statistics, delta, rows_of<T>(dq), {});
+    });
+    with_width<T>(max_of(p.k.features, p.v.features), [&](auto width) {
+      launch_backward<T, decltype(width)::value, true>(p, d, row_statistics, delta, rows_of<T>(dk), rows_of<T>(dv));
+    });
   });
 }
 
