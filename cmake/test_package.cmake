@@ -15,7 +15,7 @@ set(example ${SOURCE}/examples/custom_op)
 set(configure ${CMAKE_COMMAND} -G Ninja -S ${example} -B ${WORK}/build -DCMAKE_CXX_COMPILER=${COMPILER} -DCMAKE_CXX_FLAGS=${FLAGS}
     -DCMAKE_BUILD_TYPE=Release)
 if(WAY STREQUAL "add_subdirectory")
-  run(${configure} -DRETAPE_SOURCE=${SOURCE} -DRETAPE_CPU_LEVELS=${LEVELS})
+  run(${configure} -DRETAPE_SOURCE=${SOURCE} -DRETAPE_CPU_LEVELS=${LEVELS} -DRETAPE_CUDA=OFF)
   run(${CMAKE_COMMAND} --build ${WORK}/build --target custom_op)
   run(${WORK}/build/custom_op)
   return()

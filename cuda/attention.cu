@@ -212,6 +212,7 @@ RETAPE_INLINED void multiply_weights(Tile<A, M, C>& sum, const Tile<A, M, N>& we
             if (group * 8 < columns)
 #pragma unroll
               for (int c = group; c < group + 4; ++c) {
+                if (c * 8 >= columns) break;
                 const auto y = *reinterpret_cast<const Pack<T, 2>*>(row + c * 8);
 #pragma unroll
                 for (int m = 0; m < M; ++m)
