@@ -170,7 +170,7 @@ Tensor quantile(const Tensor& x, const Tensor& q, std::optional<int64_t> dim, bo
   return q.dim() == 0 ? results[0] : stack(results);
 }
 Tensor quantile(const Tensor& x, double q, std::optional<int64_t> dim, bool keepdim, Interpolation interpolation) {
-  return quantile(x, full({}, q, {DType::f64, x ? x.device() : Device::cpu()}), dim, keepdim, interpolation);
+  return quantile(x, full({}, q, {DType::f64}), dim, keepdim, interpolation);
 }
 
 Unique unique(const Tensor& x, std::optional<int64_t> dim) { return unique_of("unique", x, dim, false); }
