@@ -13,6 +13,11 @@
 #include <retape/core/error.h>
 #include <retape/cuda/device.h>
 
+namespace retape::detail {
+[[noreturn]] void index_out_of_range(const char* kernel, int64_t value, int64_t size);
+[[noreturn]] void index_out_of_dim(int64_t value, int64_t dim, int64_t size);
+}  // namespace retape::detail
+
 namespace retape::cuda {
 namespace {
 
@@ -103,9 +108,8 @@ void throw_faults(DeviceState& s) {
   if (!s.faults->set) return;
   const Fault f = *s.faults;
   *s.faults = {};
-  if (f.dim < 0) throw Error(fmt::format("{}: index {} is out of range; expected 0 <= index < {}", f.op, f.value, f.size));
-  throw Error(fmt::format("{}: {} is out of range for dim {} of size {}; expected {} <= index < {}", f.op, f.value, f.dim, f.size, -f.size,
-                          f.size));
+  if (f.dim < 0) retape::detail::index_out_of_range(f.op, f.value, f.size);
+  retape::detail::index_out_of_dim(f.value, f.dim, f.size);
 }
 void wait(const char* what) {
   check(cudaStreamSynchronize(current_stream()), what);

@@ -1,0 +1,137 @@
+// The device around the kernels: what is not there, what goes wrong on it, memory, copies, and whole training steps.
+#include "../catch.h"
+
+#ifdef RETAPE_EMULATE_CUDA
+#include <cuda/emulation.h>
+#endif
+
+using namespace retape;
+using namespace retape::testing;
+
+namespace {
+const Device gpu = Device::cuda();
+}
+
+TEST_CASE("tensors go to a device and come back", "[cuda]") {
+  const Tensor x = values({3, 5}, -1, 1, 1, DType::f32), y = to(transpose(x), gpu);
+  CHECK(y.device() == gpu);
+  CHECK(y.device().str() == "cuda:0");
+  CHECK(same_bits(to(y, Device::cpu()), contiguous(transpose(x))));
+  CHECK(slice(y, 0, 1, 5, 2).to_vector<float>() == slice(transpose(x), 0, 1, 5, 2).to_vector<float>());
+  CHECK(to(x, gpu).at({1, 2}).item() == Approx(x.at({1, 2}).item()));
+  CHECK_THROWS_WITH(y.data<float>(), ContainsSubstring("cuda:0") && ContainsSubstring("to()"));
+  Tensor leaf = values({2}).set_requires_grad();
+  backward(sum(square(to(leaf, gpu))));
+  CHECK(leaf.grad().device().is_cpu());
+  CHECK(difference(leaf.grad(), 2 * leaf.detach(), DType::f64) <= 1);
+}
+
+TEST_CASE("inputs on different devices are an Error", "[cuda]") {
+  const Tensor x = ones({2, 3}), y = ones({3, 2}, {.device = gpu});
+  const std::string said = error_of([&] { x + transpose(y); });
+  CHECK_THROWS_WITH(matmul(x, y), ContainsSubstring("matmul") && ContainsSubstring("different devices"));
+  CHECK_THAT(said, ContainsSubstring("add") && ContainsSubstring("[2, 3] on cpu") && ContainsSubstring("[2, 3] on cuda:0"));
+}
+
+TEST_CASE("a wrong index on the device is an Error at the next wait", "[cuda]") {
+  const Tensor table = ones({4, 2}, {.device = gpu});
+  const Tensor y = embedding(table, to(tensor<int64_t>({1, 9}), gpu));
+  const std::string said = error_of([&] { synchronize(gpu); });
+  CHECK_THAT(said, ContainsSubstring("embedding: index 9") && ContainsSubstring("index < 4"));
+  CHECK(sum(table).item() == 8);  // the device goes on
+}
+
+TEST_CASE("devices are named as in PyTorch", "[cuda]") {
+  CHECK(Device::parse("cuda:1") == Device::cuda(1));
+  CHECK(Device::parse("cuda") == gpu);
+  CHECK(Device::parse("cpu") == Device::cpu());
+  for (const char* wrong : {"", "gpu", "cuda:", "cuda:-1", "cuda:1x", "cuda:999"})
+    CHECK_THROWS_WITH(Device::parse(wrong), ContainsSubstring("no device") && ContainsSubstring("cuda:0"));
+  const int n = cuda::device_count();
+  CHECK_THROWS_WITH(zeros({2}, {.device = Device::cuda(n)}), ContainsSubstring("cuda:" + std::to_string(n) + " is not there"));
+}
+
+TEST_CASE("memory on the device is counted and given back", "[cuda]") {
+  synchronize(gpu);
+  const int64_t before = memory_stats(gpu).live;
+  {
+    const Tensor x = zeros({1000}, {.device = gpu});
+    CHECK(memory_stats(gpu).live == before + 4000);
+    reset_peak_memory(gpu);
+    { const Tensor y = x + x; }
+    CHECK(memory_stats(gpu).peak == before + 8000);
+  }
+  CHECK(memory_stats(gpu).live == before);
+}
+
+#ifdef RETAPE_EMULATE_CUDA
+TEST_CASE("out of memory on the device is an Error after which the program goes on", "[cuda]") {
+  const Tensor x = zeros({1000}, {.device = gpu});
+  const Scoped little(emulation::settings.memory, memory_stats(gpu).live + 10000);
+  CHECK_THROWS_WITH(zeros({10000}, {.device = gpu}), ContainsSubstring("out of memory") || ContainsSubstring("could not be allocated"));
+  CHECK(sum(x + 1).item() == 1000);
+}
+
+TEST_CASE("two devices work side by side", "[cuda]") {
+  const Tensor a = values({7}, -1, 1, 1, DType::f32), x = to(a, gpu) * 2, y = to(x, Device::cuda(1)) + 1;
+  CHECK(y.device() == Device::cuda(1));
+  CHECK(same_bits(to(y, Device::cpu()), a * 2 + 1));
+}
+#endif
+
+namespace {
+struct Net : nn::Module {
+  nn::Embedding table{11, 8};
+  nn::LayerNorm norm{8};
+  nn::Linear up{8, 16}, down{16, 11};
+  Tensor forward(const Tensor& ids) { return down(dropout(gelu(up(norm(table(ids)))), 0.2)); }
+  RETAPE_FIELDS(table, norm, up, down)
+};
+// The loss and the weights after some steps on a device.
+std::vector<Tensor> train(Device device, const std::function<void(const std::function<Tensor()>&)>& differentiate) {
+  manual_seed(5);
+  Net net;
+  net.to(device);
+  AdamW optimizer(net.parameters(), {.lr = 1e-2});
+  const Tensor ids = to(tensor<int64_t>({1, 5, 3, 3, 10, 0}), device), next = to(tensor<int64_t>({5, 3, 3, 10, 0, 1}), device);
+  std::vector<Tensor> out;
+  for (int step = 0; step < 4; ++step) {
+    optimizer.zero_grad();
+    Tensor loss;
+    differentiate([&] { return loss = cross_entropy(net(ids), next); });
+    clip_grad_norm(net.parameters(), 1.0);
+    optimizer.step();
+    out.push_back(to(loss.detach(), Device::cpu()));
+  }
+  for (auto& p : net.parameters()) out.push_back(to(p.detach(), Device::cpu()));
+  return out;
+}
+const auto plainly = [](const std::function<Tensor()>& f) { backward(f()); };
+}  // namespace
+
+TEST_CASE("training on the device follows the CPU", "[cuda]") {
+  const auto a = train(Device::cpu(), plainly), b = train(gpu, plainly);
+  for (size_t i = 0; i < a.size(); ++i) CHECK(difference(b[i], a[i], DType::f32) <= 10);
+}
+
+TEST_CASE("replay on the device gives the same bits", "[cuda]") {
+  const auto a = train(gpu, plainly), b = train(gpu, [](const std::function<Tensor()>&f) {
+                                        backward(checkpoint([&](const Tensor&) { return f(); }, zeros({}, {.device = gpu})));
+                                      });
+  for (size_t i = 0; i < a.size(); ++i) CHECK(same_bits(a[i], b[i]));
+}
+
+TEST_CASE("mixed precision on the device", "[cuda]") {
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    const auto amp = [&](const std::function<Tensor()>& f) {
+      Tensor loss;
+      {
+        const Autocast guard(dtype);
+        loss = f();
+      }
+      backward(loss);
+    };
+    const auto a = train(Device::cpu(), amp), b = train(gpu, amp);
+    for (size_t i = 0; i < 4; ++i) CHECK(difference(b[i], a[i], dtype) <= 2);
+  }
+}
