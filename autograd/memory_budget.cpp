@@ -9,6 +9,7 @@
 #include <retape/autograd/budget.h>
 #include <retape/autograd/memory_report.h>
 #include <retape/autograd/spill_file.h>
+#include <retape/core/device_runtime.h>
 #include <retape/core/dispatch.h>
 
 namespace retape {
@@ -23,6 +24,14 @@ struct InFile final : Place {
   SpillFile::Extent extent;
   explicit InFile(SpillFile::Extent e) : extent(std::move(e)) {}
   void load(Tensor& flat) override { extent.read(flat->storage->data); }
+};
+struct InHost final : Place {
+  Tensor value;  // pinned
+  explicit InHost(Tensor v) : value(std::move(v)) {}
+  void load(Tensor& flat) override {
+    detail::cuda_runtime->use(flat.device().index);
+    detail::cuda_runtime->from_host(value->storage->data, flat->storage->data, value->storage->bytes, true);
+  }
 };
 struct Rounded final : Place {
   Tensor value;
@@ -79,13 +88,21 @@ double seconds_to_make(Node* source) {
 struct Budget {
   int64_t bytes;
   MemoryBudgetOptions options;
-  Budget* outer = ctx.budget;
+  Budget* next = ctx.budget;
+  Budget* outer = of(options.device);
   std::vector<WeakStorage> own;
   std::vector<WeakStorage>& candidates = outer ? outer->candidates : own;
   std::shared_ptr<SpillFile> file;
   size_t largest = 0, turn = 0;
 
   Budget(int64_t b, MemoryBudgetOptions o) : bytes(b), options(std::move(o)) {}
+  /// The innermost one of a device; null if there is none.
+  static Budget* of(Device device) {
+    Budget* b = ctx.budget;
+    while (b && !(b->options.device == device)) b = b->next;
+    return b;
+  }
+  int64_t live() const { return detail::live_memory(options.device); }
   int64_t limit() const {
     int64_t least = std::numeric_limits<int64_t>::max();
     for (const Budget* b = this; b; b = b->outer)
@@ -107,7 +124,7 @@ struct Budget {
   }
   bool may_go(const Storage& s) const {
     if (!s.kept || s.owners() != 1) return false;
-    return options.evict != Evict::bf16 || (slot_of(s)->dtype == DType::f32 && memory_stats().live <= limit() - room_to_round(s.bytes));
+    return options.evict != Evict::bf16 || (slot_of(s)->dtype == DType::f32 && live() <= limit() - room_to_round(s.bytes));
   }
   static int64_t room_to_round(size_t bytes) { return int64_t(bytes * 5 / 8); }  // half, as the allocator may round it up
   void drop_stale() {
@@ -140,7 +157,9 @@ struct Budget {
   void evict(size_t i) {
     Storage& s = *candidates[i].get();
     Slot& slot = *slot_of(s);
-    if (options.evict == Evict::spill && !slot.place) {
+    if (options.evict == Evict::spill && !slot.place && s.device.is_cuda()) {
+      slot.place = std::make_unique<InHost>(detail::copy_to(flat(s, slot.dtype), Device::cpu(), true));
+    } else if (options.evict == Evict::spill && !slot.place) {
       slot.place = std::make_unique<InFile>(SpillFile::write(file, s.data, s.bytes));
     } else if (options.evict == Evict::bf16) {
       const Scoped free_of_limits(detail::make_room, nullptr);  // may_go() has seen to it
@@ -160,25 +179,27 @@ struct Budget {
         if (may_go(*candidates[i].get())) evict(i);
     }
     const int64_t most = limit() - (options.evict == Evict::bf16 ? room_to_round(largest) : 0);  // so that the next one can be rounded
-    while (memory_stats().live > most - more) {
+    while (live() > most - more) {
       const size_t i = next_to_go();
       if (i < candidates.size()) evict(i);
-      else if (memory_stats().live <= limit() - more) return;
+      else if (live() <= limit() - more) return;
       else cannot_fit(more);
     }
   }
   [[noreturn]] void cannot_fit(int64_t more) const {
-    const int64_t live = memory_stats().live;
+    const int64_t used = live();
     if (!more)
-      throw Error(fmt::format("memory budget: {} bytes are too few: tensors that cannot be dropped hold {} bytes already", limit(), live));
+      throw Error(fmt::format("memory budget: {} bytes are too few: tensors that cannot be dropped hold {} bytes already", limit(), used));
     throw Error(fmt::format(
         "memory budget: {} needs {} bytes, but {} of the {} bytes are in use by values that cannot be dropped; give at least {}. {}",
-        ctx.op ? ctx.op : "a new tensor", more, live, limit(), live + more, detail::memory_holders()));
+        ctx.op ? ctx.op : "a new tensor", more, used, limit(), used + more, detail::memory_holders(options.device)));
   }
 };
 
 namespace {
-void make_room(int64_t bytes) { ctx.budget->make_room(bytes); }
+void make_room(Device device, int64_t bytes) {
+  if (Budget* const budget = Budget::of(device)) budget->make_room(bytes);
+}
 }  // namespace
 
 MemoryBudget::MemoryBudget(int64_t bytes, MemoryBudgetOptions options)
@@ -187,7 +208,8 @@ MemoryBudget::MemoryBudget(int64_t bytes, MemoryBudgetOptions options)
       hook_(detail::make_room, retape::make_room) {
   if (bytes <= 0 && bytes != least)
     throw Error(fmt::format("memory budget: {} bytes are not valid; give a positive number, or MemoryBudget::least", bytes));
-  if (budget_->options.evict == Evict::spill) budget_->file = SpillFile::create(budget_->options.spill_folder);
+  if (budget_->options.device.is_meta()) throw Error("memory budget: meta has no memory; give the CPU or a CUDA device");
+  if (budget_->options.evict == Evict::spill && budget_->options.device.is_cpu()) budget_->file = SpillFile::create(budget_->options.spill_folder);
   budget_->make_room(0);
 }
 MemoryBudget::~MemoryBudget() {
@@ -198,10 +220,11 @@ namespace detail {
 
 void keep(Storage& s, DType dtype, Node& source) {
   s.keep();
-  if (!ctx.budget || s.device.is_meta() || (s.is_small() && ctx.budget->bytes != MemoryBudget::least)) return;
+  Budget* const budget = Budget::of(s.device);
+  if (!budget || (s.is_small() && budget->bytes != MemoryBudget::least)) return;
   if (!s.slot) s.slot = Ref<Object>::adopt(new Slot(&source, dtype));
   slot_of(s)->last_use = ctx.clock;
-  ctx.budget->watch(s);
+  budget->watch(s);
 }
 void touch(Storage& s) {
   if (s.slot) slot_of(s)->last_use = ++ctx.clock;
@@ -214,7 +237,7 @@ bool bring_back(Storage& s) {
   Tensor to = flat(*fresh, slot.dtype);
   slot.place->load(to);
   to = {};
-  if (ctx.budget && ctx.budget->options.evict == Evict::bf16) slot.place.reset();
+  if (const Budget* b = Budget::of(s.device); b && b->options.evict == Evict::bf16) slot.place.reset();
   const Ref<Storage> bytes = s.revive(*fresh);
   keep(s, slot.dtype, *slot.source);
   return true;

@@ -6,7 +6,7 @@
 #include <memory>
 
 #include <retape/core/context.h>
-#include <retape/core/memory.h>
+#include <retape/core/device.h>
 
 namespace retape {
 
@@ -14,21 +14,22 @@ namespace retape {
 enum class Evict : uint8_t {
   recompute,  ///< nowhere: its op runs again. Of all candidates the one with the least cost / (bytes x staleness) goes, where the cost is the time
               ///< that the ops took which would have to run. Bit-exact.
-  spill,  ///< into an unnamed file; the one longest unused goes. Bit-exact.
+  spill,  ///< into an unnamed file, or, from a CUDA device, into page-locked memory of the host; the one longest unused goes. Bit-exact.
   bf16  ///< f32 values are kept in half the memory, rounded to bf16, relative error 2^-9 at most; the one longest unused goes. The forward's
         ///< results stay what they are; gradients are those of a program whose saved values were rounded
 };
 
 struct MemoryBudgetOptions {
   Evict evict = Evict::recompute;
+  Device device = Device::cpu();  ///< whose memory is limited; guards of several devices may be nested
   std::filesystem::path spill_folder = {};  ///< for the file of Evict::spill; default: the system's folder for temporary files
 };
 
-/// While it lives, the tensors of this process never hold more than `bytes` (memory_stats().live), in forward and backward, gradients
+/// While it lives, the tensors of this process never hold more than `bytes` of a device (memory_stats(device).live), in forward and backward, gradients
 /// and optimizer state counted: under pressure values leave memory that this thread recorded under a budget and that nobody but the
 /// tape owns. Nothing has to be marked, the graph may differ each time, and no user code runs twice. It should enclose forward and backward;
-/// a backward that runs later, without it, brings back what it reads and is not limited. Of nested guards the smallest limit holds, and the inner
-/// one says where values go. What kernels take for each of their threads (at most some hundred KB) is not limited.
+/// a backward that runs later, without it, brings back what it reads and is not limited. Of nested guards of a device the smallest limit holds, and
+/// the inner one says where values go. What kernels take for each of their threads (at most some hundred KB) is not limited.
 /// Throws Error if more is in use already; ops throw Error, with their name, if what they need does not fit even when all has left that can.
 /// After such an Error all values are still what they were. Kirisame et al. 2021 (dynamic tensor rematerialization).
 class MemoryBudget {

@@ -22,7 +22,9 @@ std::string to_string(const ModulePath* path) {
 namespace detail {
 namespace {
 
-int64_t bytes_of(const Storage& s) { return s.data && !s.is_small() && s.device.is_cpu() ? int64_t(allocated_bytes(s.bytes)) : 0; }
+int64_t bytes_of(const Storage& s, Device device) {
+  return s.data && !s.is_small() && s.device == device ? int64_t(device.is_cpu() ? allocated_bytes(s.bytes) : s.bytes) : 0;
+}
 
 // Layers that follow each other have numbers for names: `h.3.attn` is a member of the family `h.*.attn`.
 bool is_number(std::string_view name) {
@@ -63,7 +65,9 @@ class Holders {
   std::map<std::string, Layer> layers;
   Held all;
 
-  Holders() {
+  Device device;
+
+  explicit Holders(Device d) : device(d) {
     if (ctx.current) visit(ctx.current);
     for (const Region* r = ctx.region; r; r = r->outer.get())
       for (Node* n : r->nodes)
@@ -94,7 +98,7 @@ class Holders {
     if (fresh) it->second = to_string(where);
     return it->second;
   }
-  int64_t fresh_bytes(const Storage* s) { return s && seen_.insert(s).second ? bytes_of(*s) : 0; }
+  int64_t fresh_bytes(const Storage* s) { return s && seen_.insert(s).second ? bytes_of(*s, device) : 0; }
 
   void activation(const Node& n, const Storage* s, bool enters) {
     const int64_t bytes = fresh_bytes(s);
@@ -178,7 +182,7 @@ std::string cheapest_remedy(const Holders& holders, int64_t bytes) {
   if (!ctx.budget && holders.all.activations / 2 >= bytes)
     ways.push_back("a MemoryBudget around forward and backward, which computes again what does not fit");
   if (!ways.empty()) return fmt::format("{}", fmt::join(ways, "; or "));
-  const int64_t state = optimizer_bytes.load(std::memory_order_relaxed), live = memory_stats().live;
+  const int64_t state = optimizer_bytes(holders.device).load(std::memory_order_relaxed), live = live_memory(holders.device);
   if (bytes > live)
     return fmt::format("the new tensor alone is larger than all that could be freed; look at its shape, or make the batch smaller");
   if (state > holders.all.total()) return "an optimizer with less state (SGD without momentum has none), or a smaller model";
@@ -229,23 +233,27 @@ std::string describe(const Holders& holders) {
   for (auto& [family, held] : sorted)
     rows.push_back(fmt::format("{} {} ({}{})", family.empty() ? "outside of modules" : family, size_text(held.first.total()),
                                held.second > 1 ? fmt::format("{} modules: ", held.second) : "", parts(held.first, 0, 0)));
-  const int64_t live = memory_stats().live, state = optimizer_bytes.load(std::memory_order_relaxed);
-  std::string text = fmt::format("In use are {}", size_text(live));
+  const int64_t live = live_memory(holders.device), state = optimizer_bytes(holders.device).load(std::memory_order_relaxed);
+  std::string text = fmt::format("In use are {}{}", size_text(live), holders.device.is_cpu() ? "" : " on " + holders.device.str());
   if (const std::string what = parts(holders.all, state, live - holders.all.total() - state); !what.empty()) text += ": " + what;
   if (!rows.empty()) text += fmt::format(". Largest holders: {}", fmt::join(rows, "; "));
   return text;
 }
 }  // namespace
 
-std::string memory_holders() { return describe(Holders()); }
-std::string memory_report(int64_t bytes) {
-  const Holders holders;
+std::atomic<int64_t>& optimizer_bytes(Device device) {
+  static std::atomic<int64_t> of_cpu, of_cuda[128];
+  return device.is_cuda() ? of_cuda[device.index] : of_cpu;
+}
+std::string memory_holders(Device device) { return describe(Holders(device)); }
+std::string memory_report(Device device, int64_t bytes) {
+  const Holders holders(device);
   return fmt::format("{}. Cheapest remedy: {}", describe(holders), cheapest_remedy(holders, bytes));
 }
 
-std::string out_of_memory(int64_t bytes) {
+std::string out_of_memory(Device device, int64_t bytes) {
   const std::string op = running_op();
-  return fmt::format("out of memory: {}{} could not be allocated. {}", op.empty() ? "" : op + ": ", size_text(bytes), memory_report(bytes));
+  return fmt::format("out of memory: {}{} could not be allocated. {}", op.empty() ? "" : op + ": ", size_text(bytes), memory_report(device, bytes));
 }
 
 }  // namespace detail

@@ -5,6 +5,7 @@
 #include <string>
 
 #include <retape/core/context.h>
+#include <retape/core/device.h>
 
 namespace retape {
 
@@ -19,20 +20,20 @@ std::string to_string(const ModulePath* path);
 
 namespace detail {
 
-/// What all optimizers' states take.
-inline std::atomic<int64_t> optimizer_bytes{0};
+/// What all optimizers' states on a device take.
+std::atomic<int64_t>& optimizer_bytes(Device device);
 
 /// The op that runs on this thread and its module, as `softmax (in transformer.h.3.attn)`; "" outside of ops.
 std::string running_op();
 /// A number of bytes for messages: `512.0 MiB`.
 std::string size_text(int64_t bytes);
-/// What the tensors in use are: activations by module, parameters, gradients, optimizer state. Looks at the graph of the op, checkpoint and backward passes that run on this thread; what cannot be reached from there is
+/// What the tensors in use on a device are: activations by module, parameters, gradients, optimizer state. Looks at the graph of the op, checkpoint and backward passes that run on this thread; what cannot be reached from there is
 /// counted as other tensors.
-std::string memory_holders();
+std::string memory_holders(Device device);
 /// The same, and what would free `bytes` at the least cost.
-std::string memory_report(int64_t bytes);
+std::string memory_report(Device device, int64_t bytes);
 /// The message of the Error when `bytes` cannot be allocated.
-std::string out_of_memory(int64_t bytes);
+std::string out_of_memory(Device device, int64_t bytes);
 
 }  // namespace detail
 }  // namespace retape

@@ -257,6 +257,7 @@ void run(Pass& pass) {
       const Scoped me(ctx.current, node.get());
       const Scoped named(ctx.op, node->name());
       const Scoped where(ctx.where, node->where);
+      const OpRange range(ctx.ranges ? fmt::format("backward of {}", node->name()).c_str() : "");
       node->backward(dy, dx);
     }
     bool linear_in_graph = false;

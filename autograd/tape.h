@@ -212,6 +212,7 @@ template <class Op, class... In> auto record_cast(Op op, const In&... in) {
   for (int i = 1; i < n; ++i)
     if (*all[i] && *all[0] && !(all[i]->device() == all[0]->device())) detail::check_devices(op.name, all, n);
   const Scoped named(ctx.op, static_cast<const char*>(op.name));
+  const OpRange range(op.name);
   if (!wants && !ctx.region) {
     const Scoped inside(ctx.inside_forward, true);
     const Scoped nobody(ctx.current, nullptr);

@@ -262,10 +262,11 @@ struct ToMeta {
 struct ToDevice {
   static constexpr auto name = "to";
   Device device;
+  bool non_blocking = false;
   Device from = {};
   Tensor forward(const Tensor& x) {
     from = x.device();
-    return detail::copy_to(contiguous(x), device);
+    return detail::copy_to(contiguous(x), device, non_blocking);
   }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, to(dy, from)); }
 };
@@ -530,12 +531,12 @@ Tensor cast(const Tensor& x, DType dtype) {
   check_defined("cast", x);
   return x.dtype() == dtype ? x : record(Cast{dtype}, x);
 }
-Tensor to(const Tensor& x, Device device) {
+Tensor to(const Tensor& x, Device device, bool non_blocking) {
   check_defined("to", x);
   if (x.device() == device) return x;
   if (device.is_meta()) return record(ToMeta{}, x);
   if (x.device().is_meta()) throw Error(fmt::format("to: a meta tensor of shape {} has no data to move", x.shape().str()));
-  return record(ToDevice{device}, x);
+  return record(ToDevice{device, non_blocking}, x);
 }
 void copy_into(const Tensor& x, const Tensor& y) {
   check_defined("copy_into", x), check_defined("copy_into", y);

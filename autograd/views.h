@@ -78,8 +78,10 @@ Tensor contiguous(const Tensor& x);
 Tensor clone(const Tensor& x);
 /// x in another dtype; x itself if it has it. Floating to integer truncates. torch: Tensor.to(dtype).
 Tensor cast(const Tensor& x, DType dtype);
-/// x on another device; x itself if it is there. To `meta`, the data is left behind. torch: Tensor.to(device).
-Tensor to(const Tensor& x, Device device);
+/// x on another device; x itself if it is there. To `meta`, the data is left behind. With `non_blocking` the host does not wait for copies
+/// between pin_memory() and a CUDA device: x must stay as it is until the device has made one; what comes to the CPU is pinned, and there
+/// once the stream has been synchronized. torch: Tensor.to(device, non_blocking).
+Tensor to(const Tensor& x, Device device, bool non_blocking = false);
 /// Writes the values of x (broadcast, converted) into y in place; not recorded. Throws Error if y wants a gradient and the tape
 /// records. torch: Tensor.copy_.
 void copy_into(const Tensor& x, const Tensor& y);

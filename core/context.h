@@ -16,18 +16,23 @@ struct ModulePath;
 struct SavedHookPair;
 struct Budget;
 struct Autocast;
+namespace cuda {
+struct Capture;
+}
 
 struct Context {
   bool recording = true;         // ops on values that want gradients are put on the tape
   bool inside_forward = false;   // an op's forward runs: ops called now are plain calls
   bool differentiating = false;  // a backward that is itself recorded
   bool burying = false;
+  bool ranges = false;                // ops and modules tell profilers where they begin and end
   const char* op = nullptr;           // whose forward or backward runs, for messages
   Node* current = nullptr;            // whose forward or backward runs: what save() and *saved refer to
   Replayed* replay = nullptr;         // set while a node's forward is run again
   Region* region = nullptr;           // innermost checkpoint
   Budget* budget = nullptr;           // innermost memory budget
   Autocast* autocast = nullptr;       // innermost autocast region; null: none, or switched off
+  cuda::Capture* capture = nullptr;   // the CUDA graph that this thread captures
   Pass* pass = nullptr;               // innermost running backward
   ModuleScope* module = nullptr;      // innermost running module
   const ModulePath* where = nullptr;  // that module's path; in backward, that of the module which recorded the node

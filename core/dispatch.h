@@ -10,6 +10,22 @@ namespace retape {
 const char* cpu_level();
 
 namespace detail {
+/// What ctx.ranges asks for; see cuda::EmitRanges.
+void begin_range(const char* name);
+void end_range();
+struct OpRange {
+  bool on = ctx.ranges;
+  RETAPE_INLINE explicit OpRange(const char* name) {
+    if (on) [[unlikely]]
+      begin_range(name);
+  }
+  OpRange(const OpRange&) = delete;
+  RETAPE_INLINE ~OpRange() {
+    if (on) [[unlikely]]
+      end_range();
+  }
+};
+
 extern const Kernels* cpu_kernels;                                    // null: none for this processor
 const Kernels* kernels_elsewhere(Device device, const char* kernel);  // of a device that is neither the CPU nor meta
 [[noreturn]] void no_backend(Device device, const char* kernel);

@@ -25,6 +25,9 @@ struct f16 {
   uint16_t bits = 0;
   f16() = default;
   RETAPE_HD explicit f16(float x) {
+#if defined(__CUDA_ARCH__)
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+#else
     const uint32_t u = detail::bits<uint32_t>(x), sign = u >> 16 & 0x8000u, magnitude = u & 0x7fffffffu;
     if (magnitude >= 0x47800000u) {  // 65536 and above, infinity, nan
       bits = uint16_t(sign | (magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u));
@@ -35,13 +38,20 @@ struct f16 {
       const uint32_t rounded = magnitude + 0xc8000fffu + (magnitude >> 13 & 1u);
       bits = uint16_t(sign | rounded >> 13);
     }
+#endif
   }
   RETAPE_HD explicit operator float() const {
+#if defined(__CUDA_ARCH__)
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+    return x;
+#else
     const uint32_t sign = uint32_t(bits & 0x8000u) << 16, magnitude = uint32_t(bits & 0x7fffu) << 13;
     // Scaling by 2^112 moves the exponent's bias from 15 to 127 and normalises subnormals in one multiplication.
     const float scaled = detail::bits<float>(magnitude) * 0x1p112f;
     const uint32_t special = magnitude >= 0x0f800000u ? 0x7f800000u : 0u;
     return detail::bits<float>(detail::bits<uint32_t>(scaled) | special | sign);
+#endif
   }
 };
 
@@ -50,9 +60,13 @@ struct bf16 {
   uint16_t bits = 0;
   bf16() = default;
   RETAPE_HD explicit bf16(float x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+#else
     const uint32_t u = detail::bits<uint32_t>(x);
     const uint32_t rounded = (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
     bits = uint16_t((u & 0x7fffffffu) > 0x7f800000u ? (u >> 16 | 0x40u) : rounded);
+#endif
   }
   RETAPE_HD explicit operator float() const { return detail::bits<float>(uint32_t(bits) << 16); }
 };

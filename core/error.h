@@ -6,6 +6,8 @@
 
 namespace retape {
 
+struct Device;
+
 /// Thrown for every misuse and failure. Where a module is running, its path is appended: `... (in blocks.2.attn.out)`.
 struct Error : std::runtime_error {
   explicit Error(const std::string& what);
@@ -15,6 +17,6 @@ struct Error : std::runtime_error {
 inline std::string (*module_path_hook)() = nullptr;
 
 /// Set by autograd: what to say when `bytes` cannot be allocated.
-inline std::string (*out_of_memory_hook)(int64_t bytes) = nullptr;
+inline std::string (*out_of_memory_hook)(Device device, int64_t bytes) = nullptr;
 
 }  // namespace retape

@@ -25,10 +25,12 @@ struct AdamWArgs {
   double lr, beta1, beta2, eps, weight_decay;
   bool decoupled;  // AdamW: decay the weight itself; Adam: add the decay to the gradient
   bool maximize;
+  const AdamWArgs* later = nullptr;  // null, or, in a captured CUDA graph, where on the device the arguments are read from at each launch
 };
 struct SGDArgs {
   double lr, momentum, dampening, weight_decay;
   bool nesterov, maximize;
+  const SGDArgs* later = nullptr;
 };
 // What one optimizer step needs of one parameter. All contiguous; `state` has the update rule's own tensors.
 struct OptimizerSlot {

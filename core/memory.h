@@ -10,6 +10,8 @@
 
 namespace retape {
 
+struct Device;
+
 /// Bytes of tensor data on the CPU. `live` is in use by tensors, `cached` waits in the allocator to be used again.
 struct MemoryStats {
   int64_t live = 0, peak = 0, cached = 0;
@@ -27,11 +29,13 @@ void count_meta(int64_t bytes) noexcept;
 /// 64-byte aligned; blocks come from a cache of earlier ones where possible. Throws Error when memory is exhausted.
 std::byte* allocate(size_t bytes);
 void deallocate(std::byte* p, size_t bytes) noexcept;
+/// memory_stats(device).live, in less time.
+int64_t live_memory(Device device);
 /// Throws the Error that says so.
-[[noreturn]] void out_of_memory(size_t bytes, int64_t in_use);
-/// Called before `bytes` more (rounded up, as they will count in `live`) are allocated; a policy of the tape may free memory first, or
-/// throw. Null: nobody wants to know.
-using MakeRoom = void (*)(int64_t bytes);
+[[noreturn]] void out_of_memory(Device device, size_t bytes, int64_t in_use);
+/// Called before `bytes` more (rounded up, as they will count in `live`) are allocated on a device; a policy of the tape may free memory
+/// first, or throw. Null: nobody wants to know.
+using MakeRoom = void (*)(Device device, int64_t bytes);
 inline thread_local constinit MakeRoom make_room = nullptr;
 }  // namespace detail
 

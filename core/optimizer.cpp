@@ -137,7 +137,9 @@ void square_norms(const std::vector<Tensor>& xs, Tensor& y) {
   }
 }
 
-void scale(double factor, const std::vector<Tensor>& xs) {
+void scale(const Tensor& factor, const std::vector<Tensor>& xs) {
+  const double f = *factor.data<double>();
+  if (f == 1) return;
   const Tensor* all = xs.data();
   const int64_t count = int64_t(xs.size());
   for (int64_t i = 0; i < count; ++i)
@@ -150,7 +152,7 @@ void scale(double factor, const std::vector<Tensor>& xs) {
           using T = decltype(zero);
           using C = compute_t<T>;
           T* x = elements<T>(all[i]);
-          const C by = C(factor);
+          const C by = C(f);
 #pragma omp simd
           for (int64_t k = begin; k < end; ++k) put(x[k], C(x[k]) * by);
         });

@@ -22,6 +22,10 @@ struct Philox {
 /// Where a stretch of random numbers begins: drawn from a Generator, handed to ops as an argument.
 struct RandomState {
   uint64_t seed = 0, offset = 0;
+  /// Null, or, in a captured CUDA graph, where on the device the state is read from at each launch.
+  const RandomState* later = nullptr;
+  /// What a CUDA kernel begins with.
+  RETAPE_HD RandomState now() const { return later ? RandomState{later->seed, later->offset, nullptr} : *this; }
 };
 
 /// In [0, 1), a multiple of 2^-24.

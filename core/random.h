@@ -1,5 +1,6 @@
 // Generators and random tensors. The same seed gives the same numbers on every device and with any number of threads.
 #pragma once
+#include <memory>
 #include <mutex>
 
 #include <retape/core/philox.h>
@@ -10,7 +11,9 @@ namespace retape {
 /// A seed and a counter. Ops draw a stretch of the counter before they run and compute the numbers from it.
 class Generator {
  public:
-  explicit Generator(uint64_t seed = 0) : state_{seed, 0} {}
+  explicit Generator(uint64_t seed = 0) : shared_(std::make_shared<Shared>()) { shared_->state.seed = seed; }
+  Generator(const Generator&) = delete;
+  Generator& operator=(const Generator&) = delete;
   void manual_seed(uint64_t seed);
   /// Reserves `count` numbers. Throws Error inside an op's forward: a replay would draw other numbers.
   RandomState draw(int64_t count);
@@ -18,8 +21,12 @@ class Generator {
   void set_state(RandomState state);
 
  private:
-  mutable std::mutex mutex_;
-  RandomState state_;
+  struct Shared {  // with the captured graphs that draw from it
+    std::mutex mutex;
+    RandomState state;
+    RandomState draw(int64_t count);
+  };
+  std::shared_ptr<Shared> shared_;
 };
 /// The generator that functions use when they are given none.
 Generator& default_generator();

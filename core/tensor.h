@@ -228,7 +228,9 @@ template <class T> Tensor tensor(std::initializer_list<T> values) { return tenso
 
 namespace detail {
 /// A contiguous tensor's bytes on another device; one of the two is not the CPU.
-Tensor copy_to(const Tensor& t, Device device);
+Tensor copy_to(const Tensor& t, Device device, bool no_wait = false);
+/// Uninitialised, in page-locked memory of the CPU.
+Tensor empty_pinned(const Shape& shape, DType dtype);
 Tensor tensor_from(const void* values, size_t count, DType dtype, const Shape& shape);
 }  // namespace detail
 template <class T> Tensor tensor(const std::vector<T>& values, const Shape& shape) {

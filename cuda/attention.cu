@@ -396,12 +396,13 @@ RETAPE_INLINED bool load_extras(const Problem<T>& p, const Extras<A>& x, int64_t
     }
   }
   if (x.keep) {
+    const RandomState random = p.random.now();
     const int groups = width / 4 + 1;  // of four numbers of one counter; a tile need not begin with the first
 #pragma unroll 1
     for (int n = thread; n < rows * groups; n += threads) {
       const int i = n / groups, g = n % groups;
       const uint64_t index = uint64_t(((b * p.heads + h) * p.queries + first_query + i) * p.keys + first_key);
-      const Philox numbers(p.random.seed, p.random.offset + index / 4 + uint64_t(g));
+      const Philox numbers(random.seed, random.offset + index / 4 + uint64_t(g));
 #pragma unroll
       for (int w = 0; w < 4; ++w) {
         const int j = 4 * g + w - int(index % 4);
@@ -722,7 +723,7 @@ Problem<T> problem(const Tensor& q, const Tensor& k, const Tensor& v, const Tens
   if (mask) {
     if (!is_floating(mask.dtype()) && mask.dtype() != DType::u8 && mask.dtype() != DType::boolean)
       retape::detail::unsupported_dtype("attention", mask.dtype());
-    p.mask.data = data<std::byte>(mask) - mask.offset() + mask.offset() * int64_t(size_of(mask.dtype()));
+    p.mask.data = data_bytes(mask);
     p.mask.dtype = mask.dtype();
     for (int d = 0; d < 4; ++d) p.mask.stride[d] = mask.strides()[d];
   }

@@ -7,6 +7,10 @@
 #endif
 #include <cstddef>
 
+namespace retape {
+class Storage;
+}
+
 namespace retape::cuda {
 
 /// This thread's stream on its current device; kernels_elsewhere() has made the device of the tensors the current one.
@@ -17,6 +21,9 @@ void check(cudaError_t error, const char* what);
 /// Memory on the current device, in the order of the current stream.
 std::byte* allocate(size_t bytes);
 void deallocate(std::byte* p, size_t bytes) noexcept;
+
+/// Keeps the storage alive as long as the graph that this thread captures. data() calls it.
+void hold(Storage& storage);
 
 /// A wrong index, found on the device. The host learns of it when it next waits for the device, and throws it as an Error.
 struct Fault {

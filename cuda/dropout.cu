@@ -7,6 +7,7 @@ namespace {
 // A thread takes the four elements of a counter, or those of two where they fit into a pack of 16 bytes.
 template <class T, class C>
 __global__ void dropout_packs(const T* x, int64_t n, uint32_t threshold, C scale, RandomState state, bool packed, T* y) {
+  state = state.now();
   constexpr int width = 16 / int(sizeof(T)), group = width < 4 ? 4 : width;
   using Raw = Pack<T, width>;
   for (int64_t i = thread_index(); i * group < n; i += thread_count()) {

@@ -13,7 +13,7 @@ struct IndexValues {
   const void* values;
   bool narrow;
   explicit IndexValues(const Tensor& index)
-      : values(index->storage->data + index.offset() * int64_t(size_of(index.dtype()))), narrow(index.dtype() == DType::i32) {}
+      : values(data_bytes(index)), narrow(index.dtype() == DType::i32) {}
   __device__ __forceinline__ int64_t operator[](int64_t i) const {
     return narrow ? int64_t(static_cast<const int32_t*>(values)[i]) : static_cast<const int64_t*>(values)[i];
   }
@@ -37,7 +37,6 @@ struct Around {
     for (int d = 0; d < shape.rank(); ++d) (d < dim ? outer : d == dim ? size : inner) *= shape[d];
   }
 };
-void* bytes_at(const Tensor& x) { return x->storage->data + x.offset() * int64_t(size_of(x.dtype())); }
 
 // Blocks for rows of n items: `x` threads lie along a row, of which few have nothing to do.
 struct Rows {
@@ -250,7 +249,7 @@ void put_all(PutKind kind, const Tensor& index, const Dims<>& base, int64_t stri
   if (source.numel() == 0) return;
   const bool wide = count >= 0xffffffff;
   const int64_t element = int64_t(size_of(y.dtype())), space = min_of(k, most);
-  Put put{kind, 0, 0, k, outer, inner, {nullptr, wide, count}, bytes_at(source), bytes_at(y)};
+  Put put{kind, 0, 0, k, outer, inner, {nullptr, wide, count}, data_bytes(source), data_bytes(y)};
   const Scratch<char> places(space * (wide ? 8 : 4));
   for (put.begin = 0; put.begin < k; put.begin += most) {
     put.n = min_of(most, k - put.begin);
@@ -382,8 +381,8 @@ void index_select(const char* op, const Tensor& x, int dim, const Tensor& index,
   const Around in(x.shape(), dim);
   if (y.numel() == 0) return;
   const int64_t k = index.numel(), bytes = in.inner * int64_t(size_of(x.dtype()));
-  const void* const from = bytes_at(x);
-  void* const to = bytes_at(y);
+  const void* const from = data_bytes(x);
+  void* const to = data_bytes(y);
   const size_t unit = unit_of(bytes, from, to);
   const Rows rows(in.outer, k, bytes / int64_t(unit));
   const auto kernel = with_unit(unit, [](auto u) { return select_rows<decltype(u)>; });
@@ -404,8 +403,8 @@ void gather(const char* op, const Tensor& x, int dim, const Tensor& index, Tenso
   const int64_t n = y.numel();
   const auto kernel = with_unit(size_of(x.dtype()), [](auto u) { return gather_elements<decltype(u)>; });
   if (n > 0)
-    launch(kernel, blocks_for(n), threads, 0, bytes_at(x), IndexValues(index), n, without_dim(index.shape(), x.shape(), dim), in.inner,
-           Range{faults(), op, in.size}, bytes_at(y));
+    launch(kernel, blocks_for(n), threads, 0, data_bytes(x), IndexValues(index), n, without_dim(index.shape(), x.shape(), dim), in.inner,
+           Range{faults(), op, in.size}, data_bytes(y));
 }
 
 // index, source (outer, k, inner) lie inside y (outer, size, inner) except along dim: y[o, index[o, j, i], i] is joined with

@@ -54,6 +54,7 @@ template <class... P, class... A> void launch(void (*kernel)(P...), dim3 grid, d
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
 #ifdef RETAPE_EMULATE_CUDA
   emulation::launch(kernel, grid, block, shared_bytes, current_stream(), P(a)...);
+  check(cudaGetLastError(), "launch");
 #else
   if (shared_bytes > 48 * 1024)
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)), "cudaFuncSetAttribute");
@@ -71,7 +72,13 @@ __device__ __forceinline__ int64_t thread_index() { return int64_t(blockIdx.x) *
 __device__ __forceinline__ int64_t thread_count() { return int64_t(gridDim.x) * blockDim.x; }
 
 /// A tensor's first element, on the device. For T = bool too; never read on the host.
-template <class T> T* data(const Tensor& t) { return t ? reinterpret_cast<T*>(t->storage->data) + t->layout.offset : nullptr; }
+inline std::byte* data_bytes(const Tensor& t) {
+  if (!t) return nullptr;
+  if (ctx.capture) [[unlikely]]
+    hold(*t->storage);
+  return t->storage->data + t->layout.offset * int64_t(size_of(t->layout.dtype));
+}
+template <class T> T* data(const Tensor& t) { return reinterpret_cast<T*>(data_bytes(t)); }
 
 template <class T> RETAPE_HD T min_of(T a, T b) { return b < a ? b : a; }
 template <class T> RETAPE_HD T max_of(T a, T b) { return a < b ? b : a; }

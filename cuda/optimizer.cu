@@ -90,7 +90,7 @@ __global__ void update_chunks(Table<Parameter> table, Args args, const float* fo
   const Chunk here = chunk_of(table);
   const Parameter& p = table.at[here.tensor];
   __shared__ double room[(sizeof(Rule<C>) + 7) / 8];
-  if (threadIdx.x == 0) new (room) Rule<C>(args, *p.step + 1);
+  if (threadIdx.x == 0) new (room) Rule<C>(args.later ? *args.later : args, *p.step + 1);
   __syncthreads();
   const Rule<C> update = *reinterpret_cast<const Rule<C>*>(room);
 
@@ -253,9 +253,10 @@ __global__ void add_up_squares(Table<Item> table, const double* partial, double*
   if (threadIdx.x == 0) y[table.at[blockIdx.x].index] = sum;
 }
 
-template <class T> __global__ void scale_chunks(Table<Item> table, double factor) {
+template <class T> __global__ void scale_chunks(Table<Item> table, const double* factor) {
+  if (*factor == 1) return;
   const Chunk here = chunk_of(table);
-  const compute_t<T> by = compute_t<T>(factor);
+  const compute_t<T> by = compute_t<T>(*factor);
   for_elements<T, true>(static_cast<T*>(table.at[here.tensor].x), here, [&](compute_t<T>& v) { v *= by; });
 }
 // Looks at the values as they come, before the product could round one to 0 or infinity.
@@ -302,11 +303,11 @@ void square_norms(const std::vector<Tensor>& xs, Tensor& y) {
   });
 }
 
-void scale(double factor, const std::vector<Tensor>& xs) {
+void scale(const Tensor& factor, const std::vector<Tensor>& xs) {
   check_floating("scale", xs);
   for (const Tensor& x : xs) count_write(x);
   for_tables(xs, [&](auto zero, const Table<Item>& table) {
-    launch(scale_chunks<decltype(zero)>, unsigned(table.first[table.count]), threads, 0, table, factor);
+    launch(scale_chunks<decltype(zero)>, unsigned(table.first[table.count]), threads, 0, table, data<double>(factor));
   });
 }
 

@@ -35,6 +35,7 @@ template <class C, int N> __device__ __forceinline__ void uniforms(const Philox&
 
 // The product is rounded once, as a CPU does that has the instruction, whatever the compiler would choose.
 template <class T, class C> __global__ void fill_uniform(RandomState state, C low, C high, int64_t n, bool packed, T* y) {
+  state = state.now();
   constexpr int count = numbers_of_counter<C>;
   for (int64_t i = thread_index(); i * count < n; i += thread_count()) {
     C u[count];
@@ -49,6 +50,7 @@ template <class T, class C> __global__ void fill_uniform(RandomState state, C lo
 }
 // Box-Muller: the numbers are taken in pairs; element i is one of the pair i / 2.
 template <class T, class C> __global__ void fill_normal(RandomState state, C mean, C std, int64_t n, bool packed, T* y) {
+  state = state.now();
   constexpr int count = numbers_of_counter<C>;
   for (int64_t i = thread_index(); i * count < n; i += thread_count()) {
     C u[count];
@@ -68,6 +70,7 @@ template <class T> __device__ __forceinline__ T integer_as(int64_t v) {
   else return T(v);
 }
 template <class T> __global__ void fill_integers(RandomState state, int64_t low, uint64_t range, int64_t n, bool packed, T* y) {
+  state = state.now();
   for (int64_t i = thread_index(); i * 2 < n; i += thread_count()) {
     const Philox r(state.seed, state.offset + uint64_t(i));
     T v[2];

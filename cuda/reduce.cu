@@ -230,8 +230,8 @@ void run(ReduceKind op, const Kernels& kernels, const Tensor& x, Tensor& y) {
   if (outputs == 0) return;
 
   const int pack = elements_of(kernels.bytes), last = kept.rank - 1, inner = reduced.rank - 1;
-  const void* const in = x->storage->data + x.offset() * int64_t(kernels.bytes);
-  void* const out = y->storage->data + y.offset() * int64_t(size_of(y.dtype()));
+  const void* const in = data_bytes(x);
+  void* const out = data_bytes(y);
   const auto aligned = [&](const Dims<>& dims, int rank) {
     bool all = reinterpret_cast<uintptr_t>(in) % (size_t(pack) * kernels.bytes) == 0;
     for (int d = 0; d < rank; ++d) all = all && dims.stride[d][0] % pack == 0;
@@ -366,7 +366,7 @@ void arg_reduce(ArgKind op, const Tensor& x, int dim, Tensor& y) {
     }
     return find_extremes<uint8_t>;
   };
-  const void* const in = x->storage->data + x.offset() * int64_t(size_of(x.dtype()));
+  const void* const in = data_bytes(x);
   const auto find = [&](int64_t count, int per_line, bool neighbours, const Pieces& parts, const int64_t* candidates, int64_t* index) {
     launch(kernel(), blocks_for(lines.count * parts.pieces * per_line, threads), threads, 0, in, lines, count, step, op == ArgKind::max,
            per_line, neighbours, parts, candidates, index);

@@ -1,17 +1,13 @@
-// Devices, streams and memory: what core/device_runtime.h asks of CUDA. Memory comes from CUDA's own pool, in the order of the stream.
+// Devices, what they report, and the table of all that core/device_runtime.h asks of CUDA.
 #include <retape/core/device_runtime.h>
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <atomic>
-#include <memory>
-#include <mutex>
-#include <unordered_map>
-#include <vector>
-
 #include <retape/core/error.h>
-#include <retape/cuda/device.h>
+#include <retape/cuda/machine.h>
+#ifndef RETAPE_EMULATE_CUDA
+#include <nvtx3/nvToolsExt.h>
+#endif
 
 namespace retape::detail {
 [[noreturn]] void index_out_of_range(const char* kernel, int64_t value, int64_t size);
@@ -20,24 +16,6 @@ namespace retape::detail {
 
 namespace retape::cuda {
 namespace {
-
-struct DeviceState {
-  cudaStream_t stream = nullptr;  // the default one of all threads
-  Fault* faults = nullptr;        // pinned, so that the host reads it without a copy
-  std::atomic<int64_t> live{0}, peak{0};
-};
-struct Block {
-  cudaStream_t stream;  // where it was taken, and goes back to
-  int device;
-};
-// Never destroyed: tensors with static lifetime are freed after it would be.
-struct Machine {
-  std::mutex mutex;
-  int count = 0;
-  std::string unavailable;
-  std::vector<std::unique_ptr<DeviceState>> devices;  // made when first used
-  std::unordered_map<void*, Block> blocks;
-};
 
 std::string version(int v) { return fmt::format("{}.{}", v / 1000, v % 1000 / 10); }
 
@@ -59,16 +37,15 @@ Machine* find_machine() {
   else m->unavailable = "there is no CUDA device";
   return m;
 }
-Machine& machine() {
-  static Machine* const m = find_machine();
-  return *m;
-}
 
 thread_local int current = -1;
 thread_local std::vector<cudaStream_t> chosen;  // by device; null: the default one
 
-void quietly(cudaError_t error) noexcept {
-  if (error != cudaSuccess) cudaGetLastError();
+}  // namespace
+
+Machine& machine() {
+  static Machine* const m = find_machine();
+  return *m;
 }
 
 DeviceState& state_of(int device) {
@@ -98,22 +75,21 @@ void use(int device) {
   if (device < 0 || device >= m.count)
     throw Error(
         fmt::format("cuda:{} is not there: this machine has {} CUDA device{}, from cuda:0 on", device, m.count, m.count > 1 ? "s" : ""));
+  if (ctx.capture && device_of(*ctx.capture) != device)
+    throw Error(fmt::format("{}: cuda:{} is used while a graph of cuda:{} is captured, which has one device only", ctx.op ? ctx.op : "graph",
+                            device, device_of(*ctx.capture)));
   check(cudaSetDevice(device), "cudaSetDevice");
   state_of(device);
   current = device;
 }
 
-// What kernels have reported, once the stream has been waited for.
-void throw_faults(DeviceState& s) {
+void throw_faults() {
+  DeviceState& s = state();
   if (!s.faults->set) return;
   const Fault f = *s.faults;
   *s.faults = {};
   if (f.dim < 0) retape::detail::index_out_of_range(f.op, f.value, f.size);
   retape::detail::index_out_of_dim(f.value, f.dim, f.size);
-}
-void wait(const char* what) {
-  check(cudaStreamSynchronize(current_stream()), what);
-  throw_faults(state());
 }
 
 void count(DeviceState& s, int64_t bytes) noexcept {
@@ -121,8 +97,6 @@ void count(DeviceState& s, int64_t bytes) noexcept {
   int64_t before = s.peak.load();
   while (now > before && !s.peak.compare_exchange_weak(before, now)) {}
 }
-
-}  // namespace
 
 int current_device() { return current; }
 cudaStream_t current_stream() {
@@ -147,48 +121,26 @@ void check(cudaError_t error, const char* what) {
   }
   if (error == cudaErrorStreamCaptureUnsupported)
     throw Error(fmt::format("{}: {} waits for the device, which cannot be captured in a graph", op, what));
-  const bool lost = error == cudaErrorIllegalAddress;
+  bool lost = false;
+  for (const cudaError_t e : {cudaErrorIllegalAddress, cudaErrorLaunchFailure, cudaErrorMisalignedAddress, cudaErrorIllegalInstruction,
+                              cudaErrorAssert, cudaErrorECCUncorrectable})
+    lost |= error == e;
   throw Error(fmt::format("{}: {} on cuda:{}: {}{}", op, what, current, why,
-                          lost ? "; a kernel that was launched before has done it, and this process cannot use the device any more" : ""));
+                          lost ? "; a kernel that was launched before has done it (CUDA_LAUNCH_BLOCKING=1 shows which), and this process cannot use the "
+                                 "device any more"
+                               : ""));
 }
 
-std::byte* allocate(size_t bytes) {
-  DeviceState& s = state();
-  const cudaStream_t stream = current_stream();
-  void* p = nullptr;
-  cudaError_t error = cudaMallocAsync(&p, bytes, stream);
-  if (error == cudaErrorMemoryAllocation) {  // what is on its way back may be enough
-    cudaGetLastError();
-    check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
-    error = cudaMallocAsync(&p, bytes, stream);
-    if (error == cudaErrorMemoryAllocation) {
-      cudaGetLastError();
-      retape::detail::out_of_memory(bytes, s.live.load());
-    }
-  }
-  check(error, "cudaMallocAsync");
-  {
-    Machine& m = machine();
-    const std::lock_guard lock(m.mutex);
-    m.blocks[p] = {stream, current};
-  }
-  count(s, int64_t(bytes));
-  return static_cast<std::byte*>(p);
-}
-void deallocate(std::byte* p, size_t bytes) noexcept {
-  Machine& m = machine();
-  Block block;
-  {
-    const std::lock_guard lock(m.mutex);
-    const auto found = m.blocks.find(p);
-    if (found == m.blocks.end()) return;
-    block = found->second;
-    m.blocks.erase(found);
-  }
-  quietly(cudaFreeAsync(p, block.stream));
-  m.devices[size_t(block.device)]->live.fetch_sub(int64_t(bytes));
+void set_stream(int device, cudaStream_t stream) {
+  if (chosen.size() <= size_t(device)) chosen.resize(size_t(device) + 1);
+  chosen[size_t(device)] = stream;
 }
 Fault* faults() { return state().faults; }
+
+namespace {
+void begin_range(const char* name) { nvtxRangePushA(name); }
+void end_range() { nvtxRangePop(); }
+}  // namespace
 
 extern const Kernels kernels;
 extern const DeviceRuntime runtime;
@@ -197,64 +149,67 @@ const DeviceRuntime runtime = {
     .why_unavailable = [] { return machine().unavailable; },
     .device_count = [] { return machine().count; },
     .use = use,
-    .allocate = allocate,
-    .deallocate = [](int, std::byte* p, size_t bytes) noexcept { deallocate(p, bytes); },
-    .from_host =
-        [](const void* from, std::byte* to, size_t bytes) {
-          // From pageable memory CUDA copies before it returns; the wait makes that so for pinned memory, too.
-          check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, current_stream()), "copy from the CPU");
-          check(cudaStreamSynchronize(current_stream()), "copy from the CPU");
-        },
-    .to_host =
-        [](const std::byte* from, void* to, size_t bytes) {
-          check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, current_stream()), "copy to the CPU");
-          wait("copy to the CPU");
-        },
-    .between =
-        [](const std::byte* from, int from_device, std::byte* to, int to_device, size_t bytes) {
-          // On the receiver's stream, after what the sender has been given so far.
-          use(from_device);
-          cudaEvent_t event;
-          check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
-          const std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, cudaError_t (*)(cudaEvent_t)> guard(event, cudaEventDestroy);
-          check(cudaEventRecord(event, current_stream()), "cudaEventRecord");
-          use(to_device);
-          check(cudaStreamWaitEvent(current_stream(), event, 0), "cudaStreamWaitEvent");
-          check(cudaMemcpyPeerAsync(to, to_device, from, from_device, bytes, current_stream()), "copy between devices");
-          check(cudaStreamSynchronize(current_stream()), "copy between devices");  // the sender may free `from` at once
-        },
     .synchronize =
         [](int device) {
           use(device);
+          refuse_in_capture("synchronize");
           check(cudaDeviceSynchronize(), "synchronize");
-          throw_faults(state());
+          throw_faults();
         },
-    .memory_stats =
+    .allocate = allocate,
+    .deallocate = [](int, std::byte* p, size_t bytes) noexcept { deallocate(p, bytes); },
+    .live_memory =
         [](int device) {
           use(device);
-          cudaMemPool_t pool;
-          uint64_t reserved = 0;
-          check(cudaDeviceGetDefaultMemPool(&pool, device), "cudaDeviceGetDefaultMemPool");
-          check(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &reserved), "cudaMemPoolGetAttribute");
-          const int64_t live = state().live.load();
-          return MemoryStats{live, state().peak.load(), std::max<int64_t>(0, int64_t(reserved) - live)};
+          return state().live.load();
         },
+    .memory_stats = memory_stats,
     .reset_peak_memory =
         [](int device) {
           use(device);
           state().peak.store(state().live.load());
         },
-    .empty_cache =
-        [] {
-          for (int d = 0; d < machine().count; ++d) {
-            if (!machine().devices[size_t(d)]) continue;
-            use(d);
-            cudaMemPool_t pool;
-            check(cudaStreamSynchronize(current_stream()), "empty_cache");
-            check(cudaDeviceGetDefaultMemPool(&pool, d), "empty_cache");
-            check(cudaMemPoolTrimTo(pool, 0), "empty_cache");
-          }
+    .empty_cache = empty_cache,
+    .record_stream = record_stream,
+    .allocate_pinned = allocate_pinned,
+    .deallocate_pinned = deallocate_pinned,
+    .is_pinned = is_pinned,
+    .from_host = copy_from_host,
+    .to_host = copy_to_host,
+    .between = copy_between,
+    .take_stream = take_stream,
+    .give_stream = give_stream,
+    .current_stream =
+        [](int device) -> void* {
+          use(device);
+          return current_stream();
         },
+    .set_stream =
+        [](int device, void* stream) {
+          use(device);
+          set_stream(device, static_cast<cudaStream_t>(stream));
+        },
+    .default_stream =
+        [](int device) -> void* {
+          use(device);
+          return state().stream;
+        },
+    .wait_for_stream = wait_for_stream,
+    .stream_is_done = stream_is_done,
+    .make_event = make_event,
+    .drop_event = drop_event,
+    .record_event = record_event,
+    .stream_waits = stream_waits,
+    .wait_for_event = wait_for_event,
+    .event_is_done = event_is_done,
+    .milliseconds = milliseconds,
+    .begin_capture = begin_capture,
+    .end_capture = end_capture,
+    .launch = launch_graph,
+    .drop_capture = drop_capture,
+    .captured_value = captured_value,
+    .begin_range = begin_range,
+    .end_range = end_range,
 };
 
 }  // namespace retape::cuda

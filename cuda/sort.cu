@@ -184,8 +184,8 @@ void sort(const Tensor& x, int dim, bool descending, Tensor& y, Tensor& index) {
   }
   if (lines.n == 0 || lines.count == 0) return;
   const Rule rule(x.dtype(), descending);
-  const std::byte* in = x->storage->data + x.offset() * rule.bytes;
-  std::byte* out = y->storage->data + y.offset() * rule.bytes;
+  const std::byte* in = data_bytes(x);
+  std::byte* out = data_bytes(y);
   int64_t* indices = data<int64_t>(index);
   if (lines.n <= most_in_block) {
     const int padded = power_of_two_from(lines.n, int(most_in_block)), elements = max_of(padded, 2 * threads);
@@ -212,8 +212,8 @@ void search_sorted(const Tensor& sorted, const Tensor& values, bool right, Tenso
   const int64_t n = sorted.shape()[-1], lines = n ? sorted.numel() / n : 1, count = values.numel();
   const Rule rule(sorted.dtype());
   if (count == 0) return;
-  launch(search, blocks_for(count), threads, 0, sorted->storage->data + sorted.offset() * rule.bytes, rule, n,
-         lines > 1 ? count / lines : 0, right, values->storage->data + values.offset() * rule.bytes, count, data<int64_t>(index));
+  launch(search, blocks_for(count), threads, 0, data_bytes(sorted), rule, n,
+         lines > 1 ? count / lines : 0, right, data_bytes(values), count, data<int64_t>(index));
 }
 
 }  // namespace retape::cuda

@@ -397,6 +397,11 @@ void mark_running() {
 
 namespace detail {
 
+void begin_range() {
+  const std::string path = to_string(ctx.where);
+  retape::detail::begin_range(path.empty() ? "model" : path.c_str());
+}
+
 const ModulePath* find_path(const Module& outer, const Module& inner) {
   if (&outer == &inner) return ctx.where;
   static std::mutex mutex;

@@ -18,6 +18,7 @@
 #include <retape/autograd/binary.h>
 #include <retape/autograd/hooks.h>
 #include <retape/autograd/memory_report.h>
+#include <retape/core/dispatch.h>
 #include <retape/core/context.h>
 #include <retape/core/tensor.h>
 
@@ -280,6 +281,7 @@ template <class T> void visit_field(Visitor& v, const std::string& name, T& fiel
 void check_unlisted_module(Module& inner);
 void check_parameters(const char* op, const Tensor* const* in, int n);
 
+void begin_range();  // with the path of the running module
 inline const ModulePath outermost{};
 const ModulePath* find_path(const Module& outer, const Module& inner);  // searches, and remembers
 inline const ModulePath* path_of(const Module& outer, const Module& inner) {
@@ -295,13 +297,18 @@ struct ModuleScope {
   nn::Module& module;
   ModuleScope* outer;
   const ModulePath* before = ctx.where;
+  bool ranges = ctx.ranges;
   explicit ModuleScope(const nn::Module& m) : module(const_cast<nn::Module&>(m)), outer(ctx.module) {
     if (outer && outer->module.listed() && !m.listed()) nn::detail::check_unlisted_module(module);
     ctx.where = outer ? nn::detail::path_of(outer->module, m) : &nn::detail::outermost;
     ctx.module = this;
+    if (ranges) [[unlikely]]
+      nn::detail::begin_range();
   }
   ModuleScope(const ModuleScope&) = delete;
   ~ModuleScope() {
+    if (ranges) [[unlikely]]
+      retape::detail::end_range();
     ctx.module = outer;
     ctx.where = before;
   }

@@ -15,7 +15,7 @@ template <class O> void check_adam(const O& o) {
     if (!(beta >= 0 && beta < 1))
       throw Error(fmt::format("{}: beta {} is not valid; it must be at least 0 and below 1", O::optimizer, beta));
 }
-template <class O> AdamWArgs args_of(const O& o, bool decoupled) {
+template <bool decoupled, class O> AdamWArgs args_of(const O& o) {
   return {.lr = o.lr,
           .beta1 = o.betas.first,
           .beta2 = o.betas.second,
@@ -33,10 +33,10 @@ std::vector<const char*> Adam::state_names() const { return {"exp_avg", "exp_avg
 std::vector<const char*> AdamW::state_names() const { return {"exp_avg", "exp_avg_sq"}; }
 
 void Adam::update(int group, Device device, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots) {
-  RETAPE_DISPATCH(device, adamw(args_of(options(group), false), found_inf, slots));
+  RETAPE_DISPATCH(device, adamw(arguments(group, args_of<false, AdamOptions>), found_inf, slots));
 }
 void AdamW::update(int group, Device device, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots) {
-  RETAPE_DISPATCH(device, adamw(args_of(options(group), true), found_inf, slots));
+  RETAPE_DISPATCH(device, adamw(arguments(group, args_of<true, AdamWOptions>), found_inf, slots));
 }
 
 }  // namespace retape

@@ -32,41 +32,46 @@ Parts gradients(const char* op, const std::vector<Tensor>& params) {
   return detail::split_by_device(grads, [](const Tensor& t) { return t.device(); });
 }
 
-double euclidean_norm(const Parts& parts) {
-  double sum = 0;
+// f64 without dims, of all together, on the device of the first ones.
+Tensor euclidean_norm(const Parts& parts) {
+  Tensor sum;
   for (auto& grads : parts) {
     Tensor squares = empty({int64_t(grads.size())}, {DType::f64, grads.front().device()});
     RETAPE_DISPATCH(squares.device(), square_norms(grads, squares));
-    for (const double square : squares.to_vector<double>()) sum += square;
+    const Tensor part = retape::sum(squares);
+    sum = sum ? sum + to(part, sum.device()) : part;
   }
-  return std::sqrt(sum);
+  return sqrt(sum);
 }
-double largest_magnitude(const Parts& parts) {
-  double norm = 0;
+Tensor largest_magnitude(const Parts& parts) {
+  const Device device = parts.front().front().device();
+  Tensor norm = zeros({}, {DType::f64, device});
   for (auto& grads : parts)
-    for (const Tensor& grad : grads) {
-      if (grad.numel() == 0) continue;
-      const double magnitude = amax(abs(grad)).item();
-      if (!(magnitude <= norm)) norm = std::isnan(norm) ? norm : magnitude;
-    }
+    for (const Tensor& grad : grads)
+      if (grad.numel()) norm = maximum(norm, to(cast(amax(abs(grad)), DType::f64), device));
   return norm;
 }
 
 }  // namespace
 
-double clip_grad_norm(const std::vector<Tensor>& params, double max_norm, ClipOptions options) {
+Tensor clip_grad_norm(const std::vector<Tensor>& params, double max_norm, ClipOptions options) {
   if (!(max_norm >= 0)) throw Error(fmt::format("clip_grad_norm: max_norm {} is not valid; it must be at least 0", max_norm));
   const bool euclidean = options.norm_type == 2;
   if (!euclidean && options.norm_type != INFINITY)
     throw Error(fmt::format("clip_grad_norm: norm_type {} is not supported; use 2 or infinity", options.norm_type));
   const NoGrad no_grad;
   const Parts parts = gradients("clip_grad_norm", params);
-  const double norm = euclidean ? euclidean_norm(parts) : largest_magnitude(parts);
-  if (options.error_if_nonfinite && !std::isfinite(norm))
-    throw Error(fmt::format("clip_grad_norm: the norm of the gradients is {}, so they cannot be scaled to {}", norm, max_norm));
-  const double factor = max_norm / (norm + 1e-6);
-  if (factor >= 1) return norm;
-  for (auto& grads : parts) RETAPE_DISPATCH(grads.front().device(), scale(factor, grads));
+  if (parts.empty()) return zeros({}, {DType::f64});
+  const Tensor norm = euclidean ? euclidean_norm(parts) : largest_magnitude(parts);
+  if (options.error_if_nonfinite && !std::isfinite(norm.item()))
+    throw Error(
+        fmt::format("clip_grad_norm: the norm of the gradients is {}, so they cannot be scaled to {}", norm.item(), max_norm));
+  const Tensor factor = minimum(max_norm / (norm + 1e-6), ones({}, norm.options()));
+  for (auto& grads : parts) {
+    const Device device = grads.front().device();
+    const Tensor here = to(factor, device);
+    RETAPE_DISPATCH(device, scale(here, grads));
+  }
   return norm;
 }
 

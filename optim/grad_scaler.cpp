@@ -137,7 +137,7 @@ void GradScaler::update(double new_scale) {
   if (!options_.enabled) return;
   check_scaled("update()");
   check_scale(new_scale);
-  scale_ = full({}, new_scale, scale_.options());
+  copy_into(full({}, new_scale, scale_.options()), scale_);  // a captured graph knows this tensor
   seen_.clear();
 }
 

@@ -80,15 +80,21 @@ void Optimizer::zero_grad() {
   for (auto& state : states_) state.param.set_grad({});
 }
 
-void Optimizer::count_state() {
-  int64_t bytes = 0;
-  for (auto& state : states_)
-    for (auto& t : state.tensors)
-      if (t && t.device().is_cpu()) bytes += int64_t(detail::allocated_bytes(t->storage->bytes));
-  detail::optimizer_bytes.fetch_add(bytes - counted_, std::memory_order_relaxed);
-  counted_ = bytes;
+void Optimizer::forget_state() {
+  for (auto& [device, bytes] : counted_) detail::optimizer_bytes(device).fetch_sub(bytes, std::memory_order_relaxed);
+  counted_.clear();
 }
-Optimizer::~Optimizer() { detail::optimizer_bytes.fetch_sub(counted_, std::memory_order_relaxed); }
+void Optimizer::count_state() {
+  forget_state();
+  for (auto& state : states_)
+    for (auto& t : state.tensors) {
+      if (!t || t.device().is_meta()) continue;
+      const int64_t bytes = int64_t(t.device().is_cpu() ? detail::allocated_bytes(t->storage->bytes) : t->storage->bytes);
+      counted_.emplace_back(t.device(), bytes);
+      detail::optimizer_bytes(t.device()).fetch_add(bytes, std::memory_order_relaxed);
+    }
+}
+Optimizer::~Optimizer() { forget_state(); }
 
 // ---- the step -------------------------------------------------------------------------------------------------------
 

@@ -7,10 +7,12 @@
 //     backward(loss);
 //     optimizer.step();
 #pragma once
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include <retape/core/capture.h>
 #include <retape/core/kernel_args.h>
 #include <retape/core/tensor.h>
 
@@ -76,9 +78,10 @@ class Optimizer {
   OptimizerSlot make_slot(int group, int64_t index) const;
   int group_of(int64_t index) const;
   void count_state();
+  void forget_state();
   std::vector<std::vector<int64_t>> groups_;  // numbers of parameters
   std::vector<State> states_;                 // one a parameter
-  int64_t counted_ = 0;                       // bytes of state that messages about memory know of
+  std::vector<std::pair<Device, int64_t>> counted_;  // bytes of state that messages about memory know of
 };
 
 /// Adds the options, a struct with `lr` and check(), which throws Error.
@@ -92,21 +95,27 @@ template <class Options> class OptimizerWith : public Optimizer {
   }
 
   /// May be changed at any time; the next step uses it.
-  Options& options(int group = 0) { return options_.at(size_t(group)); }
-  const Options& options(int group = 0) const { return options_.at(size_t(group)); }
+  Options& options(int group = 0) { return *options_.at(size_t(group)); }
+  const Options& options(int group = 0) const { return *options_.at(size_t(group)); }
 
  protected:
   const char* name() const override { return Options::optimizer; }
   double& lr_of(int group) override { return options(group).lr; }
   void check_options(int group) const override { options(group).check(); }
+  /// What a kernel is given, f(options). A captured graph asks f again before each launch.
+  template <class Args> Args arguments(int group, Args (*f)(const Options&)) const {
+    Args args = f(options(group));
+    args.later = detail::captured_value<Args>(args, [o = options_.at(size_t(group)), f] { return f(*o); });
+    return args;
+  }
 
  private:
   void add(const ParamGroup<Options>& group) {
     group.options.check();
     add_group(Options::optimizer, group.params);
-    options_.push_back(group.options);
+    options_.push_back(std::make_shared<Options>(group.options));
   }
-  std::vector<Options> options_;
+  std::vector<std::shared_ptr<Options>> options_;  // with the captured graphs that step
 };
 
 namespace detail {

@@ -16,15 +16,19 @@ void SGDOptions::check() const {
 }
 std::vector<const char*> SGD::state_names() const { return {"momentum_buffer"}; }
 
+namespace {
+SGDArgs args_of(const SGDOptions& o) {
+  return {.lr = o.lr,
+          .momentum = o.momentum,
+          .dampening = o.dampening,
+          .weight_decay = o.weight_decay,
+          .nesterov = o.nesterov,
+          .maximize = o.maximize};
+}
+}  // namespace
+
 void SGD::update(int group, Device device, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots) {
-  const SGDOptions& o = options(group);
-  const SGDArgs args{.lr = o.lr,
-                     .momentum = o.momentum,
-                     .dampening = o.dampening,
-                     .weight_decay = o.weight_decay,
-                     .nesterov = o.nesterov,
-                     .maximize = o.maximize};
-  RETAPE_DISPATCH(device, sgd(args, found_inf, slots));
+  RETAPE_DISPATCH(device, sgd(arguments(group, args_of), found_inf, slots));
 }
 
 }  // namespace retape

@@ -114,6 +114,9 @@ void empty_cache() {
 
 namespace detail {
 
+int64_t live_memory(Device device) {
+  return device.is_cuda() && cuda_runtime ? cuda_runtime->live_memory(device.index) : memory_stats(device).live;
+}
 size_t allocated_bytes(size_t bytes) { return rounded(bytes ? bytes : 1); }
 
 void count_meta(int64_t bytes) noexcept {
@@ -121,21 +124,21 @@ void count_meta(int64_t bytes) noexcept {
   meta.peak = std::max(meta.peak, meta.live);
 }
 
-void out_of_memory(size_t bytes, int64_t in_use) {
+void out_of_memory(Device device, size_t bytes, int64_t in_use) {
   std::string message;
   try {
-    if (out_of_memory_hook) message = out_of_memory_hook(int64_t(bytes));
+    if (out_of_memory_hook) message = out_of_memory_hook(device, int64_t(bytes));
   } catch (...) {  // no memory for that either
   }
   if (message.empty())
-    message = fmt::format("out of memory: {} bytes could not be allocated; {} bytes are in use by tensors", bytes, in_use);
+    message = fmt::format("out of memory: {} bytes could not be allocated on {}; {} bytes are in use by tensors", bytes, device.str(), in_use);
   throw Error(message);
 }
 
 std::byte* allocate(size_t bytes) {
   const size_t size = allocated_bytes(bytes);
   // What a kernel takes for itself inside a parallel region is small, and nothing may throw there.
-  if (make_room && !omp_get_level()) make_room(int64_t(size));
+  if (make_room && !omp_get_level()) make_room(Device::cpu(), int64_t(size));
   std::byte* p = nullptr;
 #ifndef RETAPE_NO_POOL
   p = cache().take(size);
@@ -149,7 +152,7 @@ std::byte* allocate(size_t bytes) {
 #else
   p = from_system(size);
 #endif
-  if (!p) out_of_memory(bytes, live.load());
+  if (!p) out_of_memory(Device::cpu(), bytes, live.load());
   const int64_t now = live.fetch_add(int64_t(size), std::memory_order_relaxed) + int64_t(size);
   int64_t before = peak.load(std::memory_order_relaxed);
   while (now > before && !peak.compare_exchange_weak(before, now, std::memory_order_relaxed)) {}

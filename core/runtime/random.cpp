@@ -4,6 +4,7 @@
 
 #include <numeric>
 
+#include <retape/core/capture.h>
 #include <retape/core/dispatch.h>
 
 namespace retape {
@@ -13,18 +14,23 @@ RandomState Generator::draw(int64_t count) {
   if (ctx.inside_forward)
     throw Error(
         "random numbers are drawn inside an op's forward, so a replay would draw others; draw before record() and hand the op the state");
-  const std::lock_guard lock(mutex_);
-  const RandomState state = state_;
-  state_.offset += uint64_t(count + 3) / 4;
+  RandomState state = shared_->draw(count);
+  state.later = detail::captured_value<RandomState>(state, [shared = shared_, count] { return shared->draw(count); });
   return state;
 }
+RandomState Generator::Shared::draw(int64_t count) {
+  const std::lock_guard lock(mutex);
+  const RandomState drawn = state;
+  state.offset += uint64_t(count + 3) / 4;
+  return drawn;
+}
 RandomState Generator::state() const {
-  const std::lock_guard lock(mutex_);
-  return state_;
+  const std::lock_guard lock(shared_->mutex);
+  return shared_->state;
 }
 void Generator::set_state(RandomState state) {
-  const std::lock_guard lock(mutex_);
-  state_ = state;
+  const std::lock_guard lock(shared_->mutex);
+  shared_->state = {state.seed, state.offset};
 }
 Generator& default_generator() {
   static Generator generator;

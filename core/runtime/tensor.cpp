@@ -116,15 +116,15 @@ Tensor Tensor::detach() const {
 uint32_t Tensor::version() const { return impl_->storage->version; }
 bool Tensor::shares_storage(const Tensor& o) const { return impl_ && o.impl_ && impl_->storage == o.impl_->storage; }
 
-Tensor detail::copy_to(const Tensor& t, Device device) {
-  Tensor y = empty(t.shape(), {t.dtype(), device});
+Tensor detail::copy_to(const Tensor& t, Device device, bool no_wait) {
+  Tensor y = no_wait && device.is_cpu() ? empty_pinned(t.shape(), t.dtype()) : empty(t.shape(), {t.dtype(), device});
   const std::byte* from = t->storage->data + t.offset() * int64_t(size_of(t.dtype()));
   const size_t bytes = size_t(t.numel()) * size_of(t.dtype());
   if (bytes == 0) return y;
   if (device.is_cpu()) {
     detail::cuda_runtime->use(t.device().index);
-    detail::cuda_runtime->to_host(from, y->storage->data, bytes);
-  } else if (t.device().is_cpu()) detail::cuda_runtime->from_host(from, y->storage->data, bytes);
+    detail::cuda_runtime->to_host(from, y->storage->data, bytes, no_wait);
+  } else if (t.device().is_cpu()) detail::cuda_runtime->from_host(from, y->storage->data, bytes, no_wait);
   else detail::cuda_runtime->between(from, t.device().index, y->storage->data, device.index, bytes);
   return y;
 }

@@ -27,7 +27,7 @@ struct Ask {  // what would free so many bytes
   int64_t bytes;
   std::string* report;
   Tensor forward(const Tensor& in) {
-    *report = detail::memory_report(bytes);
+    *report = detail::memory_report(Device::cpu(), bytes);
     return clone(in);
   }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, dy); }
@@ -88,10 +88,10 @@ TEST_CASE("the report counts gradients and the optimizer's state, and finds the 
   Model model;
   model.head.greedy_forward = false;
   AdamW optimizer(model.parameters());
-  const int64_t before = detail::optimizer_bytes.load();
+  const int64_t before = detail::optimizer_bytes(Device::cpu()).load();
   for (auto& p : model.parameters()) p.set_grad(zeros_like(p));
   optimizer.step();
-  CHECK(detail::optimizer_bytes.load() - before > 2 * 8 * (1 << 20));
+  CHECK(detail::optimizer_bytes(Device::cpu()).load() - before > 2 * 8 * (1 << 20));
   std::string report;
   const Tensor y = model(rand({512, 256}));
   record(Ask{int64_t{4} << 20, &report}, y);

@@ -26,6 +26,7 @@
 namespace emulation {
 
 Settings settings;
+std::vector<std::string> ranges;
 thread_local Position position{};
 
 // ---- fibers ------------------------------------------------------------------------------------------------------------
@@ -341,15 +342,18 @@ void warp_barrier(unsigned mask) {
 
 // ---- the host's side ---------------------------------------------------------------------------------------------------
 
+struct Graph {
+  std::vector<std::function<void()>> work;
+  std::vector<Stream*> streams;  // that take part in the capture: the first began it
+  std::map<Stream*, bool> joined;
+};
 struct Event {
   Stream* stream = nullptr;
   uint64_t ticket = 0;  // how much of the stream's work comes before it
-};
-struct Graph {
-  std::vector<std::function<void()>> work;
+  Graph* graph = nullptr;  // in a capture
 };
 struct Stream {
-  int device = 0;
+  int device = 0, priority = 0;
   std::deque<std::function<void()>> work;
   uint64_t enqueued = 0, done = 0;
   bool capturing = false;
@@ -372,6 +376,7 @@ struct Machine {
   std::vector<std::unique_ptr<Pool>> pools;
   std::vector<Stream*> streams;
   std::map<void*, std::pair<size_t, int>> blocks;
+  std::map<const char*, size_t> page_locked;
   cudaError_t last = cudaSuccess;
   Pool& pool(int device) {
     while (int(pools.size()) <= device) pools.push_back(std::make_unique<Pool>());
@@ -384,12 +389,22 @@ Machine& machine() {
 }
 thread_local int current_device = 0;
 cudaError_t fail(cudaError_t e) { return machine().last = e; }
+cudaError_t after_wait() {
+  const cudaError_t e = std::exchange(settings.next_wait, cudaSuccess);
+  return e == cudaSuccess ? e : fail(e);
+}
+bool is_page_locked(const void* p) {
+  const auto* const at = static_cast<const char*>(p);
+  auto found = machine().page_locked.upper_bound(at);
+  return found != machine().page_locked.begin() && (--found, at < found->first + found->second);
+}
 }  // namespace
 
 void enqueue(cudaStream_t stream, std::function<void()> work) {
   if (!stream) return work();
   if (stream->capturing) {
     stream->graph->work.push_back(std::move(work));
+    stream->graph->joined[stream] = false;
     return;
   }
   stream->work.push_back(std::move(work));
@@ -400,6 +415,8 @@ void enqueue(cudaStream_t stream, std::function<void()> work) {
 
 using namespace emulation;
 
+void emulation::fail_launch() { machine().last = std::exchange(settings.next_launch, cudaSuccess); }
+
 const char* cudaGetErrorString(cudaError_t e) {
   switch (e) {
     case cudaSuccess: return "no error";
@@ -409,6 +426,7 @@ const char* cudaGetErrorString(cudaError_t e) {
     case cudaErrorInvalidDevice: return "invalid device ordinal";
     case cudaErrorNoKernelImageForDevice: return "no kernel image is available for execution on the device";
     case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
+    case cudaErrorLaunchFailure: return "unspecified launch failure";
     case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
     default: return "invalid argument";
   }
@@ -449,7 +467,7 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
 cudaError_t cudaDeviceSynchronize() {
   for (Stream* s : std::vector(machine().streams))
     if (s->device == current_device) s->run_until(s->enqueued);
-  return cudaSuccess;
+  return after_wait();
 }
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device) {
   *pool = &machine().pool(device);
@@ -493,15 +511,44 @@ cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) {
 }
 cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
   *p = ::operator new (bytes ? bytes : 1, std::align_val_t{256});
+  machine().page_locked[static_cast<const char*>(*p)] = bytes;
   return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void* p) {
+  machine().page_locked.erase(static_cast<const char*>(p));
   ::operator delete (p, std::align_val_t{256});
   return cudaSuccess;
 }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
-  enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* p) {
+  attributes->type = is_page_locked(p) ? cudaMemoryTypeHost : cudaMemoryTypeUnregistered;
   return cudaSuccess;
+}
+cudaError_t cudaDeviceCanAccessPeer(int* possible, int reader, int owner) {
+  *possible = reader != owner;
+  return cudaSuccess;
+}
+cudaError_t cudaMemPoolSetAccess(cudaMemPool_t, const cudaMemAccessDesc*, size_t) { return cudaSuccess; }
+// From pageable memory the bytes are taken at once, from page-locked memory when the stream comes there.
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  if (kind == cudaMemcpyHostToDevice && !is_page_locked(from)) {
+    const auto* const first = static_cast<const char*>(from);
+    enqueue(stream, [to, staged = std::vector<char>(first, first + bytes)] { std::memcpy(to, staged.data(), staged.size()); });
+  } else {
+    enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+  }
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
+  *least = 0, *greatest = -5;
+  return cudaSuccess;
+}
+int nvtxRangePushA(const char* name) {
+  ranges.push_back(std::string("+") + name);
+  return 0;
+}
+int nvtxRangePop() {
+  ranges.push_back("-");
+  return 0;
 }
 cudaError_t cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t bytes, cudaStream_t stream) {
   return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream);
@@ -510,9 +557,11 @@ cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t strea
   enqueue(stream, [=] { std::memset(p, value, bytes); });
   return cudaSuccess;
 }
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) { return cudaStreamCreateWithPriority(stream, flags, 0); }
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int priority) {
   *stream = new Stream;
   (*stream)->device = current_device;
+  (*stream)->priority = priority;
   machine().streams.push_back(*stream);
   return cudaSuccess;
 }
@@ -525,10 +574,22 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (stream && stream->capturing) return fail(cudaErrorStreamCaptureUnsupported);
   if (stream) stream->run_until(stream->enqueued);
-  return cudaSuccess;
+  return after_wait();
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream) { return stream->work.empty() ? cudaSuccess : cudaErrorNotReady; }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  if (event->graph) {  // a stream that waits for a captured one takes part; one that takes part and is waited for has joined
+    if (!stream->capturing) {
+      stream->capturing = true;
+      stream->graph = event->graph;
+      event->graph->streams.push_back(stream);
+      event->graph->joined[stream] = false;
+    } else if (stream == event->graph->streams.front()) {
+      event->graph->joined[event->stream] = true;
+    }
+    return cudaSuccess;
+  }
+  if (stream->capturing) return fail(cudaErrorStreamCaptureUnsupported);
   if (Stream* other = event->stream; other && other != stream)
     enqueue(stream, [other, ticket = event->ticket] {
       if (std::count(machine().streams.begin(), machine().streams.end(), other)) other->run_until(ticket);
@@ -544,12 +605,12 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  *event = {stream, stream ? stream->enqueued : 0};
+  *event = {stream, stream ? stream->enqueued : 0, stream && stream->capturing ? stream->graph : nullptr};
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (event->stream) event->stream->run_until(event->ticket);
-  return cudaSuccess;
+  return after_wait();
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   return !event->stream || event->stream->done >= event->ticket ? cudaSuccess : cudaErrorNotReady;
@@ -562,13 +623,25 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (!stream || stream->capturing) return fail(cudaErrorStreamCaptureUnsupported);
   stream->capturing = true;
   stream->graph = new Graph;
+  stream->graph->streams = {stream};
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   if (!stream || !stream->capturing) return fail(cudaErrorInvalidValue);
-  stream->capturing = false;
-  *graph = std::exchange(stream->graph, nullptr);
-  return cudaSuccess;
+  Graph* const captured = stream->graph;
+  bool joined = true;
+  for (Stream* s : captured->streams) {
+    joined &= s == stream || captured->joined[s];
+    s->capturing = false;
+    s->graph = nullptr;
+  }
+  if (joined) {
+    *graph = captured;
+    return cudaSuccess;
+  }
+  delete captured;
+  *graph = nullptr;
+  return fail(cudaErrorStreamCaptureUnjoined);
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
   *status = stream && stream->capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;

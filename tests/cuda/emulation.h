@@ -11,6 +11,7 @@
 #include <string>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #define __global__
 #define __device__
@@ -42,11 +43,16 @@ enum cudaError_t {
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
   cudaErrorNoKernelImageForDevice = 209,
-  cudaErrorIllegalAddress = 700,
+  cudaErrorECCUncorrectable = 214,
   cudaErrorNotReady = 600,
-  cudaErrorPeerAccessAlreadyEnabled = 704,
+  cudaErrorIllegalAddress = 700,
+  cudaErrorAssert = 710,
+  cudaErrorIllegalInstruction = 715,
+  cudaErrorMisalignedAddress = 716,
+  cudaErrorLaunchFailure = 719,
   cudaErrorStreamCaptureUnsupported = 900,
   cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorStreamCaptureUnjoined = 904,
 };
 enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeRelaxed };
@@ -59,7 +65,21 @@ enum cudaDeviceAttr {
   cudaDevAttrMaxSharedMemoryPerBlockOptin,
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
-constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaEventDefault = 0, cudaHostAllocMapped = 2;
+enum cudaMemoryType { cudaMemoryTypeUnregistered, cudaMemoryTypeHost, cudaMemoryTypeDevice };
+enum cudaMemLocationType { cudaMemLocationTypeDevice = 1 };
+enum cudaMemAccessFlags { cudaMemAccessFlagsProtReadWrite = 3 };
+constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaEventDefault = 0, cudaHostAllocDefault = 0,
+                   cudaHostAllocMapped = 2;
+struct cudaPointerAttributes {
+  cudaMemoryType type;
+};
+struct cudaMemAccessDesc {
+  struct {
+    cudaMemLocationType type;
+    int id;
+  } location;
+  cudaMemAccessFlags flags;
+};
 
 namespace emulation {
 struct Stream;
@@ -93,6 +113,13 @@ cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t stream);
 cudaError_t cudaFreeAsync(void* p, cudaStream_t stream);
 cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned flags);
 cudaError_t cudaFreeHost(void* p);
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* p);
+cudaError_t cudaDeviceCanAccessPeer(int* possible, int reader, int owner);
+cudaError_t cudaMemPoolSetAccess(cudaMemPool_t pool, const cudaMemAccessDesc* access, size_t count);
+cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest);
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int priority);
+int nvtxRangePushA(const char* name);
+int nvtxRangePop();
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaMemcpyPeerAsync(void* to, int to_device, const void* from, int from_device, size_t bytes, cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t stream);
@@ -131,17 +158,23 @@ struct Settings {
   int devices = 2;           // 0: there is none
   int64_t memory = 1 << 28;  // bytes of each
   int driver = 13000, runtime = 13000;
+  cudaError_t next_launch = cudaSuccess;  // what the next launch of a kernel fails with, on the host
+  cudaError_t next_wait = cudaSuccess;    // what the device has met when the host waits next
 };
 extern Settings settings;
+/// What profilers would show: `+name` and `-` for every beginning and end of a range.
+extern std::vector<std::string> ranges;
 
 /// Puts work at the end of a stream (null: at once). The library's kernels come here through launch(), host versions of CUDA's libraries directly.
 void enqueue(cudaStream_t stream, std::function<void()> work);
+void fail_launch();  // as cudaGetLastError() will say
 /// Runs a grid now. `kernel` is for messages.
 void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body, const void* kernel = nullptr);
 /// The function at an address of the program, and its place in the source if that is known; empty if nothing is.
 std::string code_name(const void* code);
 template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, const A&... a) {
+  if (settings.next_launch != cudaSuccess) return fail_launch();
   enqueue(stream, [=, arguments = std::tuple<P...>(P(a)...)] {
     run(
         grid, block, shared_bytes, [&] { std::apply(kernel, arguments); }, reinterpret_cast<const void*>(kernel));
