@@ -189,7 +189,8 @@ struct Budget {
   [[noreturn]] void cannot_fit(int64_t more) const {
     const int64_t used = live();
     if (!more)
-      throw Error(fmt::format("memory budget: {} bytes are too few: tensors that cannot be dropped hold {} bytes already", limit(), used));
+      throw Error(fmt::format("memory budget: {} bytes{} are too few: tensors that cannot be dropped hold {} bytes already", limit(),
+                              options.device.is_cpu() ? "" : " on " + options.device.str(), used));
     throw Error(fmt::format(
         "memory budget: {} needs {} bytes, but {} of the {} bytes are in use by values that cannot be dropped; give at least {}. {}",
         ctx.op ? ctx.op : "a new tensor", more, used, limit(), used + more, detail::memory_holders(options.device)));

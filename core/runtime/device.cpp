@@ -48,7 +48,7 @@ void synchronize(Device device) {
 namespace cuda {
 int device_count() { return detail::cuda_runtime ? detail::cuda_runtime->device_count() : 0; }
 std::string why_unavailable() {
-  return detail::cuda_runtime ? detail::cuda_runtime->why_unavailable() : "this build of Retape has no CUDA";
+  return detail::cuda_runtime ? detail::cuda_runtime->why_unavailable() : "this build of Retape has no CUDA; build it with -DRETAPE_CUDA=ON";
 }
 }  // namespace cuda
 

@@ -10,6 +10,7 @@
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
+#include <retape/core/error.h>
 
 namespace retape::examples {
 namespace {
@@ -40,6 +41,17 @@ int flush_output() {
 }
 
 }  // namespace
+
+Device device_of(const std::string& name) {
+  const Device device = Device::parse(name);
+  if (device.is_meta()) throw Error("--device meta has no data to compute with; use cpu or cuda");
+  if (!device.is_cuda()) return device;
+  if (const std::string why = cuda::why_unavailable(); !why.empty()) throw Error(fmt::format("--device {}: {}", name, why));
+  if (device.index >= cuda::device_count())
+    throw Error(fmt::format("--device {} is not there: this machine has {} CUDA device{}, from cuda:0 on", name, cuda::device_count(),
+                            cuda::device_count() > 1 ? "s" : ""));
+  return device;
+}
 
 int run_program(int argc, const char* const* argv, const std::string& name, const std::string& description,
                 const std::vector<Verb>& verbs) {

@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include <retape/core/device.h>
+
 namespace CLI {
 class App;
 }
@@ -29,5 +31,8 @@ struct Verb {
 ///       return run_program(argc, argv, "gpt", "a character GPT", {{"train", "trains on a text file", train_verb}});
 ///     }
 int run_program(int argc, const char* const* argv, const std::string& name, const std::string& description, const std::vector<Verb>& verbs);
+
+/// The device that a flag --device names. Throws Error if it names none that tensors can be on, or one that cannot be used here, and says why.
+Device device_of(const std::string& name);
 
 }  // namespace retape::examples

@@ -14,6 +14,8 @@ using namespace retape;
 
 namespace {
 
+constexpr auto device_help = "where the model is: cpu; cuda; cuda:1, ... for another GPU";
+
 void add_tokenizer_options(CLI::App& app, gpt::TrainOptions& o) {
   app.add_option("--tokenizer", o.tokenizer, "char: the text's characters; gpt2: byte pair encoding, with --vocab")
       ->check(CLI::IsMember({"char", "gpt2"}));
@@ -52,20 +54,22 @@ std::function<void()> train_verb(CLI::App& app) {
   app.add_option("--dropout", o->model.dropout, "probability of dropping a value");
   app.add_option("--seed", o->seed, "start of all random numbers");
   app.add_option("--amp", o->amp, "mixed precision: none; bf16; f16, with loss scaling")->check(CLI::IsMember({"none", "bf16", "f16"}));
+  app.add_option("--device", o->device, device_help);
   app.add_option("--threads", o->threads, "threads; 0 takes all cores");
   app.add_option("--recompute", o->model.recompute,
                  "what backward computes again to save memory: none; pointwise: all but matrix products and attention; sqrt: all but about "
                  "sqrt(layers) values between blocks; every:N: all but those after each N blocks");
   app.add_option("--memory-budget", o->memory_budget,
-                 "bytes that tensors may take, such as 600MiB; values are dropped and computed again as needed; 0: no limit")
+                 "bytes that tensors may take on the device, such as 600MiB; values are dropped and computed again as needed; 0: no limit")
       ->transform(CLI::AsSizeValue(false));
   app.add_option("--eval-every", o->eval_every, "steps between validations, each with a checkpoint");
   app.add_option("--keep", o->keep, "checkpoints that stay: the latest ones");
+  app.add_option("--sample-tokens", o->sample_tokens, "length of the sample at the end; 0: none");
   app.add_option("--out", o->out, "run folder to create (runs/gpt-<time> if not given)");
   app.add_option(
       "--resume", o->resume,
       "continue this run (or checkpoint) with its own settings, from the beginning if it has no checkpoint yet; --data, --data-format, --steps, "
-      "--eval-every, --keep, --threads, --recompute, --memory-budget may be given anew");
+      "--eval-every, --keep, --sample-tokens, --device, --threads, --recompute, --memory-budget may be given anew");
   app.add_option("--weights", o->weights, "start from the weights of this .safetensors file");
   app.add_flag("--quiet", o->quiet, "print nothing but errors");
   return with_given_flags(app, o, gpt::train);
@@ -88,6 +92,7 @@ std::function<void()> sample_verb(CLI::App& app) {
   app.add_option("--temperature", o->temperature, "above 1 is bolder, below 1 safer; 0 always takes the likeliest");
   app.add_option("--top-k", o->top_k, "choose among the k likeliest tokens; 0: among all");
   app.add_option("--seed", o->seed, "start of all random numbers");
+  app.add_option("--device", o->device, device_help);
   app.add_option("--threads", o->threads, "threads; 0 takes all cores");
   return [o] { gpt::sample(*o); };
 }
@@ -98,6 +103,7 @@ std::function<void()> logits_verb(CLI::App& app) {
   app.add_option("--weights", o->weights, "use the weights of this .safetensors file instead of the checkpoint's");
   app.add_option("--prompt", o->prompt, "text to read")->required();
   app.add_option("--out", o->out, "file to write: ids and logits as safetensors")->required();
+  app.add_option("--device", o->device, device_help);
   app.add_option("--threads", o->threads, "threads; 0 takes all cores");
   return [o] { gpt::logits(*o); };
 }

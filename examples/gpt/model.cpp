@@ -89,6 +89,7 @@ Gpt::Gpt(const Config& c) : config(c), transformer((check(c), c)), lm_head(c.wid
   }
   lm_head.weight = transformer.wte.weight;
 }
+Device Gpt::device() const { return transformer.wte.weight->device(); }
 Tensor Gpt::forward(const Tensor& ids) { return lm_head(transformer(ids)); }
 Tensor Gpt::loss(const Tensor& ids, const Tensor& targets) {
   const Tensor logits = (*this)(ids);
@@ -121,7 +122,7 @@ int64_t sample(std::vector<double> logits, double temperature, int64_t top_k, Ge
 std::vector<int64_t> Gpt::generate(std::vector<int64_t> tokens, int64_t count, double temperature, int64_t top_k, Generator& generator) {
   const NoGrad off;
   const size_t prompt = tokens.size();
-  const auto latest = [&](int64_t n) { return tensor(std::vector<int64_t>(tokens.end() - n, tokens.end()), {1, n}); };
+  const auto latest = [&](int64_t n) { return retape::to(tensor(std::vector<int64_t>(tokens.end() - n, tokens.end()), {1, n}), device()); };
   // While all tokens fit the block their keys and values stay valid. Later every position moves with each token.
   std::vector<nn::KVCache> caches(transformer.h.size(), nn::KVCache(config.block));
   for (int64_t i = 0; i < count; ++i) {

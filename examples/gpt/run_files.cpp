@@ -53,10 +53,12 @@ void write_config(const fs::path& run, const TrainOptions& o) {
       {"clip", o.clip},
       {"seed", o.seed},
       {"amp", o.amp},
+      {"device", o.device},
       {"eval_every", o.eval_every},
       {"recompute", o.model.recompute},
       {"memory_budget", o.memory_budget},
       {"keep", o.keep},
+      {"sample_tokens", o.sample_tokens},
   };
   write_file_atomically(run / "config.json", j.dump(2) + "\n");
 }
@@ -80,8 +82,10 @@ TrainOptions read_config(const fs::path& run) {
   o.beta1 = get<double>(j, "beta1", file), o.beta2 = get<double>(j, "beta2", file), o.weight_decay = get<double>(j, "weight_decay", file);
   o.clip = get<double>(j, "clip", file), o.seed = get<uint64_t>(j, "seed", file), o.eval_every = get<int64_t>(j, "eval_every", file);
   o.memory_budget = get<int64_t>(j, "memory_budget", file);
+  if (j.contains("sample_tokens")) o.sample_tokens = get<int64_t>(j, "sample_tokens", file);
   if (j.contains("keep")) o.keep = get<int64_t>(j, "keep", file);
   o.amp = get<std::string>(j, "amp", file);
+  if (j.contains("device")) o.device = get<std::string>(j, "device", file);
   return o;
 }
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include <examples/common/cli.h>
 #include <examples/common/interrupt.h>
 #include <examples/common/metrics.h>
 #include <examples/common/plot.h>
@@ -29,6 +30,7 @@ void check(const TrainOptions& o) {
   at_least("--batch", double(o.batch), 1), at_least("--accumulate", double(o.accumulate), 1), at_least("--steps", double(o.steps), 1);
   at_least("--warmup", double(o.warmup), 0), at_least("--eval-every", double(o.eval_every), 1), at_least("--keep", double(o.keep), 1),
       at_least("--lr", o.lr, 0), at_least("--min-lr", o.min_lr, 0);
+  at_least("--sample-tokens", double(o.sample_tokens), 0);
   at_least("--memory-budget", double(o.memory_budget), 0);
   at_least("--weight-decay", o.weight_decay, 0), at_least("--clip", o.clip, 0), at_least("--threads", o.threads, 0);
   if (o.min_lr > o.lr) throw Error(fmt::format("--min-lr {} is above --lr {}", o.min_lr, o.lr));
@@ -52,6 +54,7 @@ void take_settings_of(const fs::path& run, TrainOptions& o) {
   must_equal("--weight-decay", o.weight_decay, before.weight_decay), must_equal("--clip", o.clip, before.clip),
       must_equal("--seed", o.seed, before.seed), must_equal("--tokenizer", o.tokenizer, before.tokenizer);
   must_equal("--amp", o.amp, before.amp);
+  if (o.given.contains("--device")) before.device = o.device;
   for (const char* flag : {"--out", "--weights", "--vocab"})
     if (o.given.contains(flag))
       throw Error(fmt::format(
@@ -63,6 +66,7 @@ void take_settings_of(const fs::path& run, TrainOptions& o) {
   if (o.given.contains("--recompute")) before.model.recompute = o.model.recompute;
   if (o.given.contains("--memory-budget")) before.memory_budget = o.memory_budget;
   if (o.given.contains("--keep")) before.keep = o.keep;
+  if (o.given.contains("--sample-tokens")) before.sample_tokens = o.sample_tokens;
   before.threads = o.threads, before.quiet = o.quiet, before.resume = o.resume, before.given = o.given;
   o = before;
 }
@@ -101,8 +105,9 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 // In the precision that --amp says.
 Tensor loss_of(Gpt& model, const TokenBatch& batch, const TrainOptions& o) {
+  const Device device = model.device();
   const Autocast amp(o.amp == "f16" ? DType::f16 : DType::bf16, o.amp != "none");
-  return model.loss(batch.x, batch.y);
+  return model.loss(to(batch.x, device), to(batch.y, device));
 }
 
 // The mean loss over the whole validation part, in blocks that follow each other.
@@ -190,6 +195,7 @@ void train(const TrainOptions& options) {
   if (!o.resume.empty()) point = resume(o);
   const auto& from = point.checkpoint;
   check(o);
+  const Device device = examples::device_of(o.device);
   if (o.threads > 0) omp_set_num_threads(o.threads);
   if (o.data.empty()) throw Error("--data is missing: name a text file to train on");
 
@@ -205,6 +211,7 @@ void train(const TrainOptions& options) {
   manual_seed(o.seed);
   Gpt model(o.model);
   if (!o.weights.empty()) model.load_state_dict(SafeTensors::open(o.weights).tensors());
+  model.to(device);
   AdamW optimizer(groups(model, o));
   GradScaler scaler({.enabled = o.amp == "f16"});
   Progression at;
@@ -216,32 +223,33 @@ void train(const TrainOptions& options) {
   write_config(run, o);
   auto metrics = from ? examples::MetricsFile(run / "metrics.csv", at.step) : examples::MetricsFile(run / "metrics.csv");
   if (!o.quiet)
-    fmt::print(stderr, "{} tokens (vocabulary of {}), {} parameters, {} threads; writing to {}\n",
-               data.size(Split::train) + data.size(Split::val), tokenizer->size(), model.num_parameters(), omp_get_max_threads(),
-               run.string());
+    fmt::print(stderr, "{} tokens (vocabulary of {}), {} parameters, {}; writing to {}\n",
+               data.size(Split::train) + data.size(Split::val), tokenizer->size(), model.num_parameters(),
+               device.is_cpu() ? fmt::format("{} threads", omp_get_max_threads()) : device.str(), run.string());
 
   const WarmupCosine schedule{.lr = o.lr, .min_lr = o.min_lr, .warmup = o.warmup, .steps = o.steps};
   const int64_t tokens_per_step = o.batch * o.model.block * o.accumulate;
   const examples::InterruptGuard interrupt;
   std::optional<MemoryBudget> budget;
-  if (o.memory_budget) budget.emplace(o.memory_budget);
+  if (o.memory_budget) budget.emplace(o.memory_budget, MemoryBudgetOptions{.device = device});
   examples::Progress progress(o.steps, {.first_step = at.step, .quiet = o.quiet});
   const auto params = model.parameters();
-  double seconds_before = at.seconds, loss_sum = 0;
-  int64_t loss_count = 0;
+  double seconds_before = at.seconds, loss_sum = 0, loss_value = NAN;
+  int64_t loss_count = 0, unread_count = 0;
+  Tensor unread;  // the sum of the losses that are still on the device only
   auto start = std::chrono::steady_clock::now();
 
   while (at.step < o.steps && !interrupt.requested()) {
     const double lr = schedule(at.step);
     optimizer.set_lr(lr);
     optimizer.zero_grad();
-    double loss_value = 0;
     for (int64_t i = 0; i < o.accumulate; ++i) {
       const TokenBatch batch = data.sample(o.batch);
       Tensor loss = loss_of(model, batch, o);
       if (o.accumulate > 1) loss = loss / double(o.accumulate);
       backward(scaler.scale(loss));
-      loss_value += loss.item();
+      const Tensor value = cast(loss.detach(), DType::f64);
+      unread = unread ? unread + value : value;
     }
     if (o.clip > 0) {
       scaler.unscale_(optimizer);
@@ -249,15 +257,22 @@ void train(const TrainOptions& options) {
     }
     scaler.step(optimizer);
     scaler.update();
-    ++at.step;
+    ++at.step, ++unread_count;
+    const bool last = at.step == o.steps, stop = interrupt.requested(), evaluate = last || at.step % o.eval_every == 0;
+    const bool report = at.step % report_every == 0 || evaluate || stop;
+    if (!device.is_cpu() && !report && !std::isnan(loss_value)) {  // to read the loss would wait for the device
+      progress.update(at.step, loss_value, tokens_per_step);
+      continue;
+    }
+    const double losses = unread.item();
+    loss_sum += losses, loss_count += unread_count, loss_value = losses / double(unread_count);
+    unread = {}, unread_count = 0;
     if (!std::isfinite(loss_value))
       throw Error(fmt::format("the loss is {} at step {}; a smaller --lr or a --clip may help. Earlier checkpoints in {} are intact",
                               loss_value, at.step, run.string()));
-    loss_sum += loss_value, ++loss_count;
     progress.update(at.step, loss_value, tokens_per_step);
 
-    const bool last = at.step == o.steps, stop = interrupt.requested(), evaluate = last || at.step % o.eval_every == 0;
-    if (at.step % report_every && !evaluate && !stop) continue;
+    if (!report) continue;
     at.seconds = seconds_before + seconds_since(start);
     examples::MetricsRow row{.step = at.step,
                              .train_loss = loss_sum / double(loss_count),
@@ -287,9 +302,13 @@ void train(const TrainOptions& options) {
     if (!o.quiet) fmt::print("stopped at step {}; go on with: ./run train gpt --resume {}\n", at.step, run.string());
     return;
   }
+  if (o.sample_tokens == 0) {
+    if (!o.quiet) fmt::print("run folder: {}\n", run.string());
+    return;
+  }
   model.eval();
   Generator generator(o.seed);
-  const std::string sample = tokenizer->decode(model.generate(start_of_text(*tokenizer), 500, 0.8, 200, generator));
+  const std::string sample = tokenizer->decode(model.generate(start_of_text(*tokenizer), o.sample_tokens, 0.8, 200, generator));
   write_file_atomically(run / "samples.txt", fmt::format("step {}, temperature 0.8, top-k 200:\n{}\n", at.step, sample));
   if (!o.quiet) fmt::print("\n{}\n\nrun folder: {}\n", sample, run.string());
 }

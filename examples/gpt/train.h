@@ -18,9 +18,10 @@ struct TrainOptions {
   double beta1 = 0.9, beta2 = 0.99, weight_decay = 0.1, clip = 1;
   uint64_t seed = 1337;
   std::string amp = "none";  // mixed precision: none, bf16 or f16
+  std::string device = "cpu";  // or cuda, cuda:1, ...
   int threads = 0;
   int64_t memory_budget = 0;  // bytes; 0: no limit
-  int64_t eval_every = 250, keep = 2;
+  int64_t eval_every = 250, keep = 2, sample_tokens = 500;
   std::string out, resume, weights;
   bool quiet = false;
   std::set<std::string> given;  // flags that stood on the command line: only those may differ from a resumed run

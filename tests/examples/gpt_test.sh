@@ -23,6 +23,7 @@ files)
   for f in config.json tokenizer.json metrics.csv loss.svg samples.txt checkpoint-20/model.safetensors checkpoint-20/optimizer.safetensors checkpoint-20/state.json; do
     [[ -s run/$f ]] || fail "run/$f is missing"
   done
+  [[ $(wc -c <run/samples.txt) -gt 500 ]] || fail "the sample is short: $(cat run/samples.txt)"
   [[ $(head -n 1 run/metrics.csv) == step,train_loss,val_loss,lr,tokens_per_s,seconds ]] || fail "metrics.csv has another header"
   grep -q '^20,[0-9.]*,[0-9.]*,' run/metrics.csv || fail "no row for step 20 with both losses"
   grep -q 'run folder: run' out.txt || fail "the run folder is not printed"
@@ -108,6 +109,32 @@ amp)
   refuses 2 'f64' "$gpt" train "${small[@]}" --amp f64
   sed -i 's/"scale"/"size"/' f16/checkpoint-20/state.json
   refuses 1 'size' "$gpt" train --resume f16 --steps 22
+  ;;
+cuda)  # with a program that has a CUDA device, which may be emulated: few tokens
+  head -n 40 text.txt >few.txt
+  tiny=("${small[@]}" --data few.txt --block 8 --batch 2 --sample-tokens 3 --quiet)
+  "$gpt" train "${tiny[@]}" --steps 4 --eval-every 2 --out cuda --device cuda 2>err.txt || {
+    grep -q 'error: --device cuda: ' err.txt || fail "it said: $(cat err.txt)"
+    echo "skipped: $(cat err.txt)"
+    exit 77
+  }
+  "$gpt" train "${tiny[@]}" --steps 4 --eval-every 2 --out cpu
+  paste -d, cpu/metrics.csv cuda/metrics.csv | awk -F, 'NR > 1 && (($2 - $8) ^ 2 > 1e-6 || ($3 - $9) ^ 2 > 1e-6) { exit 1 }' ||
+    fail "losses differ: $(paste cpu/metrics.csv cuda/metrics.csv)"
+  cmp cpu/samples.txt cuda/samples.txt || fail "samples differ"
+  grep -q '"device": "cuda"' cuda/config.json || fail "config.json does not name the device"
+  cp cuda/checkpoint-4/model.safetensors whole.safetensors
+  "$gpt" train --resume cuda/checkpoint-2 --sample-tokens 0 --quiet
+  cmp whole.safetensors cuda/checkpoint-4/model.safetensors || fail "a resumed run has other weights"
+  "$gpt" train --resume cuda --steps 5 --device cpu --quiet
+  for device in cpu cuda:0; do
+    "$gpt" sample --from cuda --device $device --prompt line --tokens 2 >sample.$device
+    "$gpt" logits --from cuda --device $device --prompt line --out logits.$device
+  done
+  cmp sample.cpu sample.cuda:0 || fail "samples differ"
+  "$gpt" train "${tiny[@]}" --steps 1 --amp f16 --accumulate 2 --recompute sqrt --memory-budget 1MiB --sample-tokens 0 --out all --device cuda
+  refuses 1 'device cuda:120 is not there' "$gpt" train "${tiny[@]}" --steps 2 --out no --device cuda:120
+  refuses 1 'on cuda:0' "$gpt" train "${tiny[@]}" --steps 2 --out no --device cuda --memory-budget 10KB
   ;;
 threads)
   # Sizes at which matrix products are cut for threads, sums have several chunks, and 16 threads find work.
@@ -229,8 +256,10 @@ bad_input)
   refuses 1 'model.safetensors' "$gpt" train --resume wide --steps 9
   echo '{' >wide/config.json
   refuses 1 'config.json' "$gpt" sample --from wide
+  refuses 1 'gpu' "$gpt" train "${small[@]}" --out no --device gpu
+  refuses 1 '--device meta' "$gpt" sample --from run --device meta
   "$gpt" train --help >help.txt
-  for flag in data data-format tokenizer vocab layers heads width block batch accumulate steps lr min-lr warmup beta1 beta2 weight-decay clip dropout seed amp recompute memory-budget threads eval-every out resume weights quiet keep; do
+  for flag in data data-format tokenizer vocab layers heads width block batch accumulate steps lr min-lr warmup beta1 beta2 weight-decay clip dropout seed amp recompute memory-budget sample-tokens device threads eval-every out resume weights quiet keep; do
     grep -q -- "--$flag" help.txt || fail "--help lacks --$flag"
   done
   ;;
