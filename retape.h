@@ -9,8 +9,10 @@
 #include <retape/autograd/memory_budget.h>
 #include <retape/autograd/ops.h>
 #include <retape/autograd/tape.h>
+#include <retape/core/cuda_graph.h>
 #include <retape/core/from_blob.h>
 #include <retape/core/random.h>
+#include <retape/core/stream.h>
 #include <retape/core/tensor.h>
 #include <retape/data/bpe_tokenizer.h>
 #include <retape/data/char_tokenizer.h>

@@ -16,7 +16,7 @@ namespace {
 // Fixed random weights make one number of a tensor without hiding errors that cancel in a plain sum.
 Tensor weighted_sum(const Tensor& y, uint64_t seed) {
   Generator generator(seed);
-  return sum(y * uniform(y.shape(), 0.5, 1.5, {DType::f64}, generator));
+  return sum(y * uniform(y.shape(), 0.5, 1.5, {DType::f64, y.device()}, generator));
 }
 void check_inputs(const char* name, const std::vector<Tensor>& x) {
   bool any = false;
@@ -31,23 +31,31 @@ void check_inputs(const char* name, const std::vector<Tensor>& x) {
   if (!any) throw Error(fmt::format("{}: no input wants a gradient; call set_requires_grad() on some", name));
 }
 
+// Element k of row-major order, behind the version counter's back: values come back as they were.
+void put(const Tensor& x, int64_t k, double value) {
+  Layout layout;
+  layout.dtype = x.dtype();
+  layout.offset = x.offset();
+  for (int d = x.dim(); d-- > 0; k /= x.shape()[d]) layout.offset += k % x.shape()[d] * x.strides()[d];
+  Tensor element = make_tensor(x->storage, layout);
+  const Scoped version(x->storage->version, x->storage->version);
+  RETAPE_DISPATCH(x.device(), fill(value, element));
+}
+
 GradcheckResult compare(const std::vector<Tensor>& analytic, const std::vector<Tensor>& x, const std::function<double()>& f,
                         const GradcheckOptions& o) {
   GradcheckResult result;
   double worst = 1;  // in units of the tolerance
   for (size_t i = 0; i < x.size(); ++i) {
     const auto got = analytic[i] ? analytic[i].to_vector<double>() : std::vector<double>(size_t(x[i].numel()), 0.0);
+    const auto values = x[i].to_vector<double>();
     for (int64_t k = 0; k < x[i].numel(); ++k) {
-      double* p = const_cast<double*>(x[i].data<double>());  // behind the version counter's back: values come back as they were
-      int64_t at = 0, rest = k;
-      for (int d = x[i].dim(); d-- > 0; rest /= x[i].shape()[d]) at += rest % x[i].shape()[d] * x[i].strides()[d];
-      p += at;
-      const double before = *p;
-      *p = before + o.eps;
+      const double before = values[size_t(k)];
+      put(x[i], k, before + o.eps);
       const double up = f();
-      *p = before - o.eps;
+      put(x[i], k, before - o.eps);
       const double down = f();
-      *p = before;
+      put(x[i], k, before);
       const double numeric = (up - down) / (2 * o.eps), error = std::abs(got[size_t(k)] - numeric) / (o.atol + o.rtol * std::abs(numeric));
       if (error <= worst) continue;  // a nan is not, and fails
       if (error > worst) worst = error;
@@ -81,10 +89,11 @@ GradcheckResult gradgradcheck(const TensorFunction& f, const std::vector<Tensor>
   for (auto& t : x)
     if (t && t.requires_grad()) wanted.push_back(t);
   Generator generator(7);
-  Tensor dy = uniform(f(x).shape(), 0.5, 1.5, {DType::f64}, generator);
+  const Tensor y = f(x);
+  Tensor dy = uniform(y.shape(), 0.5, 1.5, {DType::f64, y.device()}, generator);
   dy.set_requires_grad();
   auto first = [&](bool graph) {
-    Tensor total = zeros({}, {DType::f64});
+    Tensor total = zeros({}, {DType::f64, dy.device()});
     uint64_t seed = 20;
     for (auto& g : grad({f(x)}, wanted, {.create_graph = graph}, {dy}))
       if (++seed; g) total = total + weighted_sum(g, seed);

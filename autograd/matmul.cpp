@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <retape/autograd/binary.h>
 #include <retape/autograd/check.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/tape.h>
+#include <retape/autograd/unary.h>
 #include <retape/autograd/views.h>
 
 namespace retape {
@@ -44,6 +46,19 @@ struct MatMul {  // both operands have at least two dims
   }
 };
 
+// dweight and dbias of a linear layer from dy (m, n) and x (m, k).
+struct LinearWeightBackward {
+  static constexpr auto name = "linear_weight_backward";
+  static constexpr bool expensive = true;
+  std::array<Tensor, 2> forward(const Tensor& dy, const Tensor& x) {
+    const int64_t n = dy.shape()[1];
+    Tensor dweight = empty({n, x.shape()[1]}, x.options()), dbias = empty({n, 1}, x.options());
+    RETAPE_DISPATCH(detail::cpu_for_meta(x.device()), linear_weight_backward(transpose(contiguous(dy)), contiguous(x), dweight, dbias));
+    return {dweight, reshape(dbias, {n})};
+  }
+  std::array<Tensor, 2> composite(const Tensor& dy, const Tensor& x) { return {matmul(transpose(dy), x), sum(dy, {0})}; }
+};
+
 struct Linear {
   static constexpr auto name = "linear";
   static constexpr bool expensive = true;
@@ -66,11 +81,70 @@ struct Linear {
       shape[-1] = w.shape()[1];
       dx.set(0, reshape(matmul(d, w), shape));
     }
+    const bool bias = dx.size() > 2 && dx.wants(2);
+    if (dx.wants(1) && bias && dy.device().is_cuda()) {
+      const Tensor in = *x;
+      const auto both = record(LinearWeightBackward{}, d, as_rows(in));
+      dx.set(1, both[0]), dx.set(2, both[1]);
+      return;
+    }
     if (dx.wants(1)) {
       const Tensor in = *x;
       dx.set(1, matmul(transpose(d), as_rows(in)));
     }
-    if (dx.size() > 2 && dx.wants(2)) dx.set(2, sum(d, {0}));
+    if (bias) dx.set(2, sum(d, {0}));
+  }
+};
+
+// x (m, in): rows; biases may be undefined.
+struct FeedForwardBackward {
+  static constexpr auto name = "feed_forward_backward";
+  static constexpr bool expensive = true;
+  // h and a are what the forward made on its way: linear(x, w1, b1), gelu_tanh(h).
+  std::array<Tensor, 5> forward(const Tensor& dy, const Tensor& x, const Tensor& w1, const Tensor& b1, const Tensor& w2, const Tensor& h,
+                                const Tensor& a) {
+    const Tensor d = contiguous(dy);
+    const Device device = detail::cpu_for_meta(x.device());
+    const auto like = [&](const Tensor& t) { return empty(t.shape(), t.options()); };
+    const auto weight_backward = [&](const Tensor& g, const Tensor& in, const Tensor& w, Tensor& dw, Tensor& db) {
+      dw = like(w), db = empty({w.shape()[0], 1}, w.options());
+      RETAPE_DISPATCH(device, linear_weight_backward(transpose(g), in, dw, db));
+      db = reshape(db, {w.shape()[0]});
+    };
+    Tensor dh = like(h), dx = like(x), dw1, db1, dw2, db2;
+    RETAPE_DISPATCH(device, linear_gelu_backward(d, w2, h, dh));
+    weight_backward(d, a, w2, dw2, db2);
+    weight_backward(dh, x, w1, dw1, db1);
+    RETAPE_DISPATCH(device, matmul(dh, w1, Tensor{}, false, dx));
+    return {dx, dw1, b1 ? db1 : Tensor{}, dw2, db2};
+  }
+  std::array<Tensor, 5> composite(const Tensor& dy, const Tensor& x, const Tensor& w1, const Tensor& b1, const Tensor& w2, const Tensor&,
+                                  const Tensor&) {
+    constexpr double root = 0.7978845608028654;  // as in functor::GeluTanh
+    const Tensor h = linear(x, w1, b1), t = tanh(root * (h + 0.044715 * h * h * h)),
+                 slope = 0.5 * (1 + t) + 0.5 * root * h * (1 - t * t) * (1 + 0.134145 * h * h), dh = matmul(dy, w2) * slope;
+    return {matmul(dh, w1), matmul(transpose(dh), x), b1 ? sum(dh, {0}) : Tensor{}, matmul(transpose(dy), gelu_tanh(h)), sum(dy, {0})};
+  }
+};
+struct FeedForward {
+  static constexpr auto name = "feed_forward";
+  static constexpr bool expensive = true;
+  static constexpr auto precision = Precision::low;
+  Saved x = {}, w1 = {}, b1 = {}, w2 = {}, h = {}, a = {};
+  Tensor forward(const Tensor& in, const Tensor& weight1, const Tensor& bias1, const Tensor& weight2, const Tensor& bias2) {
+    const Device device = detail::cpu_for_meta(in.device());
+    const Shape made = {in.shape()[0], weight1.shape()[0]};
+    Tensor hidden = empty(made, in.options()), active = empty(made, in.options()),
+           out = empty({in.shape()[0], weight2.shape()[0]}, in.options());
+    RETAPE_DISPATCH(device, linear_gelu(in, transpose(weight1), bias1, hidden, active));
+    RETAPE_DISPATCH(device, matmul(active, transpose(weight2), bias2, false, out));
+    x = save(in), w1 = save(weight1), b1 = save(bias1), w2 = save(weight2), h = save(hidden), a = save(active);
+    return out;
+  }
+  void backward(const Tensor& dy, Grads& dx) {
+    const auto all = record(FeedForwardBackward{}, dy, *x, *w1, *b1, *w2, *h, *a);
+    for (int i = 0; i < 5; ++i)
+      if (dx.wants(i)) dx.set(i, all[size_t(i)]);
   }
 };
 
@@ -125,6 +199,29 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
     dtype = promote(dtype, bias.dtype());
   }
   return record(Linear{}, cast(x, dtype), cast(weight, dtype), bias ? cast(bias, dtype) : bias);
+}
+
+Tensor feed_forward(const Tensor& x, const Tensor& weight1, const Tensor& bias1, const Tensor& weight2, const Tensor& bias2) {
+  if (autocasting())
+    return under_autocast(
+        FeedForward::precision, [](auto&... t) { return feed_forward(t...); }, x, weight1, bias1, weight2, bias2);
+  DType dtype = x ? x.dtype() : DType::f32;
+  for (const Tensor* t : {&weight1, &weight2, &bias1, &bias2}) {
+    if (!*t && (t == &bias1 || t == &bias2)) continue;
+    check("feed_forward", x, *t);
+    dtype = promote(dtype, t->dtype());
+  }
+  const auto text = [](const Tensor& t) { return t ? t.shape().str() : "none"; };
+  if (x.dim() < 1 || weight1.dim() != 2 || weight2.dim() != 2 || x.shape()[-1] != weight1.shape()[1] ||
+      weight1.shape()[0] != weight2.shape()[1] || (bias1 && !(bias1.shape() == Shape{weight1.shape()[0]})) ||
+      (bias2 && !(bias2.shape() == Shape{weight2.shape()[0]})))
+    throw Error(fmt::format("feed_forward: x {}, weight1 {}, bias1 {}, weight2 {} and bias2 {} do not fit; they must be (..., in), "
+                            "(hidden, in), (hidden), (out, hidden) and (out)",
+                            text(x), text(weight1), text(bias1), text(weight2), text(bias2)));
+  const auto as = [&](const Tensor& t) { return t ? contiguous(cast(t, dtype)) : t; };
+  Shape shape = x.shape();
+  shape[-1] = weight2.shape()[0];
+  return reshape(record(FeedForward{}, as(as_rows(x)), as(weight1), as(bias1), as(weight2), as(bias2)), shape);
 }
 
 }  // namespace retape

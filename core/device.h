@@ -38,6 +38,12 @@ int device_count();
 inline bool is_available() { return device_count() > 0; }
 /// Why device_count() is 0; empty if it is not.
 std::string why_unavailable();
+
+/// Whether matrix products of f32 on CUDA devices may round their operands to TF32 (10 bits of mantissa) where there are tensor cores:
+/// several times faster, with relative errors near 1e-3 in place of 1e-6. Off at first. For all threads, from the next product on, captured
+/// graphs excepted; what the tape computes again after a change differs in bits. torch: backends.cuda.matmul.allow_tf32.
+void set_allow_tf32(bool on);
+bool allow_tf32();
 }  // namespace cuda
 
 }  // namespace retape

@@ -476,4 +476,18 @@ void matmul(const Tensor& a, const Tensor& b, const Tensor& bias, bool accumulat
   with_floating("matmul", a.dtype(), [&](auto zero) { matmul_typed<decltype(zero)>(a, b, bias, accumulate, c); });
 }
 
+// Of meta tensors a product counts its scratch memory; other kernels are not called with them.
+void linear_gelu(const Tensor& x, const Tensor& weight_t, const Tensor& bias, Tensor& h, Tensor& y) {
+  matmul(x, weight_t, bias, false, h);
+  if (!x.device().is_meta()) unary(UnaryKind::gelu_tanh, h, y);
+}
+void linear_gelu_backward(const Tensor& dy, const Tensor& weight, const Tensor& h, Tensor& dh) {
+  matmul(dy, weight, Tensor{}, false, dh);
+  if (!dy.device().is_meta()) unary_backward(UnaryKind::gelu_tanh, dh, h, dh);
+}
+void linear_weight_backward(const Tensor& dy_t, const Tensor& x, Tensor& dweight, Tensor& dbias) {
+  matmul(dy_t, x, Tensor{}, false, dweight);
+  if (!x.device().is_meta()) reduce(ReduceKind::sum, dy_t, dbias);
+}
+
 }  // namespace retape::RETAPE_LEVEL

@@ -719,7 +719,7 @@ Problem<T> problem(const Tensor& q, const Tensor& k, const Tensor& v, const Tens
                .causal = options.causal,
                .dropout = options.dropout > 0,
                .threshold = 0,
-               .random = options.random};
+               .random = for_launch(options.random)};
   if (mask) {
     if (!is_floating(mask.dtype()) && mask.dtype() != DType::u8 && mask.dtype() != DType::boolean)
       retape::detail::unsupported_dtype("attention", mask.dtype());

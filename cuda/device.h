@@ -9,11 +9,15 @@
 
 namespace retape {
 class Storage;
+struct Device;
 }
 
 namespace retape::cuda {
 
-/// This thread's stream on its current device; kernels_elsewhere() has made the device of the tensors the current one.
+/// Makes a CUDA device this thread's current one. For the kernels of core/kernel_list.inc that has been done; others begin with it. Throws
+/// Error if there is no such device.
+void use(Device device);
+/// This thread's stream on its current device.
 cudaStream_t current_stream();
 int current_device();
 /// Throws Error with what CUDA says of `what`, naming the op that runs. After an error that leaves the device unusable, it says so.

@@ -47,8 +47,8 @@ void dropout(const Tensor& x, double p, RandomState state, Tensor& y) {
     const T* const in = data<T>(x);
     T* const out = data<T>(y);
     const int64_t n = x.numel(), group = max_of<int64_t>(4, 16 / int64_t(sizeof(T)));
-    launch(dropout_packs<T, C>, blocks_for((n + group - 1) / group), 256, 0, in, n, threshold, p < 1 ? C(1 / (1 - p)) : C(0), state,
-           (uintptr_t(in) | uintptr_t(out)) % 16 == 0, out);
+    launch(dropout_packs<T, C>, blocks_for((n + group - 1) / group), 256, 0, in, n, threshold, p < 1 ? C(1 / (1 - p)) : C(0),
+           for_launch(state), (uintptr_t(in) | uintptr_t(out)) % 16 == 0, out);
   });
 }
 

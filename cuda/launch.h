@@ -80,6 +80,12 @@ inline std::byte* data_bytes(const Tensor& t) {
 }
 template <class T> T* data(const Tensor& t) { return reinterpret_cast<T*>(data_bytes(t)); }
 
+/// What a kernel takes: where a captured graph reads its place in the stretch is meant for its launches alone.
+inline RandomState for_launch(RandomState state) {
+  if (!ctx.capture) state.later = nullptr;
+  return state;
+}
+
 template <class T> RETAPE_HD T min_of(T a, T b) { return b < a ? b : a; }
 template <class T> RETAPE_HD T max_of(T a, T b) { return a < b ? b : a; }
 

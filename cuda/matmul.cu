@@ -199,4 +199,49 @@ void matmul(const Tensor& a, const Tensor& b, const Tensor& bias, bool accumulat
   with_floating("matmul", a.dtype(), [&](auto zero) { matmul_typed<decltype(zero)>(a, b, bias, accumulate, c); });
 }
 
+namespace {
+// c = a b with an epilogue of the library: false, and nothing has happened, unless it has that for these operands.
+bool matmul_with(blas::Epilogue epilogue, const Tensor& a, const Tensor& b, const Tensor& bias, Tensor& c, void* extra) {
+  const Shape &sa = a.strides(), &sb = b.strides();
+  const Gemm g{.dtype = c.dtype(),
+               .batch = 1,
+               .m = c.shape()[0],
+               .n = c.shape()[1],
+               .k = a.shape()[1],
+               .a = data_bytes(a),
+               .a_row = sa[0],
+               .a_col = sa[1],
+               .a_batch = 0,
+               .b = data_bytes(b),
+               .b_row = sb[0],
+               .b_col = sb[1],
+               .b_batch = 0,
+               .c = data_bytes(c),
+               .c_row = c.shape()[1],
+               .c_batch = 0,
+               .accumulate = false,
+               .bias = data_bytes(bias),
+               .epilogue = epilogue,
+               .extra = extra};
+  const bool regular = has_runs(g.m, g.k, g.a_row, g.a_col) && has_runs(g.k, g.n, g.b_row, g.b_col) && g.m * g.n * g.k > 0;
+  return regular && blas::gemm(g);
+}
+}  // namespace
+
+void linear_gelu(const Tensor& x, const Tensor& weight_t, const Tensor& bias, Tensor& h, Tensor& y) {
+  if (matmul_with(blas::Epilogue::gelu, x, weight_t, bias, y, data_bytes(h))) return;
+  matmul(x, weight_t, bias, false, h);
+  unary(UnaryKind::gelu_tanh, h, y);
+}
+void linear_gelu_backward(const Tensor& dy, const Tensor& weight, const Tensor& h, Tensor& dh) {
+  if (matmul_with(blas::Epilogue::gelu_backward, dy, weight, Tensor{}, dh, data_bytes(h))) return;
+  matmul(dy, weight, Tensor{}, false, dh);
+  unary_backward(UnaryKind::gelu_tanh, dh, h, dh);
+}
+void linear_weight_backward(const Tensor& dy_t, const Tensor& x, Tensor& dweight, Tensor& dbias) {
+  if (matmul_with(blas::Epilogue::row_sums, dy_t, x, Tensor{}, dweight, data_bytes(dbias))) return;
+  matmul(dy_t, x, Tensor{}, false, dweight);
+  reduce(ReduceKind::sum, dy_t, dbias);
+}
+
 }  // namespace retape::cuda

@@ -97,7 +97,7 @@ void random_uniform(RandomState state, double low, double high, Tensor& y) {
     using C = compute_t<T>;
     constexpr int count = numbers_of_counter<C>;
     T* const out = written<T>(y);
-    launch(fill_uniform<T, C>, blocks_for((y.numel() + count - 1) / count), 256, 0, state, C(low), C(high), y.numel(),
+    launch(fill_uniform<T, C>, blocks_for((y.numel() + count - 1) / count), 256, 0, for_launch(state), C(low), C(high), y.numel(),
            uintptr_t(out) % alignof(Pack<T, count>) == 0, out);
   });
 }
@@ -107,7 +107,7 @@ void random_normal(RandomState state, double mean, double std, Tensor& y) {
     using C = compute_t<T>;
     constexpr int count = numbers_of_counter<C>;
     T* const out = written<T>(y);
-    launch(fill_normal<T, C>, blocks_for((y.numel() + count - 1) / count), 256, 0, state, C(mean), C(std), y.numel(),
+    launch(fill_normal<T, C>, blocks_for((y.numel() + count - 1) / count), 256, 0, for_launch(state), C(mean), C(std), y.numel(),
            uintptr_t(out) % alignof(Pack<T, count>) == 0, out);
   });
 }
@@ -115,7 +115,7 @@ void random_integers(RandomState state, int64_t low, int64_t high, Tensor& y) {
   with_any(y.dtype(), [&](auto zero) {
     using T = decltype(zero);
     T* const out = written<T>(y);
-    launch(fill_integers<T>, blocks_for((y.numel() + 1) / 2), 256, 0, state, low, uint64_t(high) - uint64_t(low), y.numel(),
+    launch(fill_integers<T>, blocks_for((y.numel() + 1) / 2), 256, 0, for_launch(state), low, uint64_t(high) - uint64_t(low), y.numel(),
            uintptr_t(out) % alignof(Pack<T, 2>) == 0, out);
   });
 }

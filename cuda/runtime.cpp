@@ -83,6 +83,11 @@ void use(int device) {
   current = device;
 }
 
+void use(Device device) {
+  if (!device.is_cuda()) throw Error(fmt::format("{}: a tensor on {} is given to a CUDA kernel", ctx.op ? ctx.op : "kernel", device.str()));
+  use(device.index);
+}
+
 void throw_faults() {
   DeviceState& s = state();
   if (!s.faults->set) return;

@@ -4,7 +4,6 @@
 
 #include <cublasLt.h>
 
-#include <atomic>
 #include <bit>
 #include <cstring>
 #include <map>
@@ -12,13 +11,12 @@
 #include <string>
 #include <vector>
 
+#include <retape/core/device.h>
 #include <retape/core/error.h>
 #include <retape/cuda/device.h>
 
 namespace retape::cuda::blas {
 namespace {
-
-std::atomic<bool> tf32 = false;
 
 void check(cublasStatus_t status, const char* what) {
   if (status != CUBLAS_STATUS_SUCCESS)
@@ -51,9 +49,9 @@ Operand operand(int64_t rows, int64_t cols, int64_t row_stride, int64_t col_stri
 
 // Everything that the choice of an algorithm may depend on. Only numbers of one size: compared and kept as bytes.
 struct Key {
-  int64_t device, dtype, compute, m, n, k, batch, accumulate, has_bias;
+  int64_t device, dtype, compute, m, n, k, batch, accumulate, has_bias, epilogue;
   int64_t a_transposed, a_ld, a_batch, b_transposed, b_ld, b_batch, c_ld, c_batch;
-  int64_t a_alignment, b_alignment, c_alignment;
+  int64_t a_alignment, b_alignment, c_alignment, extra_alignment;
   bool operator<(const Key& o) const { return std::memcmp(this, &o, sizeof *this) < 0; }
 };
 static_assert(std::has_unique_object_representations_v<Key>);
@@ -76,6 +74,17 @@ Types types(DType d) {
     case DType::bf16: return {CUDA_R_16BF, CUDA_R_32F, CUBLAS_COMPUTE_32F};
     default: return {CUDA_R_32F, CUDA_R_32F, allow_tf32() ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F};
   }
+}
+
+// Sums of a's rows are those of the library's second operand.
+cublasLtEpilogue_t epilogue(const Gemm& g) {
+  switch (g.epilogue) {
+    case Epilogue::gelu: return g.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
+    case Epilogue::gelu_backward: return CUBLASLT_EPILOGUE_DGELU;
+    case Epilogue::row_sums: return CUBLASLT_EPILOGUE_BGRADB;
+    case Epilogue::none: break;
+  }
+  return g.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
 }
 
 cublasLtMatrixLayoutOpaque_t layout(cudaDataType_t type, const Operand& x, int64_t count) {
@@ -134,10 +143,9 @@ class Workspace {
 
 }  // namespace
 
-void set_allow_tf32(bool on) { tf32 = on; }
-bool allow_tf32() { return tf32; }
-
 bool gemm(const Gemm& g) {
+  // The library asks for rows of `extra` that are whole packs of 8.
+  if (g.epilogue != Epilogue::none && (g.dtype == DType::f64 || g.n % 8 || alignment(g.extra) < 16)) return false;
   const Types type = types(g.dtype);
   const Operand a = operand(g.m, g.k, g.a_row, g.a_col, g.a_batch), b = operand(g.k, g.n, g.b_row, g.b_col, g.b_batch),
                 c{false, g.n, g.m, g.m == 1 ? g.n : g.c_row, g.c_batch};
@@ -150,6 +158,7 @@ bool gemm(const Gemm& g) {
                 g.batch,
                 g.accumulate,
                 g.bias != nullptr,
+                int64_t(g.epilogue),
                 a.transposed,
                 a.ld,
                 a.batch,
@@ -160,15 +169,19 @@ bool gemm(const Gemm& g) {
                 c.batch,
                 alignment(g.a),
                 alignment(g.b),
-                std::min(alignment(g.c), alignment(g.bias))};
+                std::min(alignment(g.c), alignment(g.bias)),
+                alignment(g.extra)};
 
   cublasLtMatmulDescOpaque_t description;
   check(cublasLtMatmulDescInit(&description, type.compute, type.scale), "cublasLtMatmulDescInit");
   set(description, CUBLASLT_MATMUL_DESC_TRANSA, int32_t(b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N));
   set(description, CUBLASLT_MATMUL_DESC_TRANSB, int32_t(a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N));
-  if (g.bias) {
-    set(description, CUBLASLT_MATMUL_DESC_EPILOGUE, uint32_t(CUBLASLT_EPILOGUE_BIAS));
-    set(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
+  if (const cublasLtEpilogue_t e = epilogue(g); e != CUBLASLT_EPILOGUE_DEFAULT) set(description, CUBLASLT_MATMUL_DESC_EPILOGUE, uint32_t(e));
+  if (g.bias) set(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
+  if (g.epilogue == Epilogue::row_sums) set(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(g.extra));
+  if (g.epilogue == Epilogue::gelu || g.epilogue == Epilogue::gelu_backward) {
+    set(description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, g.extra);
+    set(description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, g.n);
   }
   cublasLtMatrixLayoutOpaque_t first = layout(type.data, b, g.batch), second = layout(type.data, a, g.batch),
                                result = layout(type.data, c, g.batch);

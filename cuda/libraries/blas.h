@@ -10,6 +10,13 @@ namespace retape::cuda::blas {
 /// are summed in float and rounded once. Strides count elements. Of a's row and column stride one is 1 and the other covers that run
 /// without overlap, and so for b: a transposed operand needs no copy. A batch stride of 0 uses one matrix for all products. Rows of c
 /// are contiguous and disjoint; c overlaps neither operand. No size is 0.
+/// What is done with a product on its way to c; `extra` is contiguous, of the same dtype.
+enum class Epilogue : uint8_t {
+  none,
+  gelu,           ///< c = gelu_tanh(a b + bias); extra (m, n) gets a b + bias
+  gelu_backward,  ///< c = (a b) * slope of gelu_tanh at extra (m, n)
+  row_sums,       ///< extra (m) gets the sums of a's rows
+};
 struct Gemm {
   DType dtype;
   int64_t batch, m, n, k;
@@ -21,16 +28,12 @@ struct Gemm {
   int64_t c_row, c_batch;
   bool accumulate;
   const void* bias;  // n elements, or null
+  Epilogue epilogue = Epilogue::none;  // others: batch 1, no accumulation
+  void* extra = nullptr;
 };
 
 /// Runs on the current stream of the current device. False, and nothing has happened, if the library has no such product. Throws
 /// Error if it fails.
 bool gemm(const Gemm& gemm);
-
-/// Whether products of f32 may round their operands to TF32 (10 bits of mantissa) where the device has tensor cores: several times
-/// faster, with errors near 1e-3 in place of 1e-6. Off at first. For all threads, from the next product on; what the tape computes
-/// again after a change differs in bits. torch: torch.backends.cuda.matmul.allow_tf32.
-void set_allow_tf32(bool on);
-bool allow_tf32();
 
 }  // namespace retape::cuda::blas

@@ -43,6 +43,7 @@ int flush_output() {
 }  // namespace
 
 Device device_of(const std::string& name) {
+  if (name == "auto") return cuda::is_available() ? Device::cuda() : Device::cpu();
   const Device device = Device::parse(name);
   if (device.is_meta()) throw Error("--device meta has no data to compute with; use cpu or cuda");
   if (!device.is_cuda()) return device;

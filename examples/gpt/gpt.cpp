@@ -14,7 +14,7 @@ using namespace retape;
 
 namespace {
 
-constexpr auto device_help = "where the model is: cpu; cuda; cuda:1, ... for another GPU";
+constexpr auto device_help = "where the model is: auto (a GPU, if there is one that this build can use), cpu, cuda, cuda:1, ...";
 
 void add_tokenizer_options(CLI::App& app, gpt::TrainOptions& o) {
   app.add_option("--tokenizer", o.tokenizer, "char: the text's characters; gpt2: byte pair encoding, with --vocab")

@@ -11,13 +11,13 @@ struct SampleOptions {
   double temperature = 0.8;
   int64_t top_k = 200;
   uint64_t seed = 1337;
-  std::string device = "cpu";
+  std::string device = "auto";
   int threads = 0;
 };
 
 struct LogitsOptions {
   std::string from, weights, prompt, out;
-  std::string device = "cpu";
+  std::string device = "auto";
   int threads = 0;
 };
 

@@ -196,6 +196,7 @@ void train(const TrainOptions& options) {
   const auto& from = point.checkpoint;
   check(o);
   const Device device = examples::device_of(o.device);
+  o.device = device.str();
   if (o.threads > 0) omp_set_num_threads(o.threads);
   if (o.data.empty()) throw Error("--data is missing: name a text file to train on");
 

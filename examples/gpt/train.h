@@ -18,7 +18,7 @@ struct TrainOptions {
   double beta1 = 0.9, beta2 = 0.99, weight_decay = 0.1, clip = 1;
   uint64_t seed = 1337;
   std::string amp = "none";  // mixed precision: none, bf16 or f16
-  std::string device = "cpu";  // or cuda, cuda:1, ...
+  std::string device = "auto";  // as examples::device_of() takes it
   int threads = 0;
   int64_t memory_budget = 0;  // bytes; 0: no limit
   int64_t eval_every = 250, keep = 2, sample_tokens = 500;

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <deque>
 #include <exception>
 #include <map>
@@ -25,7 +26,18 @@
 
 namespace emulation {
 
-Settings settings;
+namespace {
+// RETAPE_EMULATION_ORDER=forward|reverse|random, RETAPE_EMULATION_DEVICES, RETAPE_EMULATION_DRIVER=12080 for CUDA 12.8
+Settings from_environment() {
+  Settings s;
+  if (const char* order = std::getenv("RETAPE_EMULATION_ORDER"))
+    s.order = !std::strcmp(order, "reverse") ? Order::reverse : !std::strcmp(order, "random") ? Order::random : Order::forward;
+  if (const char* devices = std::getenv("RETAPE_EMULATION_DEVICES")) s.devices = std::atoi(devices);
+  if (const char* driver = std::getenv("RETAPE_EMULATION_DRIVER")) s.driver = std::atoi(driver);
+  return s;
+}
+}  // namespace
+Settings settings = from_environment();
 std::vector<std::string> ranges;
 thread_local Position position{};
 

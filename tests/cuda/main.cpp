@@ -6,28 +6,10 @@
 #include <catch2/catch.hpp>
 #endif
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 
 #include <retape/core/device.h>
-#include <retape/core/device_runtime.h>
-
-#ifdef RETAPE_EMULATE_CUDA
-#include <cuda/emulation.h>
-
-namespace retape::cuda {
-extern const DeviceRuntime runtime;
-}
-#endif
 
 int main(int argc, char** argv) {
-#ifdef RETAPE_EMULATE_CUDA
-  retape::detail::cuda_runtime = &retape::cuda::runtime;
-  if (const char* order = std::getenv("RETAPE_EMULATION_ORDER"))
-    emulation::settings.order = !std::strcmp(order, "reverse")  ? emulation::Order::reverse
-                                : !std::strcmp(order, "random") ? emulation::Order::random
-                                                                : emulation::Order::forward;
-#endif
   if (!retape::cuda::is_available()) {
     std::printf("skipped: %s\n", retape::cuda::why_unavailable().c_str());
     return 77;

@@ -135,3 +135,91 @@ TEST_CASE("mixed precision on the device", "[cuda]") {
     for (size_t i = 0; i < 4; ++i) CHECK(difference(b[i], a[i], dtype) <= 2);
   }
 }
+
+TEST_CASE("matrix products round to TF32 if that is asked for", "[cuda]") {
+  const Tensor a = values({16, 64}, -1, 1, 1, DType::f32), b = values({64, 8}, -1, 1, 2, DType::f32);
+  const Tensor exact = matmul(cast(a, DType::f64), cast(b, DType::f64)), x = to(a, gpu), y = to(b, gpu);
+  const auto error = [&] { return amax(abs(cast(to(matmul(x, y), Device::cpu()), DType::f64) - exact)).item(); };
+  CHECK_FALSE(cuda::allow_tf32());
+  CHECK(error() < 1e-5);
+  cuda::set_allow_tf32(true);
+  const double rounded = error();
+  cuda::set_allow_tf32(false);
+  CHECK((rounded > 1e-5 && rounded < 1e-2));
+  CHECK(error() < 1e-5);
+}
+
+// ---- budgets -----------------------------------------------------------------------------------------------------------
+
+namespace {
+// The gradients of a chain of 24 layers, and the most that it held.
+std::vector<Tensor> chain(int64_t* peak, const std::function<void(const std::function<Tensor()>&)>& differentiate) {
+  std::vector<Tensor> w;
+  for (int i = 0; i < 24; ++i) w.push_back(to(values({1000}, 0.5, 1.5, uint64_t(i + 1), DType::f32), gpu).set_requires_grad());
+  const Tensor x = to(values({1000}, -1, 1, 99, DType::f32), gpu);
+  synchronize(gpu);
+  const int64_t before = memory_stats(gpu).live;
+  reset_peak_memory(gpu);
+  differentiate([&] {
+    Tensor h = x;
+    for (auto& v : w) h = sin(h * v);
+    return sum(h);
+  });
+  *peak = memory_stats(gpu).peak - before;
+  std::vector<Tensor> grads;
+  for (auto& v : w) grads.push_back(to(v.grad(), Device::cpu()));
+  return grads;
+}
+}  // namespace
+
+TEST_CASE("a budget of the device holds, and gives the same bits", "[cuda]") {
+  constexpr int64_t unit = 4000;
+  int64_t whole = 0, peak = 0;
+  const auto plain = chain(&whole, plainly);
+  CHECK(whole >= 48 * unit);
+  for (const Evict evict : {Evict::recompute, Evict::spill, Evict::bf16}) {
+    INFO(int(evict));
+    const int64_t limit = 40 * unit;
+    const auto within = chain(&peak, [&](const std::function<Tensor()>& f) {
+      const MemoryBudget other(memory_stats().live + (1 << 20)), guard(memory_stats(gpu).live + limit, {.evict = evict, .device = gpu});
+      backward(f());
+    });
+    CHECK(peak <= limit);
+    for (size_t i = 0; i < plain.size(); ++i)
+      CHECK((evict == Evict::bf16 ? difference(within[i], plain[i], DType::bf16) <= 1 : same_bits(within[i], plain[i])));
+  }
+  const Tensor held = ones({100}, {.device = gpu});
+  CHECK_THROWS_WITH(MemoryBudget(1, {.device = gpu}), ContainsSubstring("1 bytes on cuda:0 are too few"));
+}
+
+#ifdef RETAPE_EMULATE_CUDA
+TEST_CASE("out of memory on the device says who holds it", "[cuda]") {
+  Net net;
+  net.to(gpu);
+  AdamW optimizer(net.parameters());
+  const Tensor x = ones({40, 8}, {.device = gpu}).set_requires_grad();
+  backward(sum(net.up(x)));
+  optimizer.step();
+  const Tensor h = net.up(x);
+  const Scoped little(emulation::settings.memory, memory_stats(gpu).live + 1000);
+  const std::string said = error_of([&] { net.down(h); });
+  CHECK_THAT(said, ContainsSubstring("out of memory: linear") && ContainsSubstring("on cuda:0"));
+  CHECK_THAT(said, ContainsSubstring("optimizer state"));
+  CHECK(sum(net.up.bias).item() < 100);  // the device goes on
+}
+
+TEST_CASE("what goes wrong on the device is an Error with the op's name", "[cuda]") {
+  const Tensor x = ones({4}, {.device = gpu});
+  {
+    const Scoped other(emulation::settings.next_launch, cudaErrorNoKernelImageForDevice);
+    CHECK_THROWS_WITH(exp(x), ContainsSubstring("exp: this build has no kernels for cuda:0, whose architecture is sm_90") &&
+                                  ContainsSubstring("-DCMAKE_CUDA_ARCHITECTURES=90"));
+  }
+  {
+    const Scoped broken(emulation::settings.next_wait, cudaErrorIllegalAddress);
+    CHECK_THROWS_WITH(synchronize(gpu), ContainsSubstring("an illegal memory access was encountered") &&
+                                            ContainsSubstring("a kernel that was launched before") && ContainsSubstring("CUDA_LAUNCH_BLOCKING=1"));
+  }
+  CHECK(sum(x).item() == 4);
+}
+#endif

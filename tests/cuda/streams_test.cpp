@@ -217,6 +217,22 @@ TEST_CASE("writes of a launch are seen by the tape", "[cuda][graph]") {
   CHECK_THROWS_WITH(backward(y), ContainsSubstring("changed in place"));
 }
 
+TEST_CASE("a history that leaves a captured function outlives the graph", "[cuda][graph]") {
+  const Tensor w = ones({64}, {.device = gpu}).set_requires_grad();
+  Tensor loss;
+  {
+    cuda::Graph graph([&](const std::vector<Tensor>&) -> std::vector<Tensor> {
+      loss = sum(dropout(w, 0.5));
+      return {};
+    });
+    graph(), graph();
+  }
+  const double kept = loss.item();
+  backward(loss);
+  CHECK((kept > 0 && kept < 128));
+  CHECK(sum(w.grad()).item() == kept);  // dropout is its own derivative
+}
+
 TEST_CASE("what cannot be captured is an Error after which all goes on", "[cuda][graph]") {
   const Tensor x = ones({3}, {.device = gpu});
   bool wait = false;

@@ -118,11 +118,11 @@ cuda)  # with a program that has a CUDA device, which may be emulated: few token
     echo "skipped: $(cat err.txt)"
     exit 77
   }
-  "$gpt" train "${tiny[@]}" --steps 4 --eval-every 2 --out cpu
+  "$gpt" train "${tiny[@]}" --steps 4 --eval-every 2 --out cpu --device cpu
   paste -d, cpu/metrics.csv cuda/metrics.csv | awk -F, 'NR > 1 && (($2 - $8) ^ 2 > 1e-6 || ($3 - $9) ^ 2 > 1e-6) { exit 1 }' ||
     fail "losses differ: $(paste cpu/metrics.csv cuda/metrics.csv)"
   cmp cpu/samples.txt cuda/samples.txt || fail "samples differ"
-  grep -q '"device": "cuda"' cuda/config.json || fail "config.json does not name the device"
+  grep -q '"device": "cuda:0"' cuda/config.json || fail "config.json does not name the device"
   cp cuda/checkpoint-4/model.safetensors whole.safetensors
   "$gpt" train --resume cuda/checkpoint-2 --sample-tokens 0 --quiet
   cmp whole.safetensors cuda/checkpoint-4/model.safetensors || fail "a resumed run has other weights"
@@ -132,7 +132,8 @@ cuda)  # with a program that has a CUDA device, which may be emulated: few token
     "$gpt" logits --from cuda --device $device --prompt line --out logits.$device
   done
   cmp sample.cpu sample.cuda:0 || fail "samples differ"
-  "$gpt" train "${tiny[@]}" --steps 1 --amp f16 --accumulate 2 --recompute sqrt --memory-budget 1MiB --sample-tokens 0 --out all --device cuda
+  "$gpt" train "${tiny[@]}" --steps 1 --amp f16 --accumulate 2 --recompute sqrt --memory-budget 1MiB --sample-tokens 0 --out all
+  grep -q '"device": "cuda:0"' all/config.json || fail "the device is there and was not taken"
   refuses 1 'device cuda:120 is not there' "$gpt" train "${tiny[@]}" --steps 2 --out no --device cuda:120
   refuses 1 'on cuda:0' "$gpt" train "${tiny[@]}" --steps 2 --out no --device cuda --memory-budget 10KB
   ;;

@@ -1,12 +1,12 @@
 // The host version of cuda/libraries/blas.cpp for builds without a GPU: plain loops in the order of the stream.
 #include <retape/cuda/libraries/blas.h>
 
+#include <retape/core/device.h>
+#include <retape/core/unary_ops.h>
 #include <retape/cuda/device.h>
 
 namespace retape::cuda::blas {
 namespace {
-
-bool tf32 = false;
 
 float round_to_tf32(float x) {
   uint32_t u;
@@ -32,14 +32,21 @@ template <class T> void multiply(const Gemm& g, bool rounded) {
           sum += operand(a[q * g.a_batch + i * g.a_row + l * g.a_col]) * operand(b[q * g.b_batch + l * g.b_row + j * g.b_col]);
         T& out = c[q * g.c_batch + i * g.c_row + j];
         if (g.accumulate) sum += S(out);
-        out = T(bias ? sum + S(bias[j]) : sum);
+        if (bias) sum += S(bias[j]);
+        T* const extra = static_cast<T*>(g.extra);
+        if (g.epilogue == Epilogue::gelu) extra[i * g.n + j] = T(sum), sum = functor::GeluTanh::value(sum);
+        if (g.epilogue == Epilogue::gelu_backward) sum *= functor::GeluTanh::slope(S(extra[i * g.n + j]));
+        out = T(sum);
       }
+  if (g.epilogue != Epilogue::row_sums) return;
+  for (int64_t i = 0; i < g.m; ++i) {
+    S sum = 0;
+    for (int64_t l = 0; l < g.k; ++l) sum += S(a[i * g.a_row + l * g.a_col]);
+    static_cast<T*>(g.extra)[i] = T(sum);
+  }
 }
 
 }  // namespace
-
-void set_allow_tf32(bool on) { tf32 = on; }
-bool allow_tf32() { return tf32; }
 
 // As with cuBLASLt, f64 has no bias, and operands must lie by rows or by columns.
 bool gemm(const Gemm& g) {
@@ -49,7 +56,9 @@ bool gemm(const Gemm& g) {
   if (!runs(g.m, g.k, g.a_row, g.a_col) || !runs(g.k, g.n, g.b_row, g.b_col) || g.m * g.n * g.k * g.batch == 0)
     throw emulation::Mistake("gemm: operands that cuBLASLt cannot express");
   if (g.dtype == DType::f64 && g.bias) return false;
-  emulation::enqueue(current_stream(), [g, rounded = tf32] {
+  if (g.epilogue != Epilogue::none && (g.dtype == DType::f64 || g.n % 8)) return false;
+  if (g.epilogue != Epilogue::none && (g.batch != 1 || g.accumulate || !g.extra)) throw emulation::Mistake("gemm: an epilogue with a batch");
+  emulation::enqueue(current_stream(), [g, rounded = allow_tf32()] {
     switch (g.dtype) {
       case DType::f64: return multiply<double>(g, false);
       case DType::f16: return multiply<f16>(g, false);
