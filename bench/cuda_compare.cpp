@@ -129,36 +129,49 @@ class Comparison {
       add({.work = w.name + ": of the faster copy", .unit = "fraction", .retape = w.bytes / t.ours / copy_rate(), .at_least = w.of_copy});
   }
 
+  // The largest batches, as powers of two, that fit the card on each side while the other has its weights there, too.
+  struct Batches {
+    int64_t ours = 0, theirs = 0;
+  };
+  Batches find_batches() {
+    const int64_t most = tiny ? 2 : 256;
+    const auto fits = [&](int64_t batch) { return peer->fits("gpt_amp eager " + numbers(gpt2_settings(batch, tiny))); };
+    if (peer && !fits(1)) throw Error("the device's memory does not hold the peer's batch of 1");
+    Batches b{.ours = largest_batch(device, most, tiny)};
+    if (!b.ours) throw Error("the device's memory does not hold a batch of 1");
+    b.theirs = b.ours;
+    if (!peer) return b;
+    GptStep step(gpt2_settings(1, tiny), device, DType::bf16);
+    step.run();
+    synchronize(device);
+    empty_cache();
+    while (b.theirs > 1 && !fits(b.theirs)) b.theirs /= 2;
+    while (b.theirs >= b.ours && b.theirs < most && fits(b.theirs * 2)) b.theirs *= 2;
+    return b;
+  }
+
   // Tokens a second of GPT-2, and the fraction of the card's peak that they need.
   void measure_gpt2(const char* how, const char* peer_name, double at_least) {
-    const auto work = [&](int64_t batch) { return fmt::format("gpt_amp {} {}", how, numbers(gpt2_settings(batch, tiny))); };
-    // With the other side's weights on the card, too, each takes the largest batch that fits.
-    if (peer && !peer->fits(work(1))) throw Error("the peer cannot hold a batch of 1");
-    if (!batch_) batch_ = largest_batch(device, tiny ? 2 : 256, tiny);
-    if (!*batch_) throw Error("the device's memory does not hold a batch of 1");
-    const Step step = [s = std::make_shared<GptStep>(gpt2_settings(*batch_, tiny), device, DType::bf16)] { s->run(); };
-    seconds_on(device, step, 0);
-    empty_cache();
-    int64_t batch = *batch_;
-    if (peer)
-      while (batch > 1 && !peer->fits(work(batch))) batch /= 2;
-    const Times t = alternate(step, work(batch));
-    const StepSettings s = gpt2_settings(*batch_, tiny);
+    if (!batches_) batches_ = find_batches();
+    const auto [batch, peer_batch] = *batches_;
+    const Step step = [s = std::make_shared<GptStep>(gpt2_settings(batch, tiny), device, DType::bf16)] { s->run(); };
+    const Times t = alternate(step, fmt::format("gpt_amp {} {}", how, numbers(gpt2_settings(peer_batch, tiny))));
+    const StepSettings s = gpt2_settings(batch, tiny);
     const auto rate = [&](double seconds, int64_t b) { return double(b * s.block) / seconds; };
     const double flops = flops_per_token(s) * 1e-12;
-    const std::string name =
-        fmt::format("{}, batch {}{}", gpt2_name(peer_name), *batch_, peer && batch != *batch_ ? fmt::format(" (peer {})", batch) : "");
-    const std::optional<double> theirs = t.theirs ? std::optional(rate(*t.theirs, batch)) : std::nullopt;
+    const std::string other = peer_batch != batch ? fmt::format(" (peer {})", peer_batch) : "";
+    const std::string name = fmt::format("{}, batch {}{}", gpt2_name(peer_name), batch, other);
+    const std::optional<double> theirs = t.theirs ? std::optional(rate(*t.theirs, peer_batch)) : std::nullopt;
     add({.work = name,
          .unit = "tokens/s",
-         .retape = rate(t.ours, *batch_),
+         .retape = rate(t.ours, batch),
          .peer = theirs,
          .at_least = theirs ? at_least : 0,
          .more_is_better = true});
     const auto of_peak = [&](double tokens) { return peak ? tokens * flops / peak : tokens * flops; };
     add({.work = name + (peak ? fmt::format(": model FLOPs, of {:.0f} TFLOP/s", peak) : ": model FLOPs"),
          .unit = peak ? "fraction" : "TFLOP/s",
-         .retape = of_peak(rate(t.ours, *batch_)),
+         .retape = of_peak(rate(t.ours, batch)),
          .peer = theirs ? std::optional(of_peak(*theirs)) : std::nullopt,
          .more_is_better = true});
   }
@@ -194,7 +207,7 @@ class Comparison {
 
  private:
   std::optional<double> copy_rate_;
-  std::optional<int64_t> batch_;
+  std::optional<Batches> batches_;
 };
 
 }  // namespace

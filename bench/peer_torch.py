@@ -64,7 +64,7 @@ class Gpt(nn.Module):
 class GptStep:
     def __init__(self, vocab, layers, heads, width, block, batch, amp=False, compiled=False):
         self.model = Gpt(vocab, layers, heads, width, block)
-        self.loss = torch.compile(self.model.loss) if compiled else self.model.loss
+        self.loss = torch.compile(self.model.loss, dynamic=False) if compiled else self.model.loss
         self.amp = amp
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1, fused=True)
         self.ids = torch.randint(vocab, (batch, block))
