@@ -66,6 +66,15 @@ DeviceWork adamw(Device device, int64_t count, int64_t elements) {
           .of_copy = 0.85};
 }
 
+// nanoGPT's CPU settings, where launches take longer than the arithmetic.
+DeviceWork small_step(Device device, bool tiny) {
+  StepSettings s;
+  if (tiny) s.layers = 1, s.batch = 1;
+  return {.name = "training step, nanoGPT's CPU settings, f32",
+          .peer = "gpt " + numbers(s),
+          .make = [=]() -> Step { return [step = std::make_shared<GptStep>(s, device)] { step->run(); }; }};
+}
+
 }  // namespace
 
 std::vector<DeviceWork> device_works(Device device, bool tiny) {
@@ -80,6 +89,7 @@ std::vector<DeviceWork> device_works(Device device, bool tiny) {
     for (const DType dtype : {DType::f32, DType::bf16}) add_streaming(all, device, 32768, 4096, dtype);
     all.push_back(adamw(device, 148, 840'000));
   }
+  all.push_back(small_step(device, tiny));
   return all;
 }
 

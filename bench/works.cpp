@@ -15,16 +15,17 @@ GptStep::GptStep(const StepSettings& s, Device device, std::optional<DType> amp)
       ids_(randint(0, s.vocab, {s.batch, s.block}, {DType::i64, device})),
       targets_(randint(0, s.vocab, {s.batch, s.block}, {DType::i64, device})),
       amp_(amp) {}
-void GptStep::run() {
+std::vector<Tensor> GptStep::run(const std::vector<Tensor>& inputs) {
   optimizer_.zero_grad();
   Tensor loss;
   {
     const Autocast guard(amp_.value_or(DType::bf16), amp_.has_value());
-    loss = model_.loss(ids_, targets_);
+    loss = model_.loss(inputs[0], inputs[1]);
   }
   backward(loss);
   clip_grad_norm(model_.parameters(), 1);
   optimizer_.step();
+  return {loss.detach()};
 }
 
 Step adamw_step(int64_t count, int64_t elements, Device device) {
