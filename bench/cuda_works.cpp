@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include <retape/core/cuda_graph.h>
 #include "timing.h"
 
 namespace retape::bench {
@@ -66,13 +67,19 @@ DeviceWork adamw(Device device, int64_t count, int64_t elements) {
           .of_copy = 0.85};
 }
 
-// nanoGPT's CPU settings, where launches take longer than the arithmetic.
-DeviceWork small_step(Device device, bool tiny) {
+// nanoGPT's CPU settings, where launches take longer than the arithmetic. What is captured is one launch; a CPU has no graphs.
+DeviceWork small_step(Device device, bool tiny, bool captured) {
   StepSettings s;
   if (tiny) s.layers = 1, s.batch = 1;
-  return {.name = "training step, nanoGPT's CPU settings, f32",
+  return {.name = fmt::format("training step, nanoGPT's CPU settings, f32, {}", captured ? "as a graph, against eager" : "eager"),
           .peer = "gpt " + numbers(s),
-          .make = [=]() -> Step { return [step = std::make_shared<GptStep>(s, device)] { step->run(); }; }};
+          .at_least = captured ? 3.0 : 0,
+          .make = [=]() -> Step {
+            const auto step = std::make_shared<GptStep>(s, device);
+            if (!captured || !device.is_cuda()) return [step] { step->run(); };
+            const auto graph = std::make_shared<cuda::Graph>([step](const std::vector<Tensor>& in) { return step->run(in); }, device);
+            return [step, graph] { (*graph)(step->inputs()); };
+          }};
 }
 
 }  // namespace
@@ -89,7 +96,7 @@ std::vector<DeviceWork> device_works(Device device, bool tiny) {
     for (const DType dtype : {DType::f32, DType::bf16}) add_streaming(all, device, 32768, 4096, dtype);
     all.push_back(adamw(device, 148, 840'000));
   }
-  all.push_back(small_step(device, tiny));
+  for (const bool captured : {false, true}) all.push_back(small_step(device, tiny, captured));
   return all;
 }
 
