@@ -70,7 +70,7 @@ DeviceWork adamw(Device device, int64_t count, int64_t elements) {
 // nanoGPT's CPU settings, where launches take longer than the arithmetic. What is captured is one launch; a CPU has no graphs.
 DeviceWork small_step(Device device, bool tiny, bool captured) {
   StepSettings s;
-  if (tiny) s.layers = 1, s.batch = 1;
+  if (tiny) s = {.vocab = 8, .layers = 1, .heads = 2, .width = 8, .block = 4, .batch = 1};
   return {.name = fmt::format("training step, nanoGPT's CPU settings, f32, {}", captured ? "as a graph, against eager" : "eager"),
           .peer = "gpt " + numbers(s),
           .at_least = captured ? 3.0 : 0,
@@ -87,7 +87,7 @@ DeviceWork small_step(Device device, bool tiny, bool captured) {
 std::vector<DeviceWork> device_works(Device device, bool tiny) {
   std::vector<DeviceWork> all;
   if (tiny) {
-    for (const int64_t dim : {64, 128}) all.push_back(attention(device, 1, 2, 48, dim));
+    for (const int64_t dim : {64, 128}) all.push_back(attention(device, 1, 1, 20, dim));
     for (const DType dtype : {DType::f32, DType::bf16}) add_streaming(all, device, 8, 64, dtype);
     all.push_back(adamw(device, 3, 1000));
   } else {
@@ -110,7 +110,7 @@ Step device_copy(Device device, bool tiny) {
 }
 
 StepSettings gpt2_settings(int64_t batch, bool tiny) {
-  if (tiny) return {.vocab = 64, .layers = 2, .heads = 2, .width = 32, .block = 16, .batch = batch};
+  if (tiny) return {.vocab = 16, .layers = 1, .heads = 2, .width = 16, .block = 8, .batch = batch};
   return {.vocab = 50304, .layers = 12, .heads = 12, .width = 768, .block = 1024, .batch = batch};
 }
 double flops_per_token(const StepSettings& s) {
