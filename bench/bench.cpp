@@ -1,5 +1,6 @@
 // Benchmarks of Retape alone, by Google Benchmark: --help lists its flags, --benchmark_filter=WORD picks rows. What is measured
-// against PyTorch is in works.cpp: `bench --peer PYTHON`; memory against time in replay.cpp: `bench --replay`.
+// against PyTorch is in works.cpp: `bench --peer PYTHON`, and on a GPU in cuda_works.cpp: `bench --cuda`; memory against time in replay.cpp:
+// `bench --replay`.
 #include <benchmark/benchmark.h>
 #include <omp.h>
 
@@ -10,6 +11,7 @@
 
 #include <examples/gpt/model.h>
 #include "compare.h"
+#include "cuda_compare.h"
 #include "replay.h"
 #include "timing.h"
 #include "works.h"
@@ -245,6 +247,8 @@ void add_estimates() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (std::any_of(argv + 1, argv + argc, [](const char* flag) { return std::string_view(flag) == "--cuda"; }))
+    return compare_on_device(argc, argv);
   for (int i = 1; i < argc; ++i)
     if (const std::string_view flag = argv[i]; flag.starts_with("--peer")) return compare(argc, argv);
     else if (flag == "--replay") return replay(argc, argv);

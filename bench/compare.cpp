@@ -10,36 +10,12 @@
 #include <retape/io/file.h>
 #include "peer.h"
 #include "roofs.h"
+#include "table.h"
 #include "timing.h"
 #include "works.h"
 
 namespace retape::bench {
 namespace {
-
-struct Row {
-  std::string work, unit;
-  double retape = 0;
-  std::optional<double> peer = {};
-  double at_least = 0;                             // of the ratio where there is a peer, else of Retape's number; 0: no goal
-  double ratio() const { return *peer / retape; }  // both are times or bytes: less is better
-  bool pass() const { return (peer ? ratio() : retape) >= at_least; }
-};
-
-const char* const head = "| work | unit | Retape | peer | ratio | at least | |\n|---|---|---|---|---|---|---|\n";
-std::string number(double v) { return fmt::format("{:.{}f}", v, v >= 100 ? 0 : v >= 10 ? 1 : v >= 1 ? 2 : 3); }
-std::string markdown(const Row& r) {
-  return fmt::format("| {} | {} | {} | {} | {} | {} | {} |\n", r.work, r.unit, number(r.retape), r.peer ? number(*r.peer) : "",
-                     r.peer ? fmt::format("{:.2f}", r.ratio()) : "", r.at_least ? fmt::format("{:.3g}", r.at_least) : "",
-                     r.pass() ? "" : "falls short");
-}
-std::string csv(const std::vector<Row>& rows) {
-  std::string text = "work,unit,retape,peer,ratio,at_least,pass\n";
-  for (const Row& r : rows)
-    text += fmt::format("\"{}\",{},{:.6g},{},{},{},{}\n", r.work, r.unit, r.retape, r.peer ? fmt::format("{:.6g}", *r.peer) : "",
-                        r.peer ? fmt::format("{:.4g}", r.ratio()) : "", r.at_least ? fmt::format("{:.4g}", r.at_least) : "",
-                        r.pass() ? "yes" : "no");
-  return text;
-}
 
 double roof_of(const Work& w) {
   switch (w.roof) {
@@ -139,7 +115,7 @@ int compare(int argc, char** argv) try {
       "roofs, best of 5: FMA {:.0f} GFLOP/s; copy {:.0f} GB/s of 0.8 MB, {:.0f} of 12.6 MB, {:.0f} of 134 MB; in place {:.0f} of 134 MB; "
       "exp {:.1f} G/s\n\n",
       best(fma_peak), copy(786432), copy(12582912), copy(128 << 20), best([] { return in_place_bandwidth(128 << 20); }), best(exp_rate));
-  fmt::print("{}", head);
+  fmt::print("{}", table_head());
   std::vector<Row> rows;
   const auto add = [&](Row row) {
     fmt::print("{}", markdown(row));

@@ -53,7 +53,8 @@ namespace {
 double number_of(const std::string& answer, const std::string& work) {
   std::istringstream in(answer);
   double value = 0;
-  if (!(in >> value)) throw Error(fmt::format("bench: a process failed at \"{}\"; what it said is above", work));
+  if (!(in >> value))
+    throw Error(fmt::format("bench: a process failed at \"{}\": {}", work, answer.empty() ? "what it said is above" : answer));
   return value;
 }
 }  // namespace
@@ -65,16 +66,24 @@ FreshRun::FreshRun(std::vector<std::string> command) {
   });
 }
 
-Peer::Peer(std::string python)
-    : command_{std::move(python), RETAPE_BENCH_DIR "/peer_torch.py", std::to_string(omp_get_max_threads())},
+Peer::Peer(std::string python, const std::string& device)
+    : command_{std::move(python), RETAPE_BENCH_DIR "/peer_torch.py", std::to_string(omp_get_max_threads()), device},
       process_(command_),
       version_(process_.read_line()) {
   if (version_.empty())
-    throw Error(fmt::format("bench: {} cannot import torch; name a Python that can, or torch to get one: --peer torch", command_[0]));
+    throw Error(fmt::format("bench: {} cannot import torch, or has no {}; name a Python that can, or torch to get one: --peer torch",
+                            command_[0], device));
 }
 double Peer::median_seconds(const std::string& work, double at_least) {
   process_.write_line(fmt::format("{} {}", at_least, work));
   return number_of(process_.read_line(), work);
+}
+bool Peer::fits(const std::string& work) {
+  process_.write_line("0 " + work);
+  const std::string answer = process_.read_line();
+  if (answer == "out of memory") return false;
+  number_of(answer, work);
+  return true;
 }
 FreshRun Peer::fresh_run(int steps, const std::string& gpt) const {
   std::vector<std::string> command = command_;

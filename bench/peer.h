@@ -32,11 +32,13 @@ struct FreshRun {
 /// Answers with the median seconds of a repetition of a work.
 class Peer {
  public:
-  /// python: a Python that can import torch. Throws Error otherwise.
-  explicit Peer(std::string python);
+  /// python: a Python that can import torch and has the device (cpu, cuda, cuda:1). Throws Error otherwise.
+  explicit Peer(std::string python, const std::string& device = "cpu");
   const std::string& version() const { return version_; }
-  /// Repeats the work for at least this long.
+  /// Repeats the work for at least this long. Throws Error if it fails, after which the peer takes the next one.
   double median_seconds(const std::string& work, double at_least);
+  /// Whether the work can run; false if the device's memory does not hold it.
+  bool fits(const std::string& work);
   FreshRun fresh_run(int steps, const std::string& gpt) const;
 
  private:

@@ -1,11 +1,14 @@
 """The peer's side of `bench --peer`: reads a work and its numbers a line, repeats it, and answers with the median seconds.
 
-`peer_torch.py THREADS --fresh STEPS NUMBERS` takes training steps and answers with the bytes by which the resident memory grew to its peak.
+It is run as `peer_torch.py THREADS DEVICE`; every tensor is made on the device. A work that does not fit its memory is answered with
+"out of memory", one that fails otherwise with what was raised. `peer_torch.py THREADS cpu --fresh STEPS NUMBERS` takes training steps and answers with the bytes by which the resident memory grew to its peak.
 """
 import math
+import os
 import statistics
 import sys
 import time
+import traceback
 
 import torch
 import torch.nn.functional as F
@@ -59,15 +62,19 @@ class Gpt(nn.Module):
 
 
 class GptStep:
-    def __init__(self, vocab, layers, heads, width, block, batch):
+    def __init__(self, vocab, layers, heads, width, block, batch, amp=False, compiled=False):
         self.model = Gpt(vocab, layers, heads, width, block)
+        self.loss = torch.compile(self.model.loss, dynamic=False) if compiled else self.model.loss
+        self.amp = amp
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1, fused=True)
         self.ids = torch.randint(vocab, (batch, block))
         self.targets = torch.randint(vocab, (batch, block))
 
     def run(self):
         self.optimizer.zero_grad(set_to_none=True)
-        self.model.loss(self.ids, self.targets).backward()
+        with torch.autocast(self.ids.device.type, torch.bfloat16, enabled=self.amp):
+            loss = self.loss(self.ids, self.targets)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
 
@@ -130,9 +137,65 @@ def cross_entropy(rows, classes):
     return ForwardBackward(F.cross_entropy, torch.randn(rows, classes), torch.randint(classes, (rows,)))
 
 
-def attention(*shape):
-    q, k, v = (torch.randn(shape) for _ in range(3))
+def attention(*shape, dtype=torch.float32):
+    q, k, v = (torch.randn(shape, dtype=dtype) for _ in range(3))
     return ForwardBackward(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), q, k, v)
+
+
+def gpt_amp(how, *sizes):
+    return GptStep(*map(int, sizes), amp=True, compiled={"eager": False, "compiled": True}[how])
+
+
+class Forward:
+    def __init__(self, f):
+        self.f = f
+
+    @torch.no_grad()
+    def run(self):
+        self.f()
+
+
+def copy(elements):
+    x = torch.randn(elements)
+    y = torch.empty_like(x)
+    return Forward(lambda: y.copy_(x))
+
+
+def elementwise(rows, columns, dtype):
+    x = torch.randn(int(rows), int(columns), dtype=getattr(torch, dtype))
+    return Forward(lambda: F.gelu(x * 2 + 1))
+
+
+def rows_of(name, rows, columns, dtype):
+    dtype, columns = getattr(torch, dtype), int(columns)
+    x = torch.randn(int(rows), columns, dtype=dtype)
+    if name == "softmax":
+        return ForwardBackward(lambda x: F.softmax(x, -1), x)
+    weight, bias = torch.ones(columns, dtype=dtype), torch.zeros(columns, dtype=dtype)
+    return ForwardBackward(lambda x, w, b: F.layer_norm(x, (columns,), w, b), x, weight, bias)
+
+
+class Issue:
+    """Only the time in which the host hands a chain of multiplications of 4 floats to the device, an op."""
+
+    def __init__(self, count):
+        self.count = count
+        self.x = torch.full((4,), 0.5)
+        self.w = torch.ones(4, requires_grad=True)
+
+    def seconds(self, _):
+        def once():
+            h = self.x
+            synchronize()
+            start = time.perf_counter()
+            for _ in range(self.count):
+                h = h * self.w
+            return (time.perf_counter() - start) / self.count
+
+        return statistics.median(once() for _ in range(20))
+
+    def run(self):
+        self.seconds(0)
 
 
 class AdamW:
@@ -150,9 +213,19 @@ def make(line):
     name, *words = line.split()
     if name == "row_op":
         return row_op(*words)
-    if name == "adamw":
-        return AdamW(*words)
-    makers = {"chain": Chain, "cross_entropy": cross_entropy, "attention": attention, "gpt": GptStep, "generate": Generation}
+    of_words = {"adamw": AdamW, "gpt_amp": gpt_amp, "elementwise": elementwise, "rows": rows_of}
+    if name in of_words:
+        return of_words[name](*words)
+    makers = {
+        "chain": Chain,
+        "cross_entropy": cross_entropy,
+        "attention": attention,
+        "attention_bf16": lambda *shape: attention(*shape, dtype=torch.bfloat16),
+        "gpt": GptStep,
+        "generate": Generation,
+        "copy": copy,
+        "issue": Issue,
+    }
     return makers[name](*map(int, words))
 
 
@@ -161,36 +234,92 @@ def resident(field):
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith(field))
 
 
-def serve():
-    print("PyTorch", torch.__version__, flush=True)
+def synchronize():
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(f):
+    start = time.perf_counter()
+    f()
+    return time.perf_counter() - start
+
+
+def seconds_on_cpu(work, at_least):
+    times = []
+    while sum(times) < at_least or not times:
+        times.append(seconds_of(work.run))
+    return statistics.median(times)
+
+
+def seconds_on_device(work, at_least):
+    """As Retape's side does it: five batches, each of so many repetitions that they last for long enough, and one wait a batch."""
+
+    def batch(count):
+        for _ in range(count):
+            work.run()
+        synchronize()
+
+    batch(1)
+    count = max(1, math.ceil(at_least / 5 / max(seconds_of(lambda: batch(1)), 1e-9)))
+    return statistics.median(seconds_of(lambda: batch(count)) / count for _ in range(5 if at_least else 1))
+
+
+def answer(work, at_least):
+    if hasattr(work, "seconds"):
+        return work.seconds(at_least)
+    return seconds_on_cpu(work, at_least) if device.type == "cpu" else seconds_on_device(work, at_least)
+
+
+def serve(out):
+    name = " on " + torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    print("PyTorch", torch.__version__ + name, file=out, flush=True)
     current = work = None
     for line in sys.stdin:
         at_least, line = line.split(maxsplit=1)
-        if line != current:
-            current, work = line, None  # frees the one before
-            work = make(line)
-            work.run()
-            work.run()
-        times = []
-        while sum(times) < float(at_least):
-            start = time.perf_counter()
-            work.run()
-            times.append(time.perf_counter() - start)
-        print(statistics.median(times), flush=True)
+        try:
+            if line != current:
+                current, work = None, None  # frees the one before
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
+                with device:  # while it is made only: such a context costs every later call
+                    work = make(line)
+                work.run()
+                work.run()
+                current = line
+            said = answer(work, float(at_least))
+        except torch.OutOfMemoryError:
+            said = "out of memory"
+        except Exception as error:  # the next work may do better
+            traceback.print_exc()
+            said = "raised " + type(error).__name__
+        if isinstance(said, str):
+            current = work = None
+        if device.type == "cuda":  # the other side's turn on the same card
+            try:
+                synchronize()
+                torch.cuda.empty_cache()
+            except Exception:
+                traceback.print_exc()
+        print(said, file=out, flush=True)
 
 
 def main():
+    # What libraries print is no answer.
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     torch.set_num_threads(int(sys.argv[1]))
-    if sys.argv[2:3] == ["--fresh"]:
+    if sys.argv[3:4] == ["--fresh"]:
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")  # forgets the peak so far
         before = resident("VmRSS:")
-        step = GptStep(*map(int, sys.argv[4:]))
-        for _ in range(int(sys.argv[3])):
+        step = GptStep(*map(int, sys.argv[5:]))
+        for _ in range(int(sys.argv[4])):
             step.run()
-        print(resident("VmHWM:") - before)
+        print(resident("VmHWM:") - before, file=out, flush=True)
     else:
-        serve()
+        serve(out)
 
 
+device = torch.device(sys.argv[2])
 main()

@@ -9,16 +9,36 @@
 
 namespace retape::bench {
 
-GptStep::GptStep(const StepSettings& s)
+GptStep::GptStep(const StepSettings& s, Device device, std::optional<DType> amp)
     : model_(gpt::Config{.vocab = s.vocab, .block = s.block, .layers = s.layers, .heads = s.heads, .width = s.width}),
-      optimizer_(model_.parameters(), {.lr = 1e-3, .betas = {0.9, 0.99}, .weight_decay = 0.1}),
-      ids_(randint(0, s.vocab, {s.batch, s.block})),
-      targets_(randint(0, s.vocab, {s.batch, s.block})) {}
-void GptStep::run() {
+      optimizer_((model_.to(device), model_.parameters()), {.lr = 1e-3, .betas = {0.9, 0.99}, .weight_decay = 0.1}),
+      ids_(randint(0, s.vocab, {s.batch, s.block}, {DType::i64, device})),
+      targets_(randint(0, s.vocab, {s.batch, s.block}, {DType::i64, device})),
+      amp_(amp) {}
+std::vector<Tensor> GptStep::run(const std::vector<Tensor>& inputs) {
   optimizer_.zero_grad();
-  backward(model_.loss(ids_, targets_));
+  Tensor loss;
+  {
+    const Autocast guard(amp_.value_or(DType::bf16), amp_.has_value());
+    loss = model_.loss(inputs[0], inputs[1]);
+  }
+  backward(loss);
   clip_grad_norm(model_.parameters(), 1);
   optimizer_.step();
+  return {loss.detach()};
+}
+
+Step adamw_step(int64_t count, int64_t elements, Device device) {
+  std::vector<Tensor> parameters;
+  for (int64_t i = 0; i < count; ++i) {
+    parameters.push_back(randn({elements}, {.device = device}).set_requires_grad());
+    parameters.back().set_grad(randn({elements}, {.device = device}));
+  }
+  return [optimizer = std::make_shared<AdamW>(parameters, AdamWOptions{})] { optimizer->step(); };
+}
+
+std::string numbers(const StepSettings& s) {
+  return fmt::format("{} {} {} {} {} {}", s.vocab, s.layers, s.heads, s.width, s.block, s.batch);
 }
 
 namespace {
@@ -33,19 +53,6 @@ Step chain(bool recorded) {
     for (int i = 0; i < 1000; ++i) h = h * w;
     if (recorded) backward(sum(h));
     else do_not_optimize(h);
-  };
-}
-
-// Forward and backward of y = f(inputs...), with a gradient for y that is there already.
-template <class F> Step forward_backward(std::vector<Tensor> inputs, F f) {
-  for (Tensor& x : inputs)
-    if (is_floating(x.dtype())) x.set_requires_grad();
-  const NoGrad off;
-  const Tensor dy = randn(f(inputs).shape());
-  return [=]() mutable {
-    for (Tensor& x : inputs)
-      if (x.requires_grad()) x.set_grad({});
-    backward(f(inputs), {}, dy);
   };
 }
 
@@ -131,9 +138,6 @@ Step products(const StepSettings& s) {
     }
   };
 }
-std::string numbers(const StepSettings& s) {
-  return fmt::format("{} {} {} {} {} {}", s.vocab, s.layers, s.heads, s.width, s.block, s.batch);
-}
 const StepSettings nano, six_layers{.layers = 6, .heads = 6, .width = 384, .block = 256, .batch = 16},
     gpt2{.vocab = 50257, .layers = 12, .heads = 12, .width = 768, .block = 64, .batch = 4};
 
@@ -155,17 +159,10 @@ Work adamw(const char* form, double at_least, double of_roof) {
   return {.name = fmt::format("AdamW step, 25 M parameters in {} tensors, against {}", count, form),
           .peer = fmt::format("adamw {} {} {}", form, count, elements),
           .at_least = at_least,
-          .make = [=]() -> Step {
-            std::vector<Tensor> parameters;
-            for (int64_t i = 0; i < count; ++i) {
-              parameters.push_back(randn({elements}).set_requires_grad());
-              parameters.back().set_grad(randn({elements}));
-            }
-            return [optimizer = std::make_shared<AdamW>(parameters, AdamWOptions{})] { optimizer->step(); };
-          },
+          .make = [=] { return adamw_step(count, elements); },
           .roof = Roof::in_place,
-          .amount = 7.0 * 4 * count* elements,  // reads the value, its gradient and two moments; writes all but the gradient
-          .roof_bytes = 4 * count* elements,
+          .amount = 7.0 * 4 * count * elements,  // reads the value, its gradient and two moments; writes all but the gradient
+          .roof_bytes = 4 * count * elements,
           .of_roof = of_roof};
 }
 

@@ -2,6 +2,7 @@
 // in peer_torch.py.
 #pragma once
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,11 +14,14 @@ namespace retape::bench {
 struct StepSettings {
   int64_t vocab = 65, layers = 4, heads = 4, width = 128, block = 64, batch = 12;
 };
-/// One training step of a GPT on random tokens: forward, backward, clip, AdamW.
+/// One training step of a GPT on random tokens: forward (under Autocast if `amp` says so), backward, clip, AdamW.
 class GptStep {
  public:
-  explicit GptStep(const StepSettings& settings);
-  void run();
+  explicit GptStep(const StepSettings& settings, Device device = {}, std::optional<DType> amp = {});
+  void run() { run(inputs()); }
+  /// Takes {ids, targets} and returns {loss}, as a cuda::Graph does.
+  std::vector<Tensor> run(const std::vector<Tensor>& inputs);
+  std::vector<Tensor> inputs() const { return {ids_, targets_}; }
   void recompute(const std::string& how) { model_.transformer.recompute = gpt::parse_recomputation(how, model_.config.layers); }
   MemoryEstimate estimate() const { return estimate_memory(model_, &gpt::Gpt::loss, {ids_, targets_}); }
 
@@ -25,9 +29,27 @@ class GptStep {
   gpt::Gpt model_;
   AdamW optimizer_;
   Tensor ids_, targets_;
+  std::optional<DType> amp_;
 };
 
 using Step = std::function<void()>;  // one repetition of a work, which owns what it needs
+/// Forward and backward of y = f(inputs...), with a gradient for y that is there already.
+template <class F> Step forward_backward(std::vector<Tensor> inputs, F f) {
+  for (Tensor& x : inputs)
+    if (is_floating(x.dtype())) x.set_requires_grad();
+  const NoGrad off;
+  const Tensor dy = randn_like(f(inputs));
+  return [=]() mutable {
+    for (Tensor& x : inputs)
+      if (x.requires_grad()) x.set_grad({});
+    backward(f(inputs), {}, dy);
+  };
+}
+/// A step of AdamW over `count` parameters of so many elements.
+Step adamw_step(int64_t count, int64_t elements, Device device = {});
+/// The numbers by which peer_torch.py knows a GPT.
+std::string numbers(const StepSettings& settings);
+
 enum class Roof { none, fma, copy, in_place };
 
 /// A rate of the work that should be reached whatever the peer does: `amount` / seconds.
