@@ -215,9 +215,10 @@ Tensor feed_forward(const Tensor& x, const Tensor& weight1, const Tensor& bias1,
   if (x.dim() < 1 || weight1.dim() != 2 || weight2.dim() != 2 || x.shape()[-1] != weight1.shape()[1] ||
       weight1.shape()[0] != weight2.shape()[1] || (bias1 && !(bias1.shape() == Shape{weight1.shape()[0]})) ||
       (bias2 && !(bias2.shape() == Shape{weight2.shape()[0]})))
-    throw Error(fmt::format("feed_forward: x {}, weight1 {}, bias1 {}, weight2 {} and bias2 {} do not fit; they must be (..., in), "
-                            "(hidden, in), (hidden), (out, hidden) and (out)",
-                            text(x), text(weight1), text(bias1), text(weight2), text(bias2)));
+    throw Error(
+        fmt::format("feed_forward: x {}, weight1 {}, bias1 {}, weight2 {} and bias2 {} do not fit; they must be (..., in), "
+                    "(hidden, in), (hidden), (out, hidden) and (out)",
+                    text(x), text(weight1), text(bias1), text(weight2), text(bias2)));
   const auto as = [&](const Tensor& t) { return t ? contiguous(cast(t, dtype)) : t; };
   Shape shape = x.shape();
   shape[-1] = weight2.shape()[0];

@@ -210,7 +210,8 @@ MemoryBudget::MemoryBudget(int64_t bytes, MemoryBudgetOptions options)
   if (bytes <= 0 && bytes != least)
     throw Error(fmt::format("memory budget: {} bytes are not valid; give a positive number, or MemoryBudget::least", bytes));
   if (budget_->options.device.is_meta()) throw Error("memory budget: meta has no memory; give the CPU or a CUDA device");
-  if (budget_->options.evict == Evict::spill && budget_->options.device.is_cpu()) budget_->file = SpillFile::create(budget_->options.spill_folder);
+  if (budget_->options.evict == Evict::spill && budget_->options.device.is_cpu())
+    budget_->file = SpillFile::create(budget_->options.spill_folder);
   budget_->make_room(0);
 }
 MemoryBudget::~MemoryBudget() {

@@ -21,7 +21,7 @@ enum class Evict : uint8_t {
 
 struct MemoryBudgetOptions {
   Evict evict = Evict::recompute;
-  Device device = Device::cpu();  ///< whose memory is limited; guards of several devices may be nested
+  Device device = Device::cpu();            ///< whose memory is limited; guards of several devices may be nested
   std::filesystem::path spill_folder = {};  ///< for the file of Evict::spill; default: the system's folder for temporary files
 };
 

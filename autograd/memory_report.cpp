@@ -253,7 +253,8 @@ std::string memory_report(Device device, int64_t bytes) {
 
 std::string out_of_memory(Device device, int64_t bytes) {
   const std::string op = running_op();
-  return fmt::format("out of memory: {}{} could not be allocated. {}", op.empty() ? "" : op + ": ", size_text(bytes), memory_report(device, bytes));
+  return fmt::format("out of memory: {}{} could not be allocated. {}", op.empty() ? "" : op + ": ", size_text(bytes),
+                     memory_report(device, bytes));
 }
 
 }  // namespace detail

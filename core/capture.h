@@ -14,8 +14,8 @@ namespace retape::detail {
 template <class T> const T* captured_value(const T& now, std::function<T()> f) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) % 8 == 0);
   if (!ctx.capture) return nullptr;
-  return static_cast<const T*>(cuda_runtime->captured_value(
-      sizeof(T), [now, f = std::move(f)](void* to, bool first) { *static_cast<T*>(to) = first ? now : f(); }));
+  return static_cast<const T*>(
+      cuda_runtime->captured_value(sizeof(T), [now, f = std::move(f)](void* to, bool first) { *static_cast<T*>(to) = first ? now : f(); }));
 }
 
 }  // namespace retape::detail

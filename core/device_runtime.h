@@ -49,10 +49,10 @@ struct DeviceRuntime {
   double (*milliseconds)(void* from, void* to);
 
   // graphs
-  cuda::Capture* (*begin_capture)(int device);                     // from now on, of this thread; ctx.capture is its
-  void (*end_capture)(cuda::Capture* capture);                     // makes the graph; throws Error
-  void (*launch)(cuda::Capture* capture);                          // after end_capture()
-  void (*drop_capture)(cuda::Capture* capture) noexcept;           // also one that has not ended
+  cuda::Capture* (*begin_capture)(int device);            // from now on, of this thread; ctx.capture is its
+  void (*end_capture)(cuda::Capture* capture);            // makes the graph; throws Error
+  void (*launch)(cuda::Capture* capture);                 // after end_capture()
+  void (*drop_capture)(cuda::Capture* capture) noexcept;  // also one that has not ended
   const void* (*captured_value)(size_t bytes, std::function<void(void* to, bool first)> write);  // see core/capture.h
 
   // ranges that a profiler shows

@@ -10,7 +10,7 @@
 namespace retape {
 class Storage;
 struct Device;
-}
+}  // namespace retape
 
 namespace retape::cuda {
 

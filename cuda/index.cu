@@ -12,8 +12,7 @@ constexpr int threads = 256;
 struct IndexValues {
   const void* values;
   bool narrow;
-  explicit IndexValues(const Tensor& index)
-      : values(data_bytes(index)), narrow(index.dtype() == DType::i32) {}
+  explicit IndexValues(const Tensor& index) : values(data_bytes(index)), narrow(index.dtype() == DType::i32) {}
   __device__ __forceinline__ int64_t operator[](int64_t i) const {
     return narrow ? int64_t(static_cast<const int32_t*>(values)[i]) : static_cast<const int64_t*>(values)[i];
   }

@@ -20,14 +20,14 @@ struct DeviceState {
   Fault* faults = nullptr;        // pinned, so that the host reads it without a copy
   std::atomic<int64_t> live{0}, peak{0};
   std::vector<cudaStream_t> idle_streams[2];  // the second: urgent ones. Never destroyed, since memory may still name them
-  std::vector<bool> reads_from;            // by device: whose memory this device has been given access to
+  std::vector<bool> reads_from;               // by device: whose memory this device has been given access to
 };
 
 class GraphMemory;
 struct Block {
   cudaStream_t stream;  // where it was taken, and goes back to
   int device;
-  std::vector<cudaStream_t> also = {};          // what these still do with it comes before that
+  std::vector<cudaStream_t> also = {};           // what these still do with it comes before that
   std::shared_ptr<GraphMemory> owner = nullptr;  // whose memory it is, if a graph's
 };
 

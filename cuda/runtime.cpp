@@ -76,8 +76,8 @@ void use(int device) {
     throw Error(
         fmt::format("cuda:{} is not there: this machine has {} CUDA device{}, from cuda:0 on", device, m.count, m.count > 1 ? "s" : ""));
   if (ctx.capture && device_of(*ctx.capture) != device)
-    throw Error(fmt::format("{}: cuda:{} is used while a graph of cuda:{} is captured, which has one device only", ctx.op ? ctx.op : "graph",
-                            device, device_of(*ctx.capture)));
+    throw Error(fmt::format("{}: cuda:{} is used while a graph of cuda:{} is captured, which has one device only",
+                            ctx.op ? ctx.op : "graph", device, device_of(*ctx.capture)));
   check(cudaSetDevice(device), "cudaSetDevice");
   state_of(device);
   current = device;
@@ -130,10 +130,11 @@ void check(cudaError_t error, const char* what) {
   for (const cudaError_t e : {cudaErrorIllegalAddress, cudaErrorLaunchFailure, cudaErrorMisalignedAddress, cudaErrorIllegalInstruction,
                               cudaErrorAssert, cudaErrorECCUncorrectable})
     lost |= error == e;
-  throw Error(fmt::format("{}: {} on cuda:{}: {}{}", op, what, current, why,
-                          lost ? "; a kernel that was launched before has done it (CUDA_LAUNCH_BLOCKING=1 shows which), and this process cannot use the "
-                                 "device any more"
-                               : ""));
+  throw Error(fmt::format(
+      "{}: {} on cuda:{}: {}{}", op, what, current, why,
+      lost ? "; a kernel that was launched before has done it (CUDA_LAUNCH_BLOCKING=1 shows which), and this process cannot use the "
+             "device any more"
+           : ""));
 }
 
 void set_stream(int device, cudaStream_t stream) {
@@ -184,21 +185,19 @@ const DeviceRuntime runtime = {
     .between = copy_between,
     .take_stream = take_stream,
     .give_stream = give_stream,
-    .current_stream =
-        [](int device) -> void* {
-          use(device);
-          return current_stream();
-        },
+    .current_stream = [](int device) -> void* {
+      use(device);
+      return current_stream();
+    },
     .set_stream =
         [](int device, void* stream) {
           use(device);
           set_stream(device, static_cast<cudaStream_t>(stream));
         },
-    .default_stream =
-        [](int device) -> void* {
-          use(device);
-          return state().stream;
-        },
+    .default_stream = [](int device) -> void* {
+      use(device);
+      return state().stream;
+    },
     .wait_for_stream = wait_for_stream,
     .stream_is_done = stream_is_done,
     .make_event = make_event,

@@ -212,8 +212,8 @@ void search_sorted(const Tensor& sorted, const Tensor& values, bool right, Tenso
   const int64_t n = sorted.shape()[-1], lines = n ? sorted.numel() / n : 1, count = values.numel();
   const Rule rule(sorted.dtype());
   if (count == 0) return;
-  launch(search, blocks_for(count), threads, 0, data_bytes(sorted), rule, n,
-         lines > 1 ? count / lines : 0, right, data_bytes(values), count, data<int64_t>(index));
+  launch(search, blocks_for(count), threads, 0, data_bytes(sorted), rule, n, lines > 1 ? count / lines : 0, right, data_bytes(values),
+         count, data<int64_t>(index));
 }
 
 }  // namespace retape::cuda

@@ -18,8 +18,8 @@
 #include <retape/autograd/binary.h>
 #include <retape/autograd/hooks.h>
 #include <retape/autograd/memory_report.h>
-#include <retape/core/dispatch.h>
 #include <retape/core/context.h>
+#include <retape/core/dispatch.h>
 #include <retape/core/tensor.h>
 
 namespace retape {

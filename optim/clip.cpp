@@ -64,8 +64,7 @@ Tensor clip_grad_norm(const std::vector<Tensor>& params, double max_norm, ClipOp
   if (parts.empty()) return zeros({}, {DType::f64});
   const Tensor norm = euclidean ? euclidean_norm(parts) : largest_magnitude(parts);
   if (options.error_if_nonfinite && !std::isfinite(norm.item()))
-    throw Error(
-        fmt::format("clip_grad_norm: the norm of the gradients is {}, so they cannot be scaled to {}", norm.item(), max_norm));
+    throw Error(fmt::format("clip_grad_norm: the norm of the gradients is {}, so they cannot be scaled to {}", norm.item(), max_norm));
   const Tensor factor = minimum(max_norm / (norm + 1e-6), ones({}, norm.options()));
   for (auto& grads : parts) {
     const Device device = grads.front().device();

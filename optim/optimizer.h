@@ -79,8 +79,8 @@ class Optimizer {
   int group_of(int64_t index) const;
   void count_state();
   void forget_state();
-  std::vector<std::vector<int64_t>> groups_;  // numbers of parameters
-  std::vector<State> states_;                 // one a parameter
+  std::vector<std::vector<int64_t>> groups_;         // numbers of parameters
+  std::vector<State> states_;                        // one a parameter
   std::vector<std::pair<Device, int64_t>> counted_;  // bytes of state that messages about memory know of
 };
 

@@ -44,7 +44,8 @@ struct Graph::State {
   void check(const std::vector<Tensor>& given) const {
     for (size_t i = 0; i < given.size(); ++i) {
       if (!given[i]) throw Error(fmt::format("graph: input {} is undefined", i));
-      if (given[i].device().is_meta()) throw Error(fmt::format("graph: input {} of shape {} is on meta and has no values", i, given[i].shape().str()));
+      if (given[i].device().is_meta())
+        throw Error(fmt::format("graph: input {} of shape {} is on meta and has no values", i, given[i].shape().str()));
     }
     if (!capture) return;
     bool same = given.size() == inputs.size();

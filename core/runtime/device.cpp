@@ -54,7 +54,8 @@ void set_allow_tf32(bool on) { tf32 = on; }
 bool allow_tf32() { return tf32; }
 int device_count() { return detail::cuda_runtime ? detail::cuda_runtime->device_count() : 0; }
 std::string why_unavailable() {
-  return detail::cuda_runtime ? detail::cuda_runtime->why_unavailable() : "this build of Retape has no CUDA; build it with -DRETAPE_CUDA=ON";
+  return detail::cuda_runtime ? detail::cuda_runtime->why_unavailable()
+                              : "this build of Retape has no CUDA; build it with -DRETAPE_CUDA=ON";
 }
 }  // namespace cuda
 

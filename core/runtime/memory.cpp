@@ -131,7 +131,8 @@ void out_of_memory(Device device, size_t bytes, int64_t in_use) {
   } catch (...) {  // no memory for that either
   }
   if (message.empty())
-    message = fmt::format("out of memory: {} bytes could not be allocated on {}; {} bytes are in use by tensors", bytes, device.str(), in_use);
+    message =
+        fmt::format("out of memory: {} bytes could not be allocated on {}; {} bytes are in use by tensors", bytes, device.str(), in_use);
   throw Error(message);
 }
 

@@ -31,7 +31,9 @@ const DeviceRuntime& runtime_of(const char* what, Device device) {
 const DeviceRuntime& runtime() { return *retape::detail::cuda_runtime; }
 
 // The device's own streams, and those of others, are nobody's to give back.
-std::shared_ptr<void> unowned(void* handle) { return {handle, [](void*) {}}; }
+std::shared_ptr<void> unowned(void* handle) {
+  return {handle, [](void*) {}};
+}
 
 }  // namespace
 
@@ -39,9 +41,7 @@ Stream::Stream(Device device, bool urgent)
     : device_(device), handle_(runtime_of("stream", device).take_stream(device.index, urgent), [=](void* handle) {
         runtime().give_stream(device.index, handle, urgent);
       }) {}
-Stream Stream::current(Device device) {
-  return {device, unowned(runtime_of("stream", device).current_stream(device.index))};
-}
+Stream Stream::current(Device device) { return {device, unowned(runtime_of("stream", device).current_stream(device.index))}; }
 Stream Stream::default_stream(Device device) { return {device, unowned(runtime_of("stream", device).default_stream(device.index))}; }
 void Stream::synchronize() const { runtime().wait_for_stream(device_.index, handle()); }
 bool Stream::query() const { return runtime().stream_is_done(handle()); }
@@ -59,9 +59,9 @@ Event Stream::record() const {
 }
 
 Event::Event(Device device, bool timing)
-    : device_(device), timing_(timing), handle_(runtime_of("event", device).make_event(device.index, timing), [](void* handle) {
-        runtime().drop_event(handle);
-      }) {}
+    : device_(device),
+      timing_(timing),
+      handle_(runtime_of("event", device).make_event(device.index, timing), [](void* handle) { runtime().drop_event(handle); }) {}
 void Event::record(const Stream& stream) {
   if (!(stream.device() == device_))
     throw Error(fmt::format("event: made for {}, it cannot be recorded on a stream of {}", device_.str(), stream.device().str()));
@@ -79,7 +79,8 @@ double Event::elapsed_ms(const Event& end) const {
                               : !e->recorded_ ? "was never recorded"
                                               : "has not been reached yet; synchronize() first"));
   if (!(device_ == end.device_))
-    throw Error(fmt::format("event: elapsed_ms: the events are of {} and {}; both must be of one device", device_.str(), end.device_.str()));
+    throw Error(
+        fmt::format("event: elapsed_ms: the events are of {} and {}; both must be of one device", device_.str(), end.device_.str()));
   return runtime().milliseconds(handle(), end.handle());
 }
 
@@ -121,9 +122,7 @@ Tensor pin_memory(const Tensor& x) {
   RETAPE_DISPATCH(x.device(), copy(x, out));
   return y;
 }
-bool is_pinned(const Tensor& x) {
-  return x && x.device().is_cpu() && is_available() && runtime().is_pinned(x->storage->data);
-}
+bool is_pinned(const Tensor& x) { return x && x.device().is_cpu() && is_available() && runtime().is_pinned(x->storage->data); }
 
 Range::Range(const char* name) { retape::detail::begin_range(name); }
 Range::~Range() { retape::detail::end_range(); }

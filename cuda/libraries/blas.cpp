@@ -176,7 +176,8 @@ bool gemm(const Gemm& g) {
   check(cublasLtMatmulDescInit(&description, type.compute, type.scale), "cublasLtMatmulDescInit");
   set(description, CUBLASLT_MATMUL_DESC_TRANSA, int32_t(b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N));
   set(description, CUBLASLT_MATMUL_DESC_TRANSB, int32_t(a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N));
-  if (const cublasLtEpilogue_t e = epilogue(g); e != CUBLASLT_EPILOGUE_DEFAULT) set(description, CUBLASLT_MATMUL_DESC_EPILOGUE, uint32_t(e));
+  if (const cublasLtEpilogue_t e = epilogue(g); e != CUBLASLT_EPILOGUE_DEFAULT)
+    set(description, CUBLASLT_MATMUL_DESC_EPILOGUE, uint32_t(e));
   if (g.bias) set(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
   if (g.epilogue == Epilogue::row_sums) set(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(g.extra));
   if (g.epilogue == Epilogue::gelu || g.epilogue == Epilogue::gelu_backward) {

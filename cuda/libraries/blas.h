@@ -27,7 +27,7 @@ struct Gemm {
   void* c;
   int64_t c_row, c_batch;
   bool accumulate;
-  const void* bias;  // n elements, or null
+  const void* bias;                    // n elements, or null
   Epilogue epilogue = Epilogue::none;  // others: batch 1, no accumulation
   void* extra = nullptr;
 };

@@ -9,8 +9,8 @@
 #include <string_view>
 
 #include <fmt/format.h>
-#include <CLI/CLI.hpp>
 #include <retape/core/error.h>
+#include <CLI/CLI.hpp>
 
 namespace retape::examples {
 namespace {

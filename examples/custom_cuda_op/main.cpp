@@ -16,7 +16,8 @@ int main() {
   const Device gpu = Device::cuda();
   Generator generator(1);
   const auto f = [](const std::vector<Tensor>& x) { return squared_relu(x[0], x[1]); };
-  std::vector<Tensor> x = {to(uniform({3, 5}, 0.1, 2, {DType::f64}, generator), gpu), to(uniform({5}, 0.1, 1, {DType::f64}, generator), gpu)};
+  std::vector<Tensor> x = {to(uniform({3, 5}, 0.1, 2, {DType::f64}, generator), gpu),
+                           to(uniform({5}, 0.1, 1, {DType::f64}, generator), gpu)};
   for (Tensor& t : x) t.set_requires_grad();
   const auto first = gradcheck(f, x), second = gradgradcheck(f, x);
   std::printf("gradcheck: %s, gradgradcheck: %s\n", first.passed ? "passed" : first.report.c_str(),

@@ -73,7 +73,7 @@ struct Gpt : nn::Module {
   Transformer transformer;
   nn::Linear lm_head;
   explicit Gpt(const Config& c);
-  Device device() const;  // of the weights
+  Device device() const;              // of the weights
   Tensor forward(const Tensor& ids);  // (B, T) i64 -> logits (B, T, vocab); throws Error if T is larger than block
   /// Mean cross-entropy of predicting targets (B, T) from ids (B, T).
   Tensor loss(const Tensor& ids, const Tensor& targets);

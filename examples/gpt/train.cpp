@@ -224,9 +224,9 @@ void train(const TrainOptions& options) {
   write_config(run, o);
   auto metrics = from ? examples::MetricsFile(run / "metrics.csv", at.step) : examples::MetricsFile(run / "metrics.csv");
   if (!o.quiet)
-    fmt::print(stderr, "{} tokens (vocabulary of {}), {} parameters, {}; writing to {}\n",
-               data.size(Split::train) + data.size(Split::val), tokenizer->size(), model.num_parameters(),
-               device.is_cpu() ? fmt::format("{} threads", omp_get_max_threads()) : device.str(), run.string());
+    fmt::print(stderr, "{} tokens (vocabulary of {}), {} parameters, {}; writing to {}\n", data.size(Split::train) + data.size(Split::val),
+               tokenizer->size(), model.num_parameters(), device.is_cpu() ? fmt::format("{} threads", omp_get_max_threads()) : device.str(),
+               run.string());
 
   const WarmupCosine schedule{.lr = o.lr, .min_lr = o.min_lr, .warmup = o.warmup, .steps = o.steps};
   const int64_t tokens_per_step = o.batch * o.model.block * o.accumulate;

@@ -17,7 +17,7 @@ struct TrainOptions {
   int64_t warmup = 100;
   double beta1 = 0.9, beta2 = 0.99, weight_decay = 0.1, clip = 1;
   uint64_t seed = 1337;
-  std::string amp = "none";  // mixed precision: none, bf16 or f16
+  std::string amp = "none";     // mixed precision: none, bf16 or f16
   std::string device = "auto";  // as examples::device_of() takes it
   int threads = 0;
   int64_t memory_budget = 0;  // bytes; 0: no limit

@@ -361,7 +361,7 @@ struct Graph {
 };
 struct Event {
   Stream* stream = nullptr;
-  uint64_t ticket = 0;  // how much of the stream's work comes before it
+  uint64_t ticket = 0;     // how much of the stream's work comes before it
   Graph* graph = nullptr;  // in a capture
 };
 struct Stream {

@@ -218,7 +218,8 @@ TEST_CASE("what goes wrong on the device is an Error with the op's name", "[cuda
   {
     const Scoped broken(emulation::settings.next_wait, cudaErrorIllegalAddress);
     CHECK_THROWS_WITH(synchronize(gpu), ContainsSubstring("an illegal memory access was encountered") &&
-                                            ContainsSubstring("a kernel that was launched before") && ContainsSubstring("CUDA_LAUNCH_BLOCKING=1"));
+                                            ContainsSubstring("a kernel that was launched before") &&
+                                            ContainsSubstring("CUDA_LAUNCH_BLOCKING=1"));
   }
   CHECK(sum(x).item() == 4);
 }

@@ -250,7 +250,8 @@ TEST_CASE("what cannot be captured is an Error after which all goes on", "[cuda]
   CHECK(sum(graph({x})[0]).item() == 6);
   CHECK(graph.is_captured());
 
-  CHECK_THROWS_WITH(graph({ones({4})}), ContainsSubstring("captured with inputs (f32 [3]) on cuda:0") && ContainsSubstring("called with (f32 [4])"));
+  CHECK_THROWS_WITH(graph({ones({4})}),
+                    ContainsSubstring("captured with inputs (f32 [3]) on cuda:0") && ContainsSubstring("called with (f32 [4])"));
   CHECK_THROWS_WITH(graph({x, x}), ContainsSubstring("called with (f32 [3], f32 [3])"));
   CHECK_THROWS_WITH(graph({cast(x, DType::f64)}), ContainsSubstring("f64 [3]"));
   CHECK_THROWS_WITH(graph({Tensor()}), ContainsSubstring("input 0 is undefined"));

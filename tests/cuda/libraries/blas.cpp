@@ -57,7 +57,8 @@ bool gemm(const Gemm& g) {
     throw emulation::Mistake("gemm: operands that cuBLASLt cannot express");
   if (g.dtype == DType::f64 && g.bias) return false;
   if (g.epilogue != Epilogue::none && (g.dtype == DType::f64 || g.n % 8)) return false;
-  if (g.epilogue != Epilogue::none && (g.batch != 1 || g.accumulate || !g.extra)) throw emulation::Mistake("gemm: an epilogue with a batch");
+  if (g.epilogue != Epilogue::none && (g.batch != 1 || g.accumulate || !g.extra))
+    throw emulation::Mistake("gemm: an epilogue with a batch");
   emulation::enqueue(current_stream(), [g, rounded = allow_tf32()] {
     switch (g.dtype) {
       case DType::f64: return multiply<double>(g, false);
