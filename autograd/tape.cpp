@@ -263,8 +263,15 @@ void run(Pass& pass) {
     bool linear_in_graph = false;
     if (pass.create_graph)
       for (int j = 0; j < dy.size(); ++j) linear_in_graph |= dy[j].requires_grad();
-    dy.clear();
     const int n = node->edges.size();
+    if (detecting_anomalies) {
+      std::vector<Tensor> given;
+      for (int j = 0; j < dy.size(); ++j) given.push_back(dy[j]);
+      const Scoped where(ctx.where, node->where);
+      for (int i = 0; i < n; ++i)
+        if (node->edges[i].wants()) check_gradient(node->name(), given, dx.at(i));
+    }
+    dy.clear();
     Few<Edge, 3> edges;
     for (int i = 0; i < n; ++i) {
       if (!node->edges[i].wants()) {

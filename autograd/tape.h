@@ -12,6 +12,7 @@
 #include <tuple>
 #include <utility>
 
+#include <retape/autograd/anomaly.h>
 #include <retape/autograd/autocast.h>
 #include <retape/autograd/node.h>
 #include <retape/core/dispatch.h>
@@ -216,7 +217,10 @@ template <class Op, class... In> auto record_cast(Op op, const In&... in) {
   if (!wants && !ctx.region) {
     const Scoped inside(ctx.inside_forward, true);
     const Scoped nobody(ctx.current, nullptr);
-    return op.forward(in...);
+    auto out = op.forward(in...);
+    if (detecting_anomalies) [[unlikely]]
+      check_results(op.name, all, n, to_list(out));
+    return out;
   }
   auto node = detail::NodeOf<Op>::make(std::move(op));
   detail::begin(*node, node->op.name, all, n, detail::is_expensive<Op>);
@@ -228,6 +232,8 @@ template <class Op, class... In> auto record_cast(Op op, const In&... in) {
       for (int i = 0; i < n; ++i) save(*all[i]);
     return result;
   }();
+  if (detecting_anomalies) [[unlikely]]
+    check_results(node->op.name, all, n, to_list(out));
   constexpr int differentiable = detail::differentiable_outputs<Op>;
   if constexpr (std::is_same_v<decltype(out), Tensor>) {
     Tensor* one = &out;

@@ -136,6 +136,12 @@ TEST_CASE("mixed precision on the device", "[cuda]") {
   }
 }
 
+TEST_CASE("an overflow of f16 on the device is an Error for who asks", "[cuda]") {
+  const Tensor x = to(cast(tensor<float>({1, 12}), DType::f16), gpu);
+  const DetectAnomaly guard;
+  CHECK_THROWS_WITH(exp(x), ContainsSubstring("exp: 1 of the 2 values of its result (f16 [2] on cuda:0)"));
+}
+
 TEST_CASE("matrix products round to TF32 if that is asked for", "[cuda]") {
   const Tensor a = values({16, 64}, -1, 1, 1, DType::f32), b = values({64, 8}, -1, 1, 2, DType::f32);
   const Tensor exact = matmul(cast(a, DType::f64), cast(b, DType::f64)), x = to(a, gpu), y = to(b, gpu);
