@@ -215,9 +215,11 @@ template <class Op, class... In> auto record_cast(Op op, const In&... in) {
   const Scoped named(ctx.op, static_cast<const char*>(op.name));
   const OpRange range(op.name);
   if (!wants && !ctx.region) {
-    const Scoped inside(ctx.inside_forward, true);
-    const Scoped nobody(ctx.current, nullptr);
-    auto out = op.forward(in...);
+    auto out = [&] {
+      const Scoped inside(ctx.inside_forward, true);
+      const Scoped nobody(ctx.current, nullptr);
+      return op.forward(in...);
+    }();
     if (detecting_anomalies) [[unlikely]]
       check_results(op.name, all, n, to_list(out));
     return out;
