@@ -412,7 +412,7 @@ template <class T> void gemm_over(Gemm g, const BatchDim* dims, int rank) {
   }
 }
 
-template <class T> void matmul_typed(const Tensor& a, const Tensor& b, const Tensor& bias, bool accumulate, Tensor& c) {
+template <class T> void matmul_typed(const Tensor& a, const Tensor& b, const Tensor* bias, bool accumulate, Tensor& c) {
   const Shape &sa = a.strides(), &sb = b.strides(), &sc = c.strides();
   const Shape& shape = c.shape();
   Gemm g{.batch = 1,
@@ -431,7 +431,7 @@ template <class T> void matmul_typed(const Tensor& a, const Tensor& b, const Ten
          .c_row = sc[-2],
          .c_batch = 0,
          .accumulate = accumulate,
-         .bias = bias && !bias.device().is_meta() ? bias.data<T>() : nullptr};
+         .bias = bias && !bias->device().is_meta() ? bias->data<T>() : nullptr};
 
   // Batch dimensions, neighbours merged where all three tensors step evenly through both.
   BatchDim dims[Shape::max_rank];
@@ -458,11 +458,19 @@ template <class T> void matmul_typed(const Tensor& a, const Tensor& b, const Ten
     g.batch = dim.size, g.a_batch = dim.a, g.b_batch = dim.b, g.c_batch = dim.c;
   }
 
-  if (!g.bias || g.n == 1 || bias.strides()[0] == 1) return gemm_over<T>(g, dims, rank);
+  if (!g.bias || g.n == 1 || bias->strides()[0] == 1) return gemm_over<T>(g, dims, rank);
   Scratch<T> packed(g.n);
-  pack(bias.data<T>(), 1, 0, g.n, 1, bias.strides()[0], 0, static_cast<T*>(packed));
+  pack(bias->data<T>(), 1, 0, g.n, 1, bias->strides()[0], 0, static_cast<T*>(packed));
   g.bias = packed;
   gemm_over<T>(g, dims, rank);
+}
+
+// bias: null if there is none. A Tensor{} here would bring code that all levels share.
+void multiply(const Tensor& a, const Tensor& b, const Tensor* bias, bool accumulate, Tensor& c) {
+  if (a.dtype() != b.dtype() || a.dtype() != c.dtype() || (bias && bias->dtype() != a.dtype()))
+    detail::kernel_error("matmul: operands, bias and result differ in dtype; cast them to one first");
+  if (c.numel() == 0) return;
+  with_floating("matmul", a.dtype(), [&](auto zero) { matmul_typed<decltype(zero)>(a, b, bias, accumulate, c); });
 }
 
 }  // namespace
@@ -470,10 +478,7 @@ template <class T> void matmul_typed(const Tensor& a, const Tensor& b, const Ten
 // a (..., m, k), b (..., k, n), c (..., m, n) with contiguous rows, all of one rank and dtype, batch dimensions of a and b expanded
 // to c's by strides of 0; bias (n), or undefined. On meta it counts the scratch memory that it would take.
 void matmul(const Tensor& a, const Tensor& b, const Tensor& bias, bool accumulate, Tensor& c) {
-  if (a.dtype() != b.dtype() || a.dtype() != c.dtype() || (bias && bias.dtype() != a.dtype()))
-    detail::kernel_error("matmul: operands, bias and result differ in dtype; cast them to one first");
-  if (c.numel() == 0) return;
-  with_floating("matmul", a.dtype(), [&](auto zero) { matmul_typed<decltype(zero)>(a, b, bias, accumulate, c); });
+  multiply(a, b, bias ? &bias : nullptr, accumulate, c);
 }
 
 // Of meta tensors a product counts its scratch memory; other kernels are not called with them.
@@ -482,11 +487,11 @@ void linear_gelu(const Tensor& x, const Tensor& weight_t, const Tensor& bias, Te
   if (!x.device().is_meta()) unary(UnaryKind::gelu_tanh, h, y);
 }
 void linear_gelu_backward(const Tensor& dy, const Tensor& weight, const Tensor& h, Tensor& dh) {
-  matmul(dy, weight, Tensor{}, false, dh);
+  multiply(dy, weight, nullptr, false, dh);
   if (!dy.device().is_meta()) unary_backward(UnaryKind::gelu_tanh, dh, h, dh);
 }
 void linear_weight_backward(const Tensor& dy_t, const Tensor& x, Tensor& dweight, Tensor& dbias) {
-  matmul(dy_t, x, Tensor{}, false, dweight);
+  multiply(dy_t, x, nullptr, false, dweight);
   if (!x.device().is_meta()) reduce(ReduceKind::sum, dy_t, dbias);
 }
 

@@ -228,6 +228,7 @@ TEST_CASE("a kill at any moment of saving and pruning leaves the latest checkpoi
     for (const auto& c : checkpoints(run.path)) REQUIRE(is_whole(c));
     REQUIRE(names_in(run.path).size() == checkpoints(run.path).size());
     REQUIRE(checkpoints(run.path).size() <= 3);
+    prune_checkpoints(run.path, 2, last);  // or each child that is killed in front of it would leave one more
   }
   CHECK(saved > 5);
 }
