@@ -96,8 +96,7 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionPar
   if (!is_floating(q.dtype()) || q.dtype() != k.dtype() || q.dtype() != v.dtype())
     throw Error(fmt::format("{}: q, k and v have dtypes {}, {} and {}; they must have one floating dtype", op, name_of(q.dtype()),
                             name_of(k.dtype()), name_of(v.dtype())));
-  if (!(q.device() == k.device()) || !(q.device() == v.device()) || (params.mask && !(q.device() == params.mask.device())))
-    throw Error(fmt::format("{}: q, k, v and the mask are on different devices; move them with to()", op));
+  check_one_device(op, q, k, v, params.mask);
   if ((q.dim() != 3 && q.dim() != 4) || k.dim() != q.dim() || v.dim() != q.dim())
     throw Error(fmt::format("{}: {} must all have 4 dims, (batch, heads, positions, features), or 3 without batch", op, shapes));
   if (q.shape()[-1] != k.shape()[-1])

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include <retape/autograd/check.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/unary.h>
@@ -22,11 +23,6 @@ Tensor broadcast_view(const Tensor& x, const Shape& shape) {
   for (int d = skip; d < shape.rank(); ++d)
     if (x.shape()[d - skip] == shape[d]) l.strides[d] = x.strides()[d - skip];
   return make_tensor(x->storage, l);
-}
-void check_devices(const char* name, const Tensor& a, const Tensor& b) {
-  if (!(a.device() == b.device()))
-    throw Error(fmt::format("{}: its inputs are on different devices ({} on {}, {} on {}); move them to one with to()", name,
-                            a.shape().str(), a.device().str(), b.shape().str(), b.device().str()));
 }
 
 struct Pair {
@@ -62,7 +58,7 @@ Pair operands(const char* name, const Operand& a, const Operand& b) {
 }
 
 template <class F> Tensor broadcast_kernel(const char* name, const Tensor& a, const Tensor& b, DType dtype, F&& run) {
-  check_devices(name, a, b);
+  check_one_device(name, a, b);
   const Shape shape = a.shape() == b.shape() ? a.shape() : broadcast_shapes(name, a.shape(), b.shape());
   Tensor y = empty(shape, {dtype, a.device()});
   if (a.shape() == shape && b.shape() == shape) run(a, b, y);
@@ -202,7 +198,7 @@ struct Where {
   static constexpr auto name = "where";
   Saved condition = {};
   Tensor forward(const Tensor& c, const Tensor& a, const Tensor& b) {
-    check_devices(name, a, b), check_devices(name, c, a);
+    check_one_device(name, a, b), check_one_device(name, c, a);
     condition = save(c);
     const Shape shape = broadcast_shapes(name, c.shape(), broadcast_shapes(name, a.shape(), b.shape()));
     Tensor y = empty(shape, a.options());

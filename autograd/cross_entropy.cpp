@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <retape/autograd/binary.h>
+#include <retape/autograd/check.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/softmax.h>
 #include <retape/autograd/tape.h>
@@ -67,7 +68,7 @@ void check(const Tensor& logits, const Tensor& target, const CrossEntropyOptions
     throw Error(fmt::format("cross_entropy: logits have dtype {}; they must be floating", name_of(logits.dtype())));
   if (target.dtype() != DType::i64)
     throw Error(fmt::format("cross_entropy: target has dtype {}; class numbers must be i64", name_of(target.dtype())));
-  if (!(logits.device() == target.device())) throw Error("cross_entropy: logits and target are on different devices; move one with to()");
+  check_one_device("cross_entropy", logits, target);
   if (logits.dim() == 0) throw Error("cross_entropy: logits have no dims; they must be (C), (N, C) or (N, C, d1, ...)");
   Shape wanted = logits.shape();
   wanted.erase(class_dim(logits));

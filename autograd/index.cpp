@@ -4,6 +4,7 @@
 
 #include <limits>
 
+#include <retape/autograd/check.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/unary.h>
@@ -192,8 +193,7 @@ void check_index(const char* name, const Tensor& x, const Tensor& index) {
   if (!x || !index) throw Error(fmt::format("{}: the tensor or the index is undefined", name));
   if (index.dtype() != DType::i64 && index.dtype() != DType::i32)
     throw Error(fmt::format("{}: the index has dtype {}; it must be i64 or i32", name, name_of(index.dtype())));
-  if (!(x.device() == index.device()))
-    throw Error(fmt::format("{}: the tensor and the index are on different devices; move one with to()", name));
+  check_one_device(name, x, index);
 }
 // The index is a list of rows, or lies inside x except along dim.
 Along check_along(const char* name, const Tensor& x, int64_t dim, const Tensor& index, bool rows) {
@@ -215,8 +215,7 @@ Tensor check_source(const Along& along, const Tensor& x, const Tensor& index, co
   if (!source.tensor()) return expand(full({}, source.value(), x.options()), wanted);
   const Tensor& s = *source.tensor();
   if (!s) throw Error(fmt::format("{}: source is an undefined tensor", along.name));
-  if (!(x.device() == s.device()))
-    throw Error(fmt::format("{}: the tensor and source are on different devices; move one with to()", along.name));
+  check_one_device(along.name, x, s);
   if (along.rows) {
     if (!(s.shape() == wanted))
       throw Error(fmt::format("{}: source of shape {} does not fit; for x {} and {} indices along dim {} it must be {}", along.name,

@@ -100,7 +100,7 @@ void cut_slice(Window& w, int d, const Slice& s) {
   w = w.with(d, length ? start : 0, length, length > 1 ? s.step : 1);
 }
 Selector selector(const Tensor& x, const Tensor& t, int dim, int at) {
-  if (!(t.device() == x.device())) throw Error("index: the tensor and one of its indices are on different devices; move one with to()");
+  check_one_device("index", x, t);
   if (!is_mask(t)) {
     if (t.dtype() != DType::i64 && t.dtype() != DType::i32)
       throw Error(fmt::format("index: an index tensor has dtype {}; it must be i64 or i32, or bool or u8 for a mask", name_of(t.dtype())));
@@ -266,7 +266,7 @@ Tensor broadcast_value(const Tensor& value, const Shape& shape) {
 Tensor write_at(const Tensor& x, const std::vector<Index>& indices, const Tensor& given, bool accumulate) {
   const Plan p = plan(x, indices);
   if (!given) throw Error("put: the value is an undefined tensor");
-  if (!(given.device() == x.device())) throw Error("put: the tensor and the value are on different devices; move one with to()");
+  check_one_device("put", x, given);
   const Tensor value = cast(given, x.dtype());
   if (p.selectors.empty())
     return detail::write_window("put", x, p.window, reshape(broadcast_value(value, p.shape), p.window.length), accumulate);
@@ -283,15 +283,13 @@ Tensor flat_index(const char* name, const Tensor& x, const Tensor& index) {
   if (!x || !index) throw Error(fmt::format("{}: the tensor or the index is undefined", name));
   if (index.dtype() != DType::i64 && index.dtype() != DType::i32)
     throw Error(fmt::format("{}: the index has dtype {}; it must be i64 or i32", name, name_of(index.dtype())));
-  if (!(x.device() == index.device()))
-    throw Error(fmt::format("{}: the tensor and the index are on different devices; move one with to()", name));
+  check_one_device(name, x, index);
   return reshape(record(FlatPositions{index.shape(), {x.numel()}, {0}}, std::vector<Tensor>{index}), {index.numel()});
 }
 void check_mask(const char* name, const Tensor& x, const Tensor& mask) {
   if (!x || !mask) throw Error(fmt::format("{}: the tensor or the mask is undefined", name));
   if (mask.dtype() != DType::boolean) throw Error(fmt::format("{}: the mask has dtype {}; it must be bool", name, name_of(mask.dtype())));
-  if (!(x.device() == mask.device()))
-    throw Error(fmt::format("{}: the tensor and the mask are on different devices; move one with to()", name));
+  check_one_device(name, x, mask);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <limits>
 
 #include <retape/autograd/binary.h>
+#include <retape/autograd/check.h>
 #include <retape/autograd/diagonal.h>
 #include <retape/autograd/matmul.h>
 #include <retape/autograd/rearrange.h>
@@ -42,9 +43,7 @@ void check_pair(const char* name, const Tensor& a, const Tensor& b) {
   if (a.dtype() != b.dtype())
     throw Error(
         fmt::format("{}: operands of {} and {}; both must have one dtype, use cast()", name, name_of(a.dtype()), name_of(b.dtype())));
-  if (!(a.device() == b.device()))
-    throw Error(fmt::format("{}: operands of shapes {} and {} are on different devices; move one with to()", name, a.shape().str(),
-                            b.shape().str()));
+  check_one_device(name, a, b);
 }
 // b has as many rows as the square a.
 void check_rows(const char* name, const Tensor& a, const Tensor& b) {

@@ -150,9 +150,7 @@ struct FeedForward {
 
 void check(const char* name, const Tensor& a, const Tensor& b) {
   if (!a || !b) throw Error(fmt::format("{}: an operand is an undefined tensor", name));
-  if (!(a.device() == b.device()))
-    throw Error(fmt::format("{}: operands of shapes {} and {} are on different devices; move one with to()", name, a.shape().str(),
-                            b.shape().str()));
+  check_one_device(name, a, b);
   if (!is_floating(a.dtype()) || !is_floating(b.dtype()))
     throw Error(fmt::format("{}: operands of {} and {} cannot be multiplied; both must be floating, use cast()", name, name_of(a.dtype()),
                             name_of(b.dtype())));

@@ -24,8 +24,7 @@ inline void check_normalized(const char* name, const Tensor& x, const Shape& nor
                             normalized.str()));
   if (!is_floating(parameter.dtype()))
     throw Error(fmt::format("{}: {} has dtype {}; it must be floating", name, what, name_of(parameter.dtype())));
-  if (!(parameter.device() == x.device()))
-    throw Error(fmt::format("{}: x and {} are on different devices; move one with to()", name, what));
+  check_one_device(name, x, parameter);
 }
 // x as (rows, elements that are normalised together)
 inline Tensor as_rows(const Tensor& x, const Shape& normalized) {

@@ -60,7 +60,7 @@ Tensor cat(const std::vector<Tensor>& xs, int64_t dim) {
     if (!(a == b))
       throw Error(fmt::format("cat: {} and {} cannot be joined along dim {}: all other sizes must be equal", xs[0].shape().str(),
                               x.shape().str(), d));
-    if (!(x.device() == xs[0].device())) throw Error("cat: tensors are on different devices; move them with to()");
+    check_one_device("cat", xs[0], x);
     dtype = promote(dtype, x.dtype());
   }
   std::vector<Tensor> same;

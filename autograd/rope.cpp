@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include <retape/autograd/check.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/views.h>
 
@@ -31,8 +32,7 @@ Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, bool interlea
   if (!is_floating(x.dtype()) || !is_floating(cos.dtype()) || !is_floating(sin.dtype()))
     throw Error(fmt::format("rope: x, cos and sin have dtypes {}, {} and {}; all must be floating", name_of(x.dtype()),
                             name_of(cos.dtype()), name_of(sin.dtype())));
-  if (!(x.device() == cos.device()) || !(x.device() == sin.device()))
-    throw Error("rope: x, cos and sin are on different devices; move them with to()");
+  check_one_device("rope", x, cos, sin);
   if (x.dim() < 2 || x.shape()[-1] % 2)
     throw Error(fmt::format("rope: x has shape {}; it must be (..., T, D) with an even D", x.shape().str()));
   const Shape table{x.shape()[-2], x.shape()[-1] / 2};

@@ -184,7 +184,7 @@ Tensor searchsorted(const Tensor& sorted, const Tensor& values, bool right) {
   if (!fits)
     throw Error(fmt::format("searchsorted: sorted {} does not fit values {}; it must have one dim, or equal sizes in all dims but the last",
                             sorted.shape().str(), values.shape().str()));
-  if (!(sorted.device() == values.device())) throw Error("searchsorted: sorted and values are on different devices; move one with to()");
+  check_one_device("searchsorted", sorted, values);
   const DType dtype = promote(sorted.dtype(), values.dtype());
   const NoGrad off;
   return record(SearchSorted{right}, cast(sorted.detach(), dtype), cast(values.detach(), dtype));

@@ -6,6 +6,7 @@
 #include <retape/autograd/backward.h>
 #include <retape/autograd/binary.h>
 #include <retape/autograd/budget.h>
+#include <retape/autograd/check.h>
 #include <retape/autograd/hook_list.h>
 #include <retape/autograd/memory_report.h>
 #include <retape/autograd/pass.h>
@@ -365,11 +366,7 @@ void cut_by_private_value(const char* op) {
 void check_devices(const char* op, const Tensor* const* in, int n) {
   bool cuda = false;
   for (int i = 0; i < n; ++i) cuda = cuda || (*in[i] && in[i]->device().is_cuda());
-  if (!cuda) return;
-  std::string all;
-  for (int i = 0; i < n; ++i)
-    if (*in[i]) all += fmt::format("{}{} on {}", all.empty() ? "" : ", ", in[i]->shape().str(), in[i]->device().str());
-  throw Error(fmt::format("{}: its inputs are on different devices ({}); move them to one with to()", op, all));
+  if (cuda) throw_different_devices(op, in, n);
 }
 void begin(Node& node, const char* op, const Tensor* const* in, int n, bool expensive) {
   uint64_t clock = ctx.clock;

@@ -198,7 +198,6 @@ void drop_capture(Capture* capture) noexcept {
     quietly(cudaDeviceSynchronize());  // memory goes back that launches use
     quietly(cudaGraphExecDestroy(c->graph));
   }
-  for (const auto& chunk : c->chunks) c->memory->give(chunk.on_device, nullptr);
 }
 
 const void* captured_value(size_t bytes, std::function<void(void*, bool)> write) {

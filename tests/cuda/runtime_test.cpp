@@ -30,6 +30,11 @@ TEST_CASE("inputs on different devices are an Error", "[cuda]") {
   const Tensor x = ones({2, 3}), y = ones({3, 2}, {.device = gpu});
   const std::string said = error_of([&] { x + transpose(y); });
   CHECK_THROWS_WITH(matmul(x, y), ContainsSubstring("matmul") && ContainsSubstring("different devices"));
+  for (const std::string& text : {error_of([&] { matmul(x, y); }), error_of([&] {
+                                    cat({transpose(x), y});
+                                  }),
+                                  error_of([&] { embedding(y, tensor<int64_t>({0})); }), error_of([&] { layer_norm(y, {2}, ones({2})); })})
+    CHECK_THAT(text, ContainsSubstring("[3, 2] on cuda:0") && ContainsSubstring("] on cpu"));
   CHECK_THAT(said, ContainsSubstring("add") && ContainsSubstring("[2, 3] on cpu") && ContainsSubstring("[2, 3] on cuda:0"));
 }
 
