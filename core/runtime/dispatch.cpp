@@ -108,7 +108,7 @@ const Kernels* kernels_elsewhere(Device device, const char* kernel) {
   return cuda_runtime->kernels;
 }
 void no_backend(Device device, const char* kernel) {
-  throw Error(fmt::format("{}: a tensor is on {}, and {}", std::string(kernel).substr(0, std::string(kernel).find('(')), device.str(),
+  throw Error(fmt::format("{}: {} cannot be used: {}", std::string(kernel).substr(0, std::string(kernel).find('(')), device.str(),
                           cuda::why_unavailable()));
 }
 void kernel_outside_forward(const char* kernel) {
