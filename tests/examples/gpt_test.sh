@@ -43,25 +43,39 @@ resume)
 kill)
   # Saves dominate: one a step, of about as long as the step.
   settings=("${small[@]}" --steps 40 --eval-every 1 --keep 3)
-  "$gpt" train "${settings[@]}" --out whole --quiet
+  seconds_of() { local begin=$EPOCHREALTIME; "$@" || fail "$* exited with $?"; awk -v a="$begin" -v b="$EPOCHREALTIME" 'BEGIN { print b - a }'; }
+  "$gpt" train "${settings[@]}" --steps 1 --out cold --quiet
+  one=$(seconds_of "$gpt" train "${settings[@]}" --steps 1 --out one --quiet)
+  all=$(seconds_of "$gpt" train "${settings[@]}" --out whole --quiet)
   files() { (cd "$1" && sha256sum checkpoint-*/*.safetensors tokenizer.json && ls -A && cut -d, -f1-4 metrics.csv); }
   files whole >whole.txt
   [[ $(grep -c '^checkpoint-' < <(ls whole)) == 3 ]] || fail "--keep 3 left: $(ls whole)"
-  kills=0
-  for ((i = 1; i <= 400; ++i)); do
+  choose_arguments() {
     if [[ ! -d part ]]; then arguments=("${settings[@]}" --out part)
     elif [[ ! -f part/config.json ]]; then arguments=("${settings[@]}" --resume part)
     else arguments=(--resume part)
     fi
-    # At first it is killed while it begins, later while it trains and saves; it gets a little longer each time, so that it ends.
-    seconds=$(awk -v i=$i 'BEGIN { print 0.002 * i + (i < 12 ? 0.004 * i : 0.05 + 0.03 * (i * 7 % 10)) }')
-    { timeout -s KILL "$seconds" "$gpt" train "${arguments[@]}" --quiet >killed.txt 2>&1; } 2>/dev/null && break
-    [[ ! -s killed.txt ]] || fail "a resumed run said: $(cat killed.txt)"
-    kills=$((kills + 1))
+  }
+  # At first it is killed while it begins, later while it trains and saves, after about one step; it gets a little longer each
+  # time, so that it ends on a machine that has become slower, too. A run that ended before it was killed often gives way to another.
+  kills=0
+  for ((i = 1; kills < 20; ++i)); do
+    choose_arguments
+    seconds=$(awk -v i=$i -v one="$one" -v all="$all" 'BEGIN {
+      step = (all - one) / 39
+      print 1.01 ^ i * (i < 12 ? one * i / 12 : one + (step > 0.001 ? step : 0.001) * (i * 7 % 10) * 0.25) }')
+    if { timeout -s KILL "$seconds" "$gpt" train "${arguments[@]}" --quiet >killed.txt 2>&1; } 2>/dev/null; then
+      cmp whole.txt <(files part) || fail "after $kills kills the run differs: $(diff whole.txt <(files part))"
+      rm -r part
+      i=0
+    else
+      [[ ! -s killed.txt ]] || fail "a resumed run said: $(cat killed.txt)"
+      kills=$((kills + 1))
+    fi
   done
-  [[ $kills -ge 15 ]] || fail "the run was killed $kills times only"
-  files part >part.txt
-  cmp whole.txt part.txt || fail "after $kills kills the run differs: $(diff whole.txt part.txt)"
+  choose_arguments
+  "$gpt" train "${arguments[@]}" --quiet
+  cmp whole.txt <(files part) || fail "after $kills kills the run differs: $(diff whole.txt <(files part))"
   # Killed before the first checkpoint: it begins again, with its settings or, if it has none, with those given.
   mkdir begun empty other
   cp whole/config.json whole/tokenizer.json begun/
@@ -169,7 +183,7 @@ interrupt)
   wait $pid || fail "the interrupted trainer exited with $?: $(cat out.txt)"
   ls -d run/checkpoint-* >/dev/null || fail "no checkpoint after an interrupt"
   grep -q -- '--resume run' out.txt || fail "it does not say how to go on"
-  step=$(ls -d run/checkpoint-* | sed 's/.*-//')
+  step=$(ls -d run/checkpoint-* | sed 's/.*-//' | sort -n | tail -n 1)
   "$gpt" train --resume run --steps $((step + 3)) --quiet
   [[ -d run/checkpoint-$((step + 3)) ]] || fail "the run did not go on"
   ;;
