@@ -32,6 +32,8 @@ struct Verb {
 ///     }
 int run_program(int argc, const char* const* argv, const std::string& name, const std::string& description, const std::vector<Verb>& verbs);
 
+constexpr auto device_help = "where the model is: auto (a GPU, if there is one that this build can use), cpu, cuda, cuda:1, ...";
+
 /// The device that a flag --device names; `auto` is cuda:0 where it can be used, else the CPU. Throws Error if it names none that tensors
 /// can be on, or one that cannot be used here, and says why.
 Device device_of(const std::string& name);

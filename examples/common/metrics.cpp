@@ -1,6 +1,5 @@
 #include <examples/common/metrics.h>
 
-#include <array>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
@@ -20,13 +19,7 @@ namespace retape::examples {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr std::string_view header = "step,train_loss,val_loss,lr,tokens_per_s,seconds";
-constexpr size_t columns = 6;
-
-std::string format_row(const MetricsRow& row) {
-  const std::string val_loss = row.val_loss ? fmt::format("{:.6g}", *row.val_loss) : "";
-  return fmt::format("{},{:.6g},{},{:.6g},{:.6g},{:.2f}\n", row.step, row.train_loss, val_loss, row.lr, row.tokens_per_s, row.seconds);
-}
+std::string header_of(const std::vector<std::string>& columns) { return fmt::format("step,{}", fmt::join(columns, ",")); }
 
 template <class T> bool parse(std::string_view text, T& value) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -34,28 +27,29 @@ template <class T> bool parse(std::string_view text, T& value) {
 }
 
 // Returns what is wrong with the line, or "".
-std::string parse_row(std::string_view line, MetricsRow& row) {
-  std::array<std::string_view, columns> cell;
-  for (size_t i = 0; i < columns; ++i) {
-    const size_t comma = line.find(',');
-    if ((comma == line.npos) != (i + 1 == columns)) return fmt::format("has not {} cells", columns);
-    cell[i] = line.substr(0, comma);
-    line.remove_prefix(comma == line.npos ? line.size() : comma + 1);
+std::string parse_row(std::string_view line, const std::vector<std::string>& columns, MetricsRow& row) {
+  std::vector<std::string_view> cells;
+  for (size_t comma = 0; comma != line.npos; line.remove_prefix(comma == line.npos ? 0 : comma + 1)) {
+    comma = line.find(',');
+    cells.push_back(line.substr(0, comma));
   }
-  size_t bad = columns;
-  if (!cell[2].empty() && !parse(cell[2], row.val_loss.emplace())) bad = 2;
-  if (!parse(cell[0], row.step)) bad = 0;
-  if (!parse(cell[1], row.train_loss)) bad = 1;
-  if (!parse(cell[3], row.lr)) bad = 3;
-  if (!parse(cell[4], row.tokens_per_s)) bad = 4;
-  if (!parse(cell[5], row.seconds)) bad = 5;
-  return bad < columns ? fmt::format("has \"{}\" where a number should be", cell[bad]) : "";
+  if (cells.size() != columns.size() + 1) return fmt::format("has not {} cells", columns.size() + 1);
+  const auto wrong = [](std::string_view cell) { return fmt::format("has \"{}\" where a number should be", cell); };
+  if (!parse(cells[0], row.step)) return wrong(cells[0]);
+  for (size_t i = 0; i < columns.size(); ++i)
+    if (const auto cell = cells[i + 1]; !cell.empty() && !parse(cell, row.values[columns[i]])) return wrong(cell);
+  return "";
 }
 
 }  // namespace
 
-std::vector<MetricsRow> read_metrics(const fs::path& path) {
-  const std::string content = read_file(path);
+std::optional<double> MetricsRow::operator[](const std::string& column) const {
+  const auto value = values.find(column);
+  return value == values.end() ? std::nullopt : std::optional(value->second);
+}
+
+std::vector<MetricsRow> read_metrics(const fs::path& path, const std::vector<std::string>& columns) {
+  const std::string content = read_file(path), header = header_of(columns);
   std::vector<MetricsRow> rows;
   std::string_view rest = content;
   for (int number = 1;; ++number) {
@@ -64,7 +58,7 @@ std::vector<MetricsRow> read_metrics(const fs::path& path) {
     const std::string_view line = rest.substr(0, end);
     std::string wrong;
     if (number > 1) {
-      wrong = parse_row(line, rows.emplace_back());
+      wrong = parse_row(line, columns, rows.emplace_back());
     } else if (line != header || end == rest.npos) {
       wrong = fmt::format("should be \"{}\"", header);
     }
@@ -73,23 +67,39 @@ std::vector<MetricsRow> read_metrics(const fs::path& path) {
   }
 }
 
-MetricsFile::MetricsFile(fs::path path) : path_(std::move(path)) { replace(); }
+MetricsFile::MetricsFile(fs::path path, std::vector<std::string> columns) : path_(std::move(path)), columns_(std::move(columns)) {
+  replace();
+}
 
-MetricsFile::MetricsFile(fs::path path, int64_t resumed_step) : path_(std::move(path)) {
-  if (fs::exists(path_)) rows_ = read_metrics(path_);
+MetricsFile::MetricsFile(fs::path path, std::vector<std::string> columns, int64_t resumed_step)
+    : path_(std::move(path)), columns_(std::move(columns)) {
+  if (fs::exists(path_)) rows_ = read_metrics(path_, columns_);
   std::erase_if(rows_, [&](const MetricsRow& row) { return row.step > resumed_step; });
   replace();
 }
 
+std::string MetricsFile::format(const MetricsRow& row) const {
+  std::string line = fmt::format("{}", row.step);
+  size_t used = 0;
+  for (auto& column : columns_) {
+    line += ',';
+    const auto value = row[column];
+    if (value) line += fmt::format("{:.6g}", *value), ++used;
+  }
+  if (used != row.values.size())
+    throw Error(fmt::format("metrics: a row has {} values, of which {} belong to the columns {}", row.values.size(), used,
+                            fmt::join(columns_, ", ")));
+  return line + '\n';
+}
+
 void MetricsFile::replace() const {
-  std::string content(header);
-  content += '\n';
-  for (const auto& row : rows_) content += format_row(row);
+  std::string content = header_of(columns_) + '\n';
+  for (const auto& row : rows_) content += format(row);
   write_file_atomically(path_, content);
 }
 
 void MetricsFile::append(const MetricsRow& row) {
-  const std::string line = format_row(row);
+  const std::string line = format(row);
   const int file = ::open(path_.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
   struct stat before = {};
   bool written = file >= 0 && ::fstat(file, &before) == 0;

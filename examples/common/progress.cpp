@@ -59,9 +59,9 @@ Progress::Progress(int64_t total_steps, ProgressOptions options)
   last_print_ = last_update_ - line_seconds;  // the first step shows at once
 }
 
-void Progress::update(int64_t step, double loss, int64_t tokens) {
+void Progress::update(int64_t step, double loss, int64_t items) {
   const double now = options_.now();
-  tokens_.add(static_cast<double>(tokens), now - last_update_);
+  items_.add(static_cast<double>(items), now - last_update_);
   steps_.add(static_cast<double>(step - step_), now - last_update_);
   step_ = step;
   loss_ = loss;
@@ -74,7 +74,7 @@ void Progress::update(int64_t step, double loss, int64_t tokens) {
 
 std::string Progress::state() const {
   const double rate = steps_.per_second();
-  return fmt::format("loss {:.4f}  {} tokens/s  ETA {}", loss_, format_count(tokens_per_second()),
+  return fmt::format("loss {:.4f}  {} {}/s  ETA {}", loss_, format_count(items_per_second()), options_.unit,
                      format_duration(rate > 0 ? static_cast<double>(total_ - step_) / rate : -1));
 }
 

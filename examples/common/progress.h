@@ -30,14 +30,15 @@ class Rate {
 struct ProgressOptions {
   int64_t first_step = 0;            // where a resumed run goes on
   bool quiet = false;                // print nothing
+  std::string unit = "tokens";       // what a step reads
   std::FILE* out = stderr;           // whether it is a terminal decides the form
   std::function<double()> now = {};  // seconds, for tests; the steady clock otherwise
 };
 
-/// Step, loss, tokens per second and the remaining time of a training run:
+/// Step, loss, tokens (or what `unit` says) per second and the remaining time of a training run:
 ///
 ///     Progress progress(steps, {.quiet = options.quiet});
-///     for (int64_t step = 1; step <= steps; ++step) { ...; progress.update(step, loss, tokens_in_this_step); }
+///     for (int64_t step = 1; step <= steps; ++step) { ...; progress.update(step, loss, items_in_this_step); }
 ///     progress.finish();
 class Progress {
  public:
@@ -46,14 +47,14 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  /// After step `step` (counted from 1), which read `tokens` tokens.
-  void update(int64_t step, double loss, int64_t tokens);
+  /// After step `step` (counted from 1), which read `items` tokens, or what `unit` says.
+  void update(int64_t step, double loss, int64_t items);
   /// Prints a line of its own, such as a validation loss, above the bar.
   void note(std::string_view line);
   /// Leaves the last state on the screen and ends its line. Later calls do nothing.
   void finish();
   /// Over about the last ten seconds.
-  double tokens_per_second() const { return tokens_.per_second(); }
+  double items_per_second() const { return items_.per_second(); }
 
  private:
   std::string state() const;
@@ -64,7 +65,7 @@ class Progress {
   ProgressOptions options_;
   bool terminal_, finished_ = false;
   double loss_ = 0, last_update_, last_print_;
-  Rate tokens_, steps_;
+  Rate items_, steps_;
 };
 
 }  // namespace retape::examples

@@ -3,23 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 
 namespace retape::gpt {
-
-Recomputation parse_recomputation(const std::string& text, int64_t layers) {
-  using Kind = Recomputation::Kind;
-  if (text == "none") return {};
-  if (text == "pointwise") return {.kind = Kind::pointwise};
-  if (text == "sqrt") return {.kind = Kind::segments, .segments = int64_t(std::ceil(std::sqrt(double(layers))))};
-  int64_t blocks = 0;
-  const char* const end = text.data() + text.size();
-  if (text.starts_with("every:"))
-    if (const auto [stop, error] = std::from_chars(text.data() + 6, end, blocks); error == std::errc() && stop == end && blocks > 0)
-      return {.kind = Kind::segments, .segments = (layers + blocks - 1) / blocks};
-  throw Error(fmt::format("--recompute {} is not valid; expected none, sqrt, pointwise, or every:N with a positive N", text));
-}
 
 void check(const Config& c) {
   auto positive = [](const char* flag, int64_t value) {
@@ -29,7 +15,7 @@ void check(const Config& c) {
       positive("--width", c.width);
   if (c.width % c.heads) throw Error(fmt::format("--width {} is no multiple of --heads {}", c.width, c.heads));
   if (!(c.dropout >= 0 && c.dropout < 1)) throw Error(fmt::format("--dropout {} is not valid; expected 0 <= dropout < 1", c.dropout));
-  parse_recomputation(c.recompute, c.layers);
+  examples::parse_recomputation(c.recompute, c.layers);
 }
 
 CausalSelfAttention::CausalSelfAttention(const Config& c)
@@ -59,7 +45,7 @@ Tensor Block::forward(const Tensor& x, nn::KVCache* cache) {
 }
 
 Transformer::Transformer(const Config& c)
-    : recompute(parse_recomputation(c.recompute, c.layers)),
+    : recompute(examples::parse_recomputation(c.recompute, c.layers)),
       wte(c.vocab, c.width),
       wpe(c.block, c.width),
       drop(c.dropout),
@@ -72,10 +58,8 @@ Tensor Transformer::forward(const Tensor& ids, std::vector<nn::KVCache>* caches)
   Tensor x = drop(wte(ids) + narrow(wpe.weight, 0, first, length));
   if (caches) {
     for (size_t i = 0; i < h.size(); ++i) x = h[i](x, &(*caches)[i]);
-  } else if (recompute.kind == Recomputation::Kind::pointwise) {
-    for (Block& block : h) x = checkpoint({.recompute = Recompute::cheap}, block, x);
   } else {
-    x = checkpoint_sequential(h, recompute.segments, x);
+    x = examples::run_blocks(h, recompute, x);
   }
   return ln_f(x);
 }

@@ -3,17 +3,9 @@
 #pragma once
 #include <retape/retape.h>
 
-namespace retape::gpt {
+#include <examples/common/recompute.h>
 
-/// What backward computes again instead of finding it in memory; the numbers are the same.
-struct Recomputation {
-  enum class Kind : uint8_t { none, segments, pointwise };
-  Kind kind = Kind::none;
-  int64_t segments = 1;  ///< of blocks, each a checkpoint
-};
-/// `none`; `sqrt`: about sqrt(layers) segments; `every:N`: segments of at most N blocks; `pointwise`: in each block all but matrix products
-/// and attention. Throws Error for anything else.
-Recomputation parse_recomputation(const std::string& text, int64_t layers);
+namespace retape::gpt {
 
 struct Config {
   int64_t vocab = 0;  // tokens in the vocabulary
@@ -22,7 +14,7 @@ struct Config {
   int64_t heads = 4;
   int64_t width = 128;
   double dropout = 0;
-  std::string recompute = "none";  // see parse_recomputation()
+  std::string recompute = "none";  // see examples::parse_recomputation()
 };
 /// Throws Error, naming the flag, unless every size is positive, heads divide width, 0 <= dropout < 1 and recompute can be parsed.
 void check(const Config& config);
@@ -57,7 +49,7 @@ struct Block : nn::Module {
 };
 
 struct Transformer : nn::Module {
-  Recomputation recompute;
+  examples::Recomputation recompute;
   nn::Embedding wte, wpe;
   nn::Dropout drop;
   std::vector<Block> h;

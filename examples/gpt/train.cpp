@@ -1,18 +1,9 @@
 #include "train.h"
 
-#include <fmt/format.h>
-#include <omp.h>
-
-#include <chrono>
-#include <cmath>
 #include <filesystem>
 
-#include <examples/common/cli.h>
-#include <examples/common/interrupt.h>
-#include <examples/common/metrics.h>
-#include <examples/common/plot.h>
-#include <examples/common/progress.h>
-#include <examples/common/run_folder.h>
+#include <fmt/format.h>
+
 #include <retape/io/file.h>
 
 #include "run_files.h"
@@ -21,77 +12,6 @@ namespace retape::gpt {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr int64_t report_every = 10;  // steps between rows of metrics.csv
-
-void check(const TrainOptions& o) {
-  auto at_least = [](const char* flag, double value, double low) {
-    if (!(value >= low)) throw Error(fmt::format("{} {} is not valid; it must be at least {}", flag, value, low));
-  };
-  at_least("--batch", double(o.batch), 1), at_least("--accumulate", double(o.accumulate), 1), at_least("--steps", double(o.steps), 1);
-  at_least("--warmup", double(o.warmup), 0), at_least("--eval-every", double(o.eval_every), 1), at_least("--keep", double(o.keep), 1),
-      at_least("--lr", o.lr, 0), at_least("--min-lr", o.min_lr, 0);
-  at_least("--sample-tokens", double(o.sample_tokens), 0);
-  at_least("--memory-budget", double(o.memory_budget), 0);
-  at_least("--weight-decay", o.weight_decay, 0), at_least("--clip", o.clip, 0), at_least("--threads", o.threads, 0);
-  if (o.min_lr > o.lr) throw Error(fmt::format("--min-lr {} is above --lr {}", o.min_lr, o.lr));
-}
-
-// A resumed run keeps its settings; a flag that says otherwise is an error, unless it may change.
-void take_settings_of(const fs::path& run, TrainOptions& o) {
-  TrainOptions before = read_config(run);
-  auto must_equal = [&](const char* flag, auto given, auto stored) {
-    if (o.given.contains(flag) && given != stored)
-      throw Error(
-          fmt::format("{} {} does not fit the run to resume, which has {}; leave the flag out, or start a new run", flag, given, stored));
-  };
-  must_equal("--layers", o.model.layers, before.model.layers), must_equal("--heads", o.model.heads, before.model.heads);
-  must_equal("--width", o.model.width, before.model.width), must_equal("--block", o.model.block, before.model.block);
-  must_equal("--dropout", o.model.dropout, before.model.dropout), must_equal("--batch", o.batch, before.batch);
-  must_equal("--accumulate", o.accumulate, before.accumulate), must_equal("--lr", o.lr, before.lr),
-      must_equal("--min-lr", o.min_lr, before.min_lr);
-  must_equal("--warmup", o.warmup, before.warmup), must_equal("--beta1", o.beta1, before.beta1),
-      must_equal("--beta2", o.beta2, before.beta2);
-  must_equal("--weight-decay", o.weight_decay, before.weight_decay), must_equal("--clip", o.clip, before.clip),
-      must_equal("--seed", o.seed, before.seed), must_equal("--tokenizer", o.tokenizer, before.tokenizer);
-  must_equal("--amp", o.amp, before.amp);
-  if (o.given.contains("--device")) before.device = o.device;
-  for (const char* flag : {"--out", "--weights", "--vocab"})
-    if (o.given.contains(flag))
-      throw Error(fmt::format(
-          "{} and --resume exclude each other: a resumed run goes on in its own folder with its own weights and vocabulary", flag));
-  if (o.given.contains("--data")) before.data = o.data;
-  if (o.given.contains("--data-format")) before.data_format = o.data_format;
-  if (o.given.contains("--steps")) before.steps = o.steps;
-  if (o.given.contains("--eval-every")) before.eval_every = o.eval_every;
-  if (o.given.contains("--recompute")) before.model.recompute = o.model.recompute;
-  if (o.given.contains("--memory-budget")) before.memory_budget = o.memory_budget;
-  if (o.given.contains("--keep")) before.keep = o.keep;
-  if (o.given.contains("--sample-tokens")) before.sample_tokens = o.sample_tokens;
-  before.threads = o.threads, before.quiet = o.quiet, before.resume = o.resume, before.given = o.given;
-  o = before;
-}
-
-// Where a run goes on; its settings are in `o` then. A run that was stopped before its first checkpoint begins again, with its own
-// settings or, if it had not even written those, with the ones that are given.
-examples::ResumePoint resume(TrainOptions& o) {
-  auto point = examples::find_resume_point(o.resume);
-  const std::string run = point.run.string();
-  const bool has_settings = point.checkpoint || fs::exists(point.run / "config.json");
-  if (has_settings) {
-    take_settings_of(point.run, o);
-  } else {
-    if (!examples::holds_only(point.run, {"tokenizer.json"}))
-      throw Error(fmt::format("--resume {}: it has neither a checkpoint nor config.json but other files, so it is no run", run));
-    if (o.data.empty())
-      throw Error(fmt::format("--resume {}: the run was stopped before it wrote config.json; give --data and its settings again", run));
-    if (o.given.contains("--out")) throw Error("--out and --resume exclude each other: a resumed run goes on in its own folder");
-  }
-  if (!point.checkpoint && !o.quiet)
-    fmt::print(stderr, "{} has no checkpoint; starting from the beginning with {}\n", run,
-               has_settings ? "the run's own settings" : "the settings given, since it has no config.json either");
-  return point;
-}
-
 std::vector<ParamGroup<AdamWOptions>> groups(const Gpt& model, const TrainOptions& o) {
   ParamGroup<AdamWOptions> matrices{{}, {.lr = o.lr, .betas = {o.beta1, o.beta2}, .weight_decay = o.weight_decay}}, vectors = matrices;
   vectors.options.weight_decay = 0;
@@ -99,14 +19,10 @@ std::vector<ParamGroup<AdamWOptions>> groups(const Gpt& model, const TrainOption
   return {matrices, vectors};
 }
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 // In the precision that --amp says.
 Tensor loss_of(Gpt& model, const TokenBatch& batch, const TrainOptions& o) {
   const Device device = model.device();
-  const Autocast amp(o.amp == "f16" ? DType::f16 : DType::bf16, o.amp != "none");
+  const Autocast amp = examples::autocast(o);
   return model.loss(to(batch.x, device), to(batch.y, device));
 }
 
@@ -129,18 +45,6 @@ double validate(Gpt& model, const TokenDataset& data, const TrainOptions& o) {
   return total / tokens;
 }
 
-void plot(const fs::path& run, const std::vector<examples::MetricsRow>& rows) {
-  examples::Curve train{"training", {}, {}}, validation{"validation", {}, {}};
-  for (auto& row : rows) {
-    train.x.push_back(double(row.step)), train.y.push_back(row.train_loss);
-    if (row.val_loss) validation.x.push_back(double(row.step)), validation.y.push_back(*row.val_loss);
-  }
-  write_file_atomically(
-      run / "loss.svg",
-      examples::to_svg(
-          {.title = run.filename().string(), .x_label = "step", .y_label = "loss (nats a token)", .curves = {train, validation}}));
-}
-
 // What --data is, as the flag or the file itself says.
 std::string format_of_data(const TrainOptions& o) {
   if (o.data_format != "auto") return o.data_format;
@@ -156,7 +60,8 @@ TokenDataset open_data(const TrainOptions& o, const std::string& format, const T
   return TokenDataset(file, options);
 }
 
-std::shared_ptr<const Tokenizer> tokenizer_for(TrainOptions& o, const std::string& format, std::string_view text) {
+std::shared_ptr<const Tokenizer> tokenizer_for(TrainOptions& o, const examples::Settings& settings, const std::string& format,
+                                               std::string_view text) {
   std::string from = o.vocab;
   if (from.empty() && format != "text") {
     from = (fs::path(o.data).parent_path() / "tokenizer.json").string();
@@ -170,7 +75,7 @@ std::shared_ptr<const Tokenizer> tokenizer_for(TrainOptions& o, const std::strin
     return std::make_shared<const CharTokenizer>(CharTokenizer::from_text(text));
   }
   auto tokenizer = load_tokenizer(from);
-  if (o.given.contains("--tokenizer") && o.tokenizer != tokenizer->type())
+  if (settings.given("--tokenizer") && o.tokenizer != tokenizer->type())
     throw Error(fmt::format("--tokenizer {} does not fit {}, which is a vocabulary of {}", o.tokenizer, from, tokenizer->type()));
   o.tokenizer = tokenizer->type();
   return tokenizer;
@@ -178,10 +83,60 @@ std::shared_ptr<const Tokenizer> tokenizer_for(TrainOptions& o, const std::strin
 
 }  // namespace
 
-void tokenize(const TrainOptions& options) {
-  TrainOptions o = options;
+void declare_tokenizer(examples::Settings& settings, TrainOptions& o) {
+  settings.add("--tokenizer", o.tokenizer, "char: the text's characters; gpt2: byte pair encoding, with --vocab").one_of({"char", "gpt2"});
+  settings
+      .add("--vocab", o.vocab, "vocabulary: a folder with encoder.json and vocab.bpe, or vocab.json and merges.txt, or a tokenizer.json",
+           examples::OnResume::refuse)
+      .not_stored();
+}
+
+void declare(examples::Settings& settings, TrainOptions& o) {
+  settings
+      .add("--data", o.data, "text file (UTF-8), or tokens.bin that tokenize has made, to train on; the last 10% of it validates",
+           examples::OnResume::replace)
+      .path()
+      .required();
+  settings
+      .add("--data-format", o.data_format,
+           "text; tokens: with our header; u16: ids of two bytes, as nanoGPT writes them; auto: text or tokens",
+           examples::OnResume::replace)
+      .one_of({"auto", "text", "tokens", "u16"});
+  declare_tokenizer(settings, o);
+  settings.store("vocab", o.model.vocab);
+  settings.add("--layers", o.model.layers, "transformer blocks").at_least(1);
+  settings.add("--heads", o.model.heads, "attention heads; divides the width").at_least(1);
+  settings.add("--width", o.model.width, "size of a token's vector").at_least(1);
+  settings.add("--block", o.model.block, "tokens that the model sees at once").at_least(1);
+  settings.add("--batch", o.batch, "sequences in a step").at_least(1);
+  settings.add("--accumulate", o.accumulate, "batches whose gradients are added up for a step").at_least(1);
+  settings.add("--steps", o.steps, "optimizer steps, also the length of the learning rate's cosine", examples::OnResume::replace)
+      .at_least(1);
+  settings.add("--lr", o.lr, "highest learning rate").at_least(0);
+  settings.add("--min-lr", o.min_lr, "learning rate at the end").at_least(0);
+  settings.add("--warmup", o.warmup, "steps in which the learning rate rises").at_least(0);
+  settings.add("--beta1", o.beta1, "AdamW: decay of the first moment");
+  settings.add("--beta2", o.beta2, "AdamW: decay of the second moment");
+  settings.add("--weight-decay", o.weight_decay, "AdamW: decay of matrices (vectors have none)").at_least(0);
+  settings.add("--clip", o.clip, "largest norm of the gradient; 0 does not clip").at_least(0);
+  settings.add("--dropout", o.model.dropout, "probability of dropping a value").at_least(0).below(1);
+  settings.add("--eval-every", o.eval_every, "steps between validations, each with a checkpoint", examples::OnResume::replace).at_least(1);
+  settings.add("--sample-tokens", o.sample_tokens, "length of the sample at the end; 0: none", examples::OnResume::replace).at_least(0);
+  settings.add("--weights", o.weights, "start from the weights of this .safetensors file", examples::OnResume::refuse).path();
+  examples::declare_common(settings, o, "gpt");
+}
+
+void declare_tokenize(examples::Settings& settings, TrainOptions& o) {
+  settings.add("--data", o.data, "text file (UTF-8); may be larger than memory").required();
+  settings.add("--out", o.out, "folder to create for tokens.bin and tokenizer.json").required();
+  declare_tokenizer(settings, o);
+  settings.add("--quiet", o.quiet, "print nothing but errors");
+}
+
+void tokenize(TrainOptions& o, examples::Settings& settings) {
+  settings.check();
   const Ref<MappedFile> text = MappedFile::open(o.data);
-  const auto tokenizer = tokenizer_for(o, "text", {reinterpret_cast<const char*>(text->data()), text->size()});
+  const auto tokenizer = tokenizer_for(o, settings, "text", {reinterpret_cast<const char*>(text->data()), text->size()});
   const fs::path folder = examples::create_run_folder("gpt-tokens", o.out);
   tokenizer->save(folder / "tokenizer.json");
   const int64_t count = tokenize_file(*tokenizer, o.data, folder / "tokens.bin");
@@ -189,68 +144,48 @@ void tokenize(const TrainOptions& options) {
     fmt::print("{} tokens (vocabulary of {}); train with: --data {}\n", count, tokenizer->size(), (folder / "tokens.bin").string());
 }
 
-void train(const TrainOptions& options) {
-  TrainOptions o = options;
-  examples::ResumePoint point;
-  if (!o.resume.empty()) point = resume(o);
-  const auto& from = point.checkpoint;
-  check(o);
-  const Device device = examples::device_of(o.device);
-  o.device = device.str();
-  if (o.threads > 0) omp_set_num_threads(o.threads);
-  if (o.data.empty()) throw Error("--data is missing: name a text file to train on");
+void train(TrainOptions& o, examples::Settings& settings) {
+  examples::Run run("gpt", settings, o, {"tokenizer.json"});
+  if (o.min_lr > o.lr) throw Error(fmt::format("--min-lr {} is above --lr {}", o.min_lr, o.lr));
 
   // The data and its vocabulary; a resumed run keeps the one it was started with.
   const std::string format = format_of_data(o), text = format == "text" ? read_file(o.data) : "";
   if (format == "text" && text.empty()) throw Error(fmt::format("{} is empty; there is nothing to train on", o.data));
-  const bool has_settings = !point.run.empty() && fs::exists(point.run / "config.json");  // it is written after tokenizer.json
-  const auto tokenizer = has_settings ? read_tokenizer(point.run, o.model) : tokenizer_for(o, format, text);
-  o.model.vocab = tokenizer->size();
+  const auto tokenizer = run.has_settings() ? read_tokenizer(run.folder(), o.model) : tokenizer_for(o, settings, format, text);
+  o.model.vocab = tokenizer->size(), o.model.recompute = o.recompute;
   check(o.model);
   TokenDataset data = open_data(o, format, *tokenizer, text);
 
   manual_seed(o.seed);
   Gpt model(o.model);
-  if (!o.weights.empty()) model.load_state_dict(SafeTensors::open(o.weights).tensors());
-  model.to(device);
+  if (!o.weights.empty() && !run.checkpoint()) model.load_state_dict(SafeTensors::open(o.weights).tensors());
+  model.to(run.device());
   AdamW optimizer(groups(model, o));
   GradScaler scaler({.enabled = o.amp == "f16"});
-  Progression at;
-  if (from) at = read_checkpoint(from->path, model, optimizer, scaler, data);
-  if (at.step > o.steps) throw Error(fmt::format("the checkpoint is at step {}, after --steps {}; give more steps", at.step, o.steps));
-
-  const fs::path run = point.run.empty() ? examples::create_run_folder("gpt", o.out) : point.run;
-  tokenizer->save(run / "tokenizer.json");
-  write_config(run, o);
-  auto metrics = from ? examples::MetricsFile(run / "metrics.csv", at.step) : examples::MetricsFile(run / "metrics.csv");
-  if (!o.quiet)
-    fmt::print(stderr, "{} tokens (vocabulary of {}), {} parameters, {}; writing to {}\n", data.size(Split::train) + data.size(Split::val),
-               tokenizer->size(), model.num_parameters(), device.is_cpu() ? fmt::format("{} threads", omp_get_max_threads()) : device.str(),
-               run.string());
+  run.restore(model, optimizer, scaler);
+  if (run.checkpoint()) {
+    const auto loader = run.state<std::array<uint64_t, 2>>("loader");
+    data.set_state({loader[0], loader[1]});
+  }
+  run.begin({.steps = o.steps,
+             .eval_every = o.eval_every,
+             .columns = {"train_loss", "val_loss", "lr"},
+             .charts = {{"loss.svg", "loss (nats a token)", {{"train_loss", "training"}, {"val_loss", "validation"}}}}},
+            [&](const fs::path& folder) { tokenizer->save(folder / "tokenizer.json"); });
+  run.note(fmt::format("{} tokens (vocabulary of {}), {} parameters, {}; writing to {}", data.size(Split::train) + data.size(Split::val),
+                       tokenizer->size(), model.num_parameters(), run.place(), run.folder().string()));
 
   const WarmupCosine schedule{.lr = o.lr, .min_lr = o.min_lr, .warmup = o.warmup, .steps = o.steps};
   const int64_t tokens_per_step = o.batch * o.model.block * o.accumulate;
-  const examples::InterruptGuard interrupt;
-  std::optional<MemoryBudget> budget;
-  if (o.memory_budget) budget.emplace(o.memory_budget, MemoryBudgetOptions{.device = device});
-  examples::Progress progress(o.steps, {.first_step = at.step, .quiet = o.quiet});
   const auto params = model.parameters();
-  double seconds_before = at.seconds, loss_sum = 0, loss_value = NAN;
-  int64_t loss_count = 0, unread_count = 0;
-  Tensor unread;  // the sum of the losses that are still on the device only
-  auto start = std::chrono::steady_clock::now();
-
-  while (at.step < o.steps && !interrupt.requested()) {
-    const double lr = schedule(at.step);
+  while (run.goes_on()) {
+    const double lr = schedule(run.step());
     optimizer.set_lr(lr);
     optimizer.zero_grad();
     for (int64_t i = 0; i < o.accumulate; ++i) {
-      const TokenBatch batch = data.sample(o.batch);
-      Tensor loss = loss_of(model, batch, o);
-      if (o.accumulate > 1) loss = loss / double(o.accumulate);
-      backward(scaler.scale(loss));
-      const Tensor value = cast(loss.detach(), DType::f64);
-      unread = unread ? unread + value : value;
+      const Tensor loss = loss_of(model, data.sample(o.batch), o);
+      backward(scaler.scale(o.accumulate > 1 ? loss / double(o.accumulate) : loss));
+      run.add_loss(loss);
     }
     if (o.clip > 0) {
       scaler.unscale_(optimizer);
@@ -258,60 +193,28 @@ void train(const TrainOptions& options) {
     }
     scaler.step(optimizer);
     scaler.update();
-    ++at.step, ++unread_count;
-    const bool last = at.step == o.steps, stop = interrupt.requested(), evaluate = last || at.step % o.eval_every == 0;
-    const bool report = at.step % report_every == 0 || evaluate || stop;
-    if (!device.is_cpu() && !report && !std::isnan(loss_value)) {  // to read the loss would wait for the device
-      progress.update(at.step, loss_value, tokens_per_step);
-      continue;
+    run.advance(tokens_per_step);
+    if (!run.reports()) continue;
+    std::map<std::string, double> row{{"train_loss", run.mean_loss()}, {"lr", lr}};
+    if (run.evaluates()) {
+      row["val_loss"] = validate(model, data, o);
+      run.note(fmt::format("step {}: training loss {:.4f}, validation loss {:.4f}", run.step(), row["train_loss"], row["val_loss"]));
     }
-    const double losses = unread.item();
-    loss_sum += losses, loss_count += unread_count, loss_value = losses / double(unread_count);
-    unread = {}, unread_count = 0;
-    if (!std::isfinite(loss_value))
-      throw Error(fmt::format("the loss is {} at step {}; a smaller --lr or a --clip may help. Earlier checkpoints in {} are intact",
-                              loss_value, at.step, run.string()));
-    progress.update(at.step, loss_value, tokens_per_step);
-
-    if (!report) continue;
-    at.seconds = seconds_before + seconds_since(start);
-    examples::MetricsRow row{.step = at.step,
-                             .train_loss = loss_sum / double(loss_count),
-                             .val_loss = {},
-                             .lr = lr,
-                             .tokens_per_s = progress.tokens_per_second(),
-                             .seconds = at.seconds};
-    loss_sum = 0, loss_count = 0;
-    if (evaluate) {
-      row.val_loss = validate(model, data, o);
-      progress.note(fmt::format("step {}: training loss {:.4f}, validation loss {:.4f}", at.step, row.train_loss, *row.val_loss));
-    }
-    examples::write_to_run(run, [&] {
-      metrics.append(row);
-      if (!evaluate && !stop) return;
-      examples::save_checkpoint(run, at.step,
-                                [&](const fs::path& folder) { write_checkpoint(folder, at, model, optimizer, scaler, data); });
-      examples::prune_checkpoints(run, int(o.keep), at.step);
-      plot(run, metrics.rows());
+    run.report(row);
+    if (!run.saves()) continue;
+    run.save([&](const fs::path& folder, nlohmann::json& state) {
+      examples::save_training(folder, state, model, optimizer, scaler);
+      state["loader"] = {data.state().seed, data.state().offset};
     });
   }
-  progress.finish();
-  budget.reset();
-  if (!metrics.rows().empty()) plot(run, metrics.rows());  // also after a run that was stopped while it drew this
-
-  if (at.step < o.steps) {
-    if (!o.quiet) fmt::print("stopped at step {}; go on with: ./run train gpt --resume {}\n", at.step, run.string());
-    return;
-  }
-  if (o.sample_tokens == 0) {
-    if (!o.quiet) fmt::print("run folder: {}\n", run.string());
-    return;
-  }
+  if (!run.finish()) return;
+  if (o.sample_tokens == 0) return run.print_folder();
   model.eval();
   Generator generator(o.seed);
   const std::string sample = tokenizer->decode(model.generate(start_of_text(*tokenizer), o.sample_tokens, 0.8, 200, generator));
-  write_file_atomically(run / "samples.txt", fmt::format("step {}, temperature 0.8, top-k 200:\n{}\n", at.step, sample));
-  if (!o.quiet) fmt::print("\n{}\n\nrun folder: {}\n", sample, run.string());
+  write_file_atomically(run.folder() / "samples.txt", fmt::format("step {}, temperature 0.8, top-k 200:\n{}\n", run.step(), sample));
+  if (!o.quiet) fmt::print("\n{}\n\n", sample);
+  run.print_folder();
 }
 
 }  // namespace retape::gpt

@@ -23,6 +23,7 @@ files)
   for f in config.json tokenizer.json metrics.csv loss.svg samples.txt checkpoint-20/model.safetensors checkpoint-20/optimizer.safetensors checkpoint-20/state.json; do
     [[ -s run/$f ]] || fail "run/$f is missing"
   done
+  [[ -s $(ls run/events.out.tfevents.*) ]] || fail "TensorBoard's events are missing"
   [[ $(wc -c <run/samples.txt) -gt 500 ]] || fail "the sample is short: $(cat run/samples.txt)"
   [[ $(head -n 1 run/metrics.csv) == step,train_loss,val_loss,lr,tokens_per_s,seconds ]] || fail "metrics.csv has another header"
   grep -q '^20,[0-9.]*,[0-9.]*,' run/metrics.csv || fail "no row for step 20 with both losses"
@@ -47,7 +48,7 @@ kill)
   "$gpt" train "${settings[@]}" --steps 1 --out cold --quiet
   one=$(seconds_of "$gpt" train "${settings[@]}" --steps 1 --out one --quiet)
   all=$(seconds_of "$gpt" train "${settings[@]}" --out whole --quiet)
-  files() { (cd "$1" && sha256sum checkpoint-*/*.safetensors tokenizer.json && ls -A && cut -d, -f1-4 metrics.csv); }
+  files() { (cd "$1" && sha256sum checkpoint-*/*.safetensors tokenizer.json && ls -A | grep -v tfevents && cut -d, -f1-4 metrics.csv); }
   files whole >whole.txt
   [[ $(grep -c '^checkpoint-' < <(ls whole)) == 3 ]] || fail "--keep 3 left: $(ls whole)"
   choose_arguments() {
