@@ -8,6 +8,7 @@
 #include <retape/autograd/hooks.h>
 #include <retape/autograd/memory_budget.h>
 #include <retape/autograd/ops.h>
+#include <retape/autograd/sparse.h>
 #include <retape/autograd/tape.h>
 #include <retape/core/cuda_graph.h>
 #include <retape/core/from_blob.h>
@@ -21,9 +22,12 @@
 #include <retape/io/npy.h>
 #include <retape/io/pt.h>
 #include <retape/io/safetensors.h>
+#include <retape/io/tensorboard.h>
 #include <retape/nn/nn.h>
+#include <retape/optim/adagrad.h>
 #include <retape/optim/adamw.h>
 #include <retape/optim/clip.h>
 #include <retape/optim/grad_scaler.h>
 #include <retape/optim/schedule.h>
 #include <retape/optim/sgd.h>
+#include <retape/optim/sparse_adam.h>

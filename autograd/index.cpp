@@ -4,7 +4,10 @@
 
 #include <limits>
 
+#include <retape/autograd/binary.h>
 #include <retape/autograd/check.h>
+#include <retape/autograd/indexing.h>
+#include <retape/autograd/pass.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/unary.h>
@@ -175,7 +178,9 @@ struct EmbeddingBackward {
 };
 struct Embedding {
   static constexpr auto name = "embedding";
-  int64_t padding_idx, rows = 0;
+  int64_t padding_idx;
+  bool sparse;
+  int64_t rows = 0;
   Saved ids = {};
   Tensor forward(const Tensor& weight, const Tensor& at) {
     ids = save(at), rows = weight.shape()[0];
@@ -186,7 +191,16 @@ struct Embedding {
     RETAPE_DISPATCH(weight.device(), index_select(name, w, 0, i, y));
     return reshape(y, shape);
   }
-  void backward(const Tensor& dy, Grads& dx) { dx.set(0, record(EmbeddingBackward{rows, padding_idx}, dy, *ids)); }
+  void backward(const Tensor& dy, Grads& dx) {
+    if (!sparse || !detail::takes_rows(0)) return dx.set(0, record(EmbeddingBackward{rows, padding_idx}, dy, *ids));
+    const Tensor at = *ids;
+    Tensor flat = cast(reshape(at, {at.numel()}), DType::i64), values = reshape(dy, {at.numel(), dy.size(-1)});
+    if (padding_idx >= 0) {
+      const Tensor kept = select(nonzero(ne(flat, padding_idx)), 1, 0);
+      flat = index_select(flat, 0, kept), values = index_select(values, 0, kept);
+    }
+    detail::set_rows(0, flat, contiguous(values));
+  }
 };
 
 void check_index(const char* name, const Tensor& x, const Tensor& index) {
@@ -330,13 +344,13 @@ Tensor scatter_reduce(const Tensor& x, int64_t dim, const Tensor& index, const T
 Tensor index_reduce(const Tensor& x, int64_t dim, const Tensor& index, const Tensor& source, ReduceMode reduce, bool include_self) {
   return reduced("index_reduce", true, x, dim, index, source, reduce, include_self);
 }
-Tensor embedding(const Tensor& weight, const Tensor& ids, int64_t padding_idx) {
+Tensor embedding(const Tensor& weight, const Tensor& ids, int64_t padding_idx, bool sparse) {
   check_index("embedding", weight, ids);
   if (weight.dim() != 2)
     throw Error(fmt::format("embedding: weight has shape {}; it must have two dims, (rows, dim)", weight.shape().str()));
   if (padding_idx < -1 || padding_idx >= weight.shape()[0])
     throw Error(fmt::format("embedding: padding_idx {} is out of range for {} rows; -1 means none", padding_idx, weight.shape()[0]));
-  return record(Embedding{padding_idx}, weight, ids);
+  return record(Embedding{padding_idx, sparse}, weight, ids);
 }
 
 }  // namespace retape

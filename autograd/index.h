@@ -41,7 +41,7 @@ Tensor scatter_reduce(const Tensor& x, int64_t dim, const Tensor& index, const T
 Tensor index_reduce(const Tensor& x, int64_t dim, const Tensor& index, const Tensor& source, ReduceMode reduce, bool include_self = true);
 
 /// Rows ids of weight (rows, dim): ids (...) gives (..., dim). The row padding_idx, if it is not -1, gets no gradient.
-/// torch: functional.embedding.
-Tensor embedding(const Tensor& weight, const Tensor& ids, int64_t padding_idx = -1);
+/// With `sparse`, backward() leaves a leaf weight the gradient of those rows only (autograd/sparse.h). torch: functional.embedding.
+Tensor embedding(const Tensor& weight, const Tensor& ids, int64_t padding_idx = -1, bool sparse = false);
 
 }  // namespace retape

@@ -19,7 +19,12 @@ struct Pass {
     TensorImpl* leaf;
     Tensor grad;
   };
+  struct Rows {
+    int input;
+    Tensor ids, values;
+  };
   std::vector<Ref<Node>> heap;
+  std::vector<Rows> rows;  // what the backward that runs has given its inputs by rows
   std::vector<Refilled> refilled;
   std::vector<Capture> captures;
   std::vector<std::pair<Ref<TensorImpl>, Tensor>> hooked;  // leaves with hooks, and their gradients so far
@@ -65,6 +70,13 @@ struct Pass {
 namespace detail {
 Tensor resident(Node& owner, Entry& e);    // the value with its bytes; replays it, or throws if somebody wrote into it
 void materialise(Node& asking, Entry& e);  // replay.cpp
+}  // namespace detail
+
+namespace detail {
+/// In a backward: whether input `input` is a leaf whose gradient may come by rows (see sparse.h), since nobody wants to see it whole; and
+/// gives it so, instead of Grads::set(). ids i64 (n), values (n, ...).
+bool takes_rows(int input);
+void set_rows(int input, Tensor ids, Tensor values);
 }  // namespace detail
 
 }  // namespace retape

@@ -11,6 +11,7 @@
 #include <retape/autograd/memory_report.h>
 #include <retape/autograd/pass.h>
 #include <retape/autograd/reduce.h>
+#include <retape/autograd/sparse.h>
 #include <retape/autograd/views.h>
 
 namespace retape {
@@ -208,6 +209,19 @@ void accumulate_grad(Tensor& sum, Tensor& dx, bool create_graph) {
   }
 }
 
+// Several backward passes may add to a leaf at the same time.
+class LeafLock {
+ public:
+  explicit LeafLock(TensorImpl& leaf) : flag_(leaf.lock) {
+    while (flag_.test_and_set(std::memory_order_acquire)) {}
+  }
+  LeafLock(const LeafLock&) = delete;
+  ~LeafLock() { flag_.clear(std::memory_order_release); }
+
+ private:
+  std::atomic_flag& flag_;
+};
+
 void add_to_leaf(Pass& pass, TensorImpl& leaf, Tensor& dx);
 void to_leaf(Pass& pass, TensorImpl& leaf, Tensor& dx) {
   if (!leaf.hooks) return add_to_leaf(pass, leaf, dx);
@@ -222,14 +236,26 @@ void add_to_leaf(Pass& pass, TensorImpl& leaf, Tensor& dx) {
       return;
     }
   if (pass.only_captures) return;
-  while (leaf.lock.test_and_set(std::memory_order_acquire)) {}
-  struct Unlock {
-    std::atomic_flag& f;
-    ~Unlock() { f.clear(std::memory_order_release); }
-  } unlock{leaf.lock};
+  const LeafLock lock(leaf);
   if (!leaf.gradient) leaf.gradient = owns_alone(dx) ? std::move(dx) : clone(dx);  // optimizers write into it: nobody may share it
   else accumulate_grad(leaf.gradient, dx, false);
+  if (leaf.row_gradient) merge_rows(leaf);
 }
+void rows_to_leaf(TensorImpl& leaf, const Pass::Rows& rows) {
+  const LeafLock lock(leaf);
+  add_rows(leaf, {rows.ids, rows.values.detach(), leaf.layout.shape});
+}
+
+}  // namespace
+
+bool takes_rows(int input) {
+  const Edge& e = ctx.current->edges[input];
+  const Pass& pass = *ctx.pass;
+  return e.leaf && !e.leaf->hooks && !pass.create_graph && !pass.only_captures && pass.captures.empty();
+}
+void set_rows(int input, Tensor ids, Tensor values) { ctx.pass->rows.push_back({input, std::move(ids), std::move(values)}); }
+
+namespace {
 
 void run(Pass& pass) {
   const Scoped s1(ctx.recording, pass.create_graph);
@@ -254,6 +280,11 @@ void run(Pass& pass) {
     if (captured && pass.stop_before) continue;
     if (node->passed) throw Error(fmt::format("{}: backward has passed here and freed it; keep it with retain_graph", node->name()));
     Grads dx(*node);
+    pass.rows.clear();
+    const auto rows_for = [&](int input) {
+      const auto found = std::find_if(pass.rows.begin(), pass.rows.end(), [&](const Pass::Rows& r) { return r.input == input; });
+      return found == pass.rows.end() ? nullptr : &*found;
+    };
     {
       const Scoped me(ctx.current, node.get());
       const Scoped named(ctx.op, node->name());
@@ -270,7 +301,7 @@ void run(Pass& pass) {
       for (int j = 0; j < dy.size(); ++j) given.push_back(dy[j]);
       const Scoped where(ctx.where, node->where);
       for (int i = 0; i < n; ++i)
-        if (node->edges[i].wants()) check_gradient(node->name(), given, dx.at(i));
+        if (node->edges[i].wants()) check_gradient(node->name(), given, rows_for(i) ? rows_for(i)->values : dx.at(i));
     }
     dy.clear();
     Few<Edge, 3> edges;
@@ -280,7 +311,7 @@ void run(Pass& pass) {
         continue;
       }
       Tensor& d = dx.at(i);
-      if (!d && !dx.is_none(i))
+      if (!d && !dx.is_none(i) && !rows_for(i))
         throw Error(fmt::format("{}: backward set no gradient for input {}; call dx.none({}) if it is zero", node->name(), i, i));
       if (d && linear_in_graph && !d.requires_grad())
         throw Error(fmt::format("{}: its backward left the graph, so a second derivative would be cut", node->name()));
@@ -290,6 +321,10 @@ void run(Pass& pass) {
     for (int i = 0; i < n; ++i) {
       Tensor& d = dx.at(i);
       if (!edges[i].wants()) continue;
+      if (const Pass::Rows* const rows = rows_for(i)) {
+        rows_to_leaf(*edges[i].leaf, *rows);
+        continue;
+      }
       if (!d) {
         if (edges[i].leaf) edges[i].leaf->ended_by.store(node->name(), std::memory_order_relaxed);
         continue;

@@ -25,12 +25,18 @@ struct AdamWArgs {
   double lr, beta1, beta2, eps, weight_decay;
   bool decoupled;  // AdamW: decay the weight itself; Adam: add the decay to the gradient
   bool maximize;
+  bool eps_inside = false;           // eps is added before the bias correction of the second moment, as SparseAdam does
   const AdamWArgs* later = nullptr;  // null, or, in a captured CUDA graph, where on the device the arguments are read from at each launch
 };
 struct SGDArgs {
   double lr, momentum, dampening, weight_decay;
   bool nesterov, maximize;
   const SGDArgs* later = nullptr;
+};
+struct AdagradArgs {
+  double lr, lr_decay, weight_decay, eps;
+  bool maximize;
+  const AdagradArgs* later = nullptr;
 };
 // What one optimizer step needs of one parameter. All contiguous; `state` has the update rule's own tensors.
 struct OptimizerSlot {
@@ -42,6 +48,11 @@ struct OptimizerSlot {
 struct LossScaleArgs {
   double growth_factor, backoff_factor;
   int64_t growth_interval;  // successful steps until the scale grows
+};
+// Windows of words; window w has the ids contexts[context_begin[w]] ... below context_begin[w + 1], and so its targets with a label each, 1 or
+// 0. All contiguous; labels f32, the others i32.
+struct Word2VecWindows {
+  Tensor contexts, context_begin, targets, target_begin, labels;
 };
 
 }  // namespace retape

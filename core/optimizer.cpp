@@ -91,6 +91,9 @@ RETAPE_INLINE void update_all(const char* kernel, const Args& args, const Tensor
 void adamw(const AdamWArgs& args, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots) {
   update_all<2, functor::AdamW>("adamw", args, found_inf, slots);
 }
+void adagrad(const AdagradArgs& args, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots) {
+  update_all<1, functor::Adagrad>("adagrad", args, found_inf, slots);
+}
 void sgd(const SGDArgs& args, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots) {
   if (args.momentum != 0) update_all<1, functor::SGD>("sgd", args, found_inf, slots);
   else update_all<0, functor::SGD>("sgd", args, found_inf, slots);

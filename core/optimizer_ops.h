@@ -21,7 +21,7 @@ template <class T> struct AdamW {
         rest2(T(1 - a.beta2)),
         step_size(T(a.lr / (1 - m::pow(a.beta1, double(step))))),
         correction(T(1 / m::sqrt(1 - m::pow(a.beta2, double(step))))),
-        eps(T(a.eps)) {}
+        eps(a.eps_inside ? T(a.eps / m::sqrt(1 - m::pow(a.beta2, double(step)))) : T(a.eps)) {}
 
   RETAPE_HD void operator()(T& value, T grad, T& m, T& v) const {
     grad = sign * grad + decay * value;
@@ -51,6 +51,20 @@ template <class T> struct SGD {
     grad = sign * grad + decay * value;
     buffer = momentum * buffer + rest * grad;
     value -= lr * (nesterov ? grad + ahead * buffer : buffer);
+  }
+};
+
+/// Adagrad (Duchi, Hazan & Singer 2011): each element's rate falls with the sum of its squared gradients.
+template <class T> struct Adagrad {
+  T sign, decay, rate, eps;
+
+  RETAPE_HD Adagrad(const AdagradArgs& a, int64_t step)
+      : sign(a.maximize ? T(-1) : T(1)), decay(T(a.weight_decay)), rate(T(a.lr / (1 + double(step - 1) * a.lr_decay))), eps(T(a.eps)) {}
+
+  RETAPE_HD void operator()(T& value, T grad, T& sum) const {
+    grad = sign * grad + decay * value;
+    sum += grad * grad;
+    value -= rate * grad / (m::sqrt(sum) + eps);
   }
 };
 

@@ -73,8 +73,10 @@ class Tensor {
   /// Makes a leaf want its gradient, or not. Throws Error for integer tensors and for values that ops have made.
   Tensor& set_requires_grad(bool on = true);
   bool is_leaf() const;
-  /// The gradient that backward() has added up for a leaf; undefined if there is none. Has no history.
+  /// The gradient that backward() has added up for a leaf; undefined if there is none, or if there is one of some rows only, which
+  /// sparse_grad() in autograd/sparse.h gives. Has no history.
   Tensor grad() const;
+  /// Replaces it, and one of some rows; an undefined g drops both.
   void set_grad(Tensor g) const;
   /// The same data without history.
   Tensor detach() const;
@@ -107,6 +109,7 @@ struct TensorImpl {
   Ref<Object> producer;                       // the node whose backward receives this tensor's gradient
   Ref<Object> source;                         // the node whose forward can make the storage again; views share their base's
   Tensor gradient;                            // of a leaf; never has a history
+  Ref<Object> row_gradient;                   // of a leaf: what sparse ops have added up for some of its rows; see autograd/sparse.h
   Ref<Object> hooks;                          // of a leaf: called with its gradient; see autograd/hooks.h
   // Of a leaf, which threads may share: the op that last recorded it, and the one that gave it no gradient.
   std::atomic<const char*> read_by = nullptr, ended_by = nullptr;

@@ -61,18 +61,37 @@ TokenFile TokenFile::open(const std::filesystem::path& path, TokenLayout layout)
   return tokens;
 }
 
+int64_t write_token_file(const std::filesystem::path& output, int64_t vocabulary, const std::function<void(const AppendTokens&)>& fill) {
+  Header header{{}, 1, vocabulary <= 65536 ? 2u : 4u, 0, uint64_t(vocabulary)};
+  std::memcpy(header.magic, magic, 8);
+  write_file_atomically(output, [&](FileWriter& writer) {
+    writer.write(&header, sizeof header);
+    std::vector<uint16_t> narrow;
+    std::vector<uint32_t> wide;
+    fill([&](const std::vector<int64_t>& ids) {
+      for (const int64_t id : ids)
+        if (id < 0 || id >= vocabulary)
+          throw Error(fmt::format("write_token_file: id {} is out of range for a vocabulary of {}", id, vocabulary));
+      if (header.width == 2) {
+        narrow.assign(ids.begin(), ids.end());
+        writer.write(narrow.data(), narrow.size() * sizeof(uint16_t));
+      } else {
+        wide.assign(ids.begin(), ids.end());
+        writer.write(wide.data(), wide.size() * sizeof(uint32_t));
+      }
+      header.size += ids.size();
+    });
+    writer.write_at(0, &header, sizeof header);
+  });
+  return int64_t(header.size);
+}
+
 int64_t tokenize_file(const Tokenizer& tokenizer, const std::filesystem::path& text_path, const std::filesystem::path& output,
                       size_t piece) {
   if (piece == 0) throw Error("tokenize_file: a piece of 0 bytes is not possible; it must be at least 1");
   const Ref<MappedFile> file = MappedFile::open(text_path);
   const std::string_view text(reinterpret_cast<const char*>(file->data()), file->size());
-  Header header{{}, 1, tokenizer.size() <= 65536 ? 2u : 4u, 0, uint64_t(tokenizer.size())};
-  std::memcpy(header.magic, magic, 8);
-
-  write_file_atomically(output, [&](FileWriter& writer) {
-    writer.write(&header, sizeof header);
-    std::vector<uint16_t> narrow;
-    std::vector<uint32_t> wide;
+  return write_token_file(output, tokenizer.size(), [&](const AppendTokens& append) {
     for (size_t at = 0; at < text.size();) {
       size_t length = piece, cut = 0;
       while (length < text.size() - at && (cut = tokenizer.safe_prefix(text.substr(at, length))) == 0)
@@ -84,19 +103,10 @@ int64_t tokenize_file(const Tokenizer& tokenizer, const std::filesystem::path& t
       } catch (const Error& e) {
         throw Error(fmt::format("tokenize_file: {}, in the piece that begins at byte {}: {}", text_path.string(), at, e.what()));
       }
-      if (header.width == 2) {
-        narrow.assign(ids.begin(), ids.end());
-        writer.write(narrow.data(), narrow.size() * sizeof(uint16_t));
-      } else {
-        wide.assign(ids.begin(), ids.end());
-        writer.write(wide.data(), wide.size() * sizeof(uint32_t));
-      }
-      header.size += ids.size();
+      append(ids);
       at += part.size();
     }
-    writer.write_at(0, &header, sizeof header);
   });
-  return int64_t(header.size);
 }
 
 }  // namespace retape

@@ -1,6 +1,7 @@
 // A tokenised text as a file, mapped into memory: corpora larger than memory.
 #pragma once
 #include <filesystem>
+#include <functional>
 
 #include <retape/core/memory.h>
 #include <retape/data/tokenizer.h>
@@ -39,6 +40,12 @@ class TokenFile {
   int64_t size_ = 0, vocabulary_ = 0;
   int width_ = 2;
 };
+
+using AppendTokens = std::function<void(const std::vector<int64_t>& ids)>;
+/// Writes a file with a header piece by piece: `fill` hands ids to the function that it gets. Returns how many there were. Ids take 2 bytes
+/// up to a vocabulary of 65536, else 4. Throws Error for an id that is negative or not below `vocabulary`, and if writing fails; `output` is
+/// replaced as a whole or not at all.
+int64_t write_token_file(const std::filesystem::path& output, int64_t vocabulary, const std::function<void(const AppendTokens&)>& fill);
 
 /// Tokenises a UTF-8 text file into a file with a header, and returns the number of ids, which are those that encode() gives for the
 /// whole text. Text is read and ids are written piece by piece, `piece` bytes or more where the text cannot be cut: neither need fit

@@ -10,7 +10,7 @@
 namespace retape::nn {
 
 Embedding::Embedding(int64_t num, int64_t dim, EmbeddingOptions options)
-    : weight(empty_parameter({num, dim})), padding_idx(options.padding_idx) {
+    : weight(empty_parameter({num, dim})), padding_idx(options.padding_idx), sparse(options.sparse) {
   init::normal(weight);
   if (!padding_idx) return;
   if (*padding_idx < -num || *padding_idx >= num)
@@ -19,6 +19,6 @@ Embedding::Embedding(int64_t num, int64_t dim, EmbeddingOptions options)
   const NoGrad off;
   init::zeros(select(weight, 0, *padding_idx));
 }
-Tensor Embedding::forward(const Tensor& ids) const { return embedding(weight, ids, padding_idx.value_or(-1)); }
+Tensor Embedding::forward(const Tensor& ids) const { return embedding(weight, ids, padding_idx.value_or(-1), sparse); }
 
 }  // namespace retape::nn

@@ -8,12 +8,14 @@ namespace retape::nn {
 
 struct EmbeddingOptions {
   std::optional<int64_t> padding_idx = {};  ///< this row starts at 0 and gets no gradient; negative counts from the end
+  bool sparse = false;  ///< the weight's gradient has the rows that were read only: for SGD, Adagrad and SparseAdam (autograd/sparse.h)
 };
 /// Row ids[...] of weight (num_embeddings, embedding_dim) for integer ids (...): (..., embedding_dim). Throws Error for an id that is
 /// out of range. weight starts normal with standard deviation 1. torch: nn.Embedding.
 struct Embedding : Module {
   Parameter weight;
   std::optional<int64_t> padding_idx;
+  bool sparse;
   Embedding(int64_t num_embeddings, int64_t embedding_dim, EmbeddingOptions options = {});
   Tensor forward(const Tensor& ids) const;
   RETAPE_FIELDS(weight)

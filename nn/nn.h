@@ -14,3 +14,4 @@
 #include <retape/nn/rms_norm.h>
 #include <retape/nn/rope.h>
 #include <retape/nn/sequential.h>
+#include <retape/nn/word2vec.h>

@@ -1,7 +1,5 @@
 #include <retape/optim/adamw.h>
 
-#include <fmt/format.h>
-
 #include <retape/core/dispatch.h>
 
 namespace retape {
@@ -11,9 +9,7 @@ template <class O> void check_adam(const O& o) {
   detail::check_not_negative(O::optimizer, "lr", o.lr);
   detail::check_not_negative(O::optimizer, "eps", o.eps);
   detail::check_not_negative(O::optimizer, "weight_decay", o.weight_decay);
-  for (const double beta : {o.betas.first, o.betas.second})
-    if (!(beta >= 0 && beta < 1))
-      throw Error(fmt::format("{}: beta {} is not valid; it must be at least 0 and below 1", O::optimizer, beta));
+  detail::check_betas(O::optimizer, o.betas);
 }
 template <bool decoupled, class O> AdamWArgs args_of(const O& o) {
   return {.lr = o.lr,

@@ -6,6 +6,7 @@
 
 #include <retape/autograd/binary.h>
 #include <retape/autograd/reduce.h>
+#include <retape/autograd/sparse.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/unary.h>
 #include <retape/autograd/views.h>
@@ -21,7 +22,7 @@ Parts gradients(const char* op, const std::vector<Tensor>& params) {
   std::vector<Tensor> grads;
   for (const Tensor& p : params) {
     if (!p) throw Error(fmt::format("{}: parameter {} is undefined", op, &p - params.data()));
-    Tensor grad = p.grad();
+    Tensor grad = detail::gradient_values(p);
     if (!grad || grad.device().is_meta()) continue;
     if (!grad.is_contiguous()) {
       grad = contiguous(grad);

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include <retape/autograd/binary.h>
+#include <retape/autograd/sparse.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/views.h>
 #include <retape/optim/device.h>
@@ -32,7 +33,7 @@ std::vector<std::vector<Tensor>> gradients(const Optimizer& optimizer) {
   const auto params = optimizer.parameters();
   std::vector<Tensor> grads;
   for (size_t i = 0; i < params.size(); ++i) {
-    const Tensor grad = params[i].grad();
+    const Tensor grad = detail::gradient_values(params[i]);
     if (grad && grad.dtype() == DType::f16)
       throw Error(
           fmt::format("grad_scaler: the gradient of parameter {} is f16, in which it cannot be unscaled; keep weights in f32 and "
@@ -40,7 +41,7 @@ std::vector<std::vector<Tensor>> gradients(const Optimizer& optimizer) {
                       i));
   }
   for (auto& p : params) {
-    Tensor grad = p.grad();
+    Tensor grad = detail::gradient_values(p);
     if (!grad) continue;
     if (!grad.is_contiguous()) {
       grad = contiguous(grad);

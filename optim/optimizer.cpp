@@ -7,7 +7,9 @@
 #include <map>
 #include <memory>
 
+#include <retape/autograd/index.h>
 #include <retape/autograd/memory_report.h>
+#include <retape/autograd/sparse.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/views.h>
 #include <retape/optim/device.h>
@@ -18,12 +20,24 @@ namespace {
 // Half types keep their running means in f32: a bf16 mean would not move any more once it is 256 times its increments.
 DType state_dtype(const Tensor& param) { return param.dtype() == DType::f64 ? DType::f64 : DType::f32; }
 
+// x's rows `ids` become `values`, in place.
+void put_rows(const Tensor& x, const Tensor& ids, const Tensor& values) {
+  Tensor y = contiguous(x);
+  RETAPE_DISPATCH(y.device(), index_put("optimizer", PutKind::replace, ids, values, 0, y));
+  if (y.impl() != x.impl()) copy_into(y, x);
+}
+
 std::string describe(const Tensor& t) { return fmt::format("{} {}", name_of(t.dtype()), t.shape().str()); }
 
 }  // namespace
 
 void detail::check_not_negative(const char* optimizer, const char* option, double value) {
   if (!(value >= 0)) throw Error(fmt::format("{}: {} {} is not valid; it must be at least 0", optimizer, option, value));
+}
+
+void detail::check_betas(const char* optimizer, std::pair<double, double> betas) {
+  for (const double beta : {betas.first, betas.second})
+    if (!(beta >= 0 && beta < 1)) throw Error(fmt::format("{}: beta {} is not valid; it must be at least 0 and below 1", optimizer, beta));
 }
 
 // ---- parameters and groups ------------------------------------------------------------------------------------------
@@ -98,19 +112,31 @@ Optimizer::~Optimizer() { forget_state(); }
 
 // ---- the step -------------------------------------------------------------------------------------------------------
 
-OptimizerSlot Optimizer::make_slot(int group, int64_t index) const {
+// With a gradient of some rows the slot has those rows of everything; put_rows() puts them back.
+OptimizerSlot Optimizer::make_slot(int group, int64_t index, const std::optional<SparseRows>& rows) const {
   const State& state = states_[size_t(index)];
   const Tensor& param = state.param;
-  const Tensor grad = param.grad();
-  if (!(grad.shape() == param.shape()) || grad.dtype() != param.dtype() || !(grad.device() == param.device()))
+  const Tensor grad = rows ? rows->values : param.grad();
+  if (rows) {
+    if (const char* why = refuses_rows(group))
+      throw Error(
+          fmt::format("{}: the gradient of parameter {} {} is sparse, of {} of its rows, which {} {} cannot take; use SGD without "
+                      "momentum and weight_decay, Adagrad without weight_decay, or SparseAdam",
+                      name(), index, describe(param), rows->ids.numel(), name(), why));
+  } else if (!takes_dense()) {
+    throw Error(fmt::format("{}: the gradient of parameter {} {} is dense; use Adam, or make it sparse (Embedding's option)", name(), index,
+                            describe(param)));
+  }
+  if ((!rows && !(grad.shape() == param.shape())) || grad.dtype() != param.dtype() || !(grad.device() == param.device()))
     throw Error(fmt::format("{}: the gradient of parameter {} is {}, the parameter {}; both must have one shape, dtype and device", name(),
                             index, describe(grad), describe(param)));
   const auto no_steps = [&] { return zeros({}, {DType::i64, param.device()}); };
-  OptimizerSlot slot{.value = contiguous(param), .grad = contiguous(grad), .state = {}, .step = state.step ? state.step : no_steps()};
+  const auto part = [&](const Tensor& t) { return rows ? index_select(t, 0, rows->ids) : t; };
+  OptimizerSlot slot{.value = contiguous(part(param)), .grad = contiguous(grad), .state = {}, .step = state.step ? state.step : no_steps()};
   for (int k = 0; k < states(group); ++k) {
     slot.state[k] = state.tensors[k];
     if (!slot.state[k]) {
-      slot.state[k] = zeros(param.shape(), {state_dtype(param), param.device()});
+      slot.state[k] = full(param.shape(), initial_state(group), {state_dtype(param), param.device()});
       slot.step = no_steps();
     } else if (slot.state[k].dtype() != state_dtype(param) || !(slot.state[k].device() == param.device()) ||
                !(slot.state[k].shape() == param.shape())) {
@@ -130,30 +156,44 @@ void Optimizer::step(const Tensor& found_inf) {
   struct Work {
     int group;
     std::vector<int64_t> indices;
-    std::vector<OptimizerSlot> slots;
+    std::vector<OptimizerSlot> slots;  // of whole tensors; what the kernel gets may be rows of them
+    std::vector<OptimizerSlot> parts;
+    std::vector<Tensor> rows;  // ids, or undefined: all
   };
   std::vector<Work> all;
   for (int g = 0; g < group_count(); ++g) {
     check_options(g);
-    Work work{g, {}, {}};
+    Work work{g, {}, {}, {}, {}};
     for (const int64_t i : groups_[size_t(g)]) {
-      if (!states_[size_t(i)].param.grad()) continue;
-      work.slots.push_back(make_slot(g, i));
+      const Tensor& param = states_[size_t(i)].param;
+      const auto rows = sparse_grad(param);
+      if (!rows && !param.grad()) continue;
+      OptimizerSlot slot = make_slot(g, i, rows);
+      work.slots.push_back(slot);
+      if (rows)
+        for (int k = 0; k < states(g); ++k) slot.state[k] = index_select(slot.state[k], 0, rows->ids);
+      work.parts.push_back(std::move(slot));
+      work.rows.push_back(rows ? rows->ids : Tensor());
       work.indices.push_back(i);
     }
     if (!work.slots.empty()) all.push_back(std::move(work));
   }
-  for (auto& [group, indices, slots] : all) {
-    for (auto& part : detail::split_by_device(slots, [](const OptimizerSlot& s) { return s.value.device(); })) {
-      const Device device = part.front().value.device();
-      update(group, device, found_inf ? to(found_inf, device) : found_inf, part);
+  for (auto& [group, indices, slots, parts, rows] : all) {
+    for (auto& some : detail::split_by_device(parts, [](const OptimizerSlot& s) { return s.value.device(); })) {
+      const Device device = some.front().value.device();
+      update(group, device, found_inf ? to(found_inf, device) : found_inf, some);
     }
     for (size_t j = 0; j < slots.size(); ++j) {
       State& state = states_[size_t(indices[j])];
       new_state |= slots[j].step.impl() != state.step.impl();
       state.step = slots[j].step;
       for (int k = 0; k < states(group); ++k) state.tensors[k] = slots[j].state[k];
-      if (slots[j].value.impl() != state.param.impl()) copy_into(slots[j].value, state.param);
+      if (rows[j]) {
+        put_rows(state.param, rows[j], parts[j].value);
+        for (int k = 0; k < states(group); ++k) put_rows(state.tensors[k], rows[j], parts[j].state[k]);
+      } else if (slots[j].value.impl() != state.param.impl()) {
+        copy_into(slots[j].value, state.param);
+      }
     }
   }
   if (new_state) count_state();

@@ -8,10 +8,12 @@
 //     optimizer.step();
 #pragma once
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include <retape/autograd/sparse.h>
 #include <retape/core/capture.h>
 #include <retape/core/kernel_args.h>
 #include <retape/core/tensor.h>
@@ -64,7 +66,11 @@ class Optimizer {
   virtual const char* name() const = 0;
   virtual std::vector<const char*> state_names() const = 0;  // of all tensors that a slot may have
   virtual int states(int group) const = 0;                   // how many of them this group uses
+  virtual double initial_state(int) const { return 0; }      // of all their elements
   virtual double& lr_of(int group) = 0;
+  /// Null if update() may be given some rows of a parameter and its state, with the others left as they are; else what forbids it.
+  virtual const char* refuses_rows(int) const { return "in any form"; }
+  virtual bool takes_dense() const { return true; }
   virtual void check_options(int group) const = 0;
   virtual void update(int group, Device device, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots) = 0;
 
@@ -75,7 +81,7 @@ class Optimizer {
     Tensor step;  // undefined before the first update
   };
   void check_group(int group) const;
-  OptimizerSlot make_slot(int group, int64_t index) const;
+  OptimizerSlot make_slot(int group, int64_t index, const std::optional<SparseRows>& rows) const;
   int group_of(int64_t index) const;
   void count_state();
   void forget_state();
@@ -121,6 +127,8 @@ template <class Options> class OptimizerWith : public Optimizer {
 namespace detail {
 /// Throws Error naming the optimizer and the option unless value is at least 0.
 void check_not_negative(const char* optimizer, const char* option, double value);
+/// Throws Error unless both are at least 0 and below 1.
+void check_betas(const char* optimizer, std::pair<double, double> betas);
 }  // namespace detail
 
 }  // namespace retape

@@ -15,7 +15,8 @@ struct SGDOptions {
   static constexpr auto optimizer = "sgd";
   void check() const;
 };
-/// With momentum as Sutskever et al. 2013, in PyTorch's form. torch: optim.SGD. A parameter's step count starts with its buffer.
+/// With momentum as Sutskever et al. 2013, in PyTorch's form. torch: optim.SGD. Takes sparse gradients
+/// (autograd/sparse.h) without momentum and weight_decay. A parameter's step count starts with its buffer.
 class SGD : public OptimizerWith<SGDOptions> {
  public:
   using OptimizerWith::OptimizerWith;
@@ -23,6 +24,9 @@ class SGD : public OptimizerWith<SGDOptions> {
  protected:
   std::vector<const char*> state_names() const override;
   int states(int group) const override { return options(group).momentum != 0 ? 1 : 0; }
+  const char* refuses_rows(int group) const override {
+    return options(group).momentum != 0 ? "with momentum" : options(group).weight_decay != 0 ? "with weight_decay" : nullptr;
+  }
   void update(int group, Device device, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots) override;
 };
 

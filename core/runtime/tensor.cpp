@@ -107,6 +107,7 @@ void Tensor::set_grad(Tensor g) const {
     throw Error(fmt::format("set_grad: a gradient of shape {} and {} does not fit a tensor of shape {} and {}", g.shape().str(),
                             name_of(g.dtype()), shape().str(), name_of(dtype())));
   impl_->gradient = g ? g.detach() : g;
+  impl_->row_gradient = {};
 }
 Tensor Tensor::detach() const {
   Tensor t = make_tensor(impl_->storage, impl_->layout);

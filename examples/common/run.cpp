@@ -29,11 +29,12 @@ void declare_common(Settings& settings, RunOptions& o, const std::string& name) 
   settings.add("--threads", o.threads, "threads; 0 takes all cores", OnResume::forget).at_least(0).at_most(1024);
   settings.add("--keep", o.keep, "checkpoints that stay: the latest ones", OnResume::replace).at_least(1);
   settings.add("--out", o.out, fmt::format("run folder to create (runs/{}-<time> if not given)", name), OnResume::refuse).not_stored();
-  settings.add("--resume", o.resume,
-               fmt::format("continue this run (or checkpoint) with its own settings, from the beginning if it has no checkpoint yet; {} may be "
-                           "given anew",
-                           settings.replaceable()),
-               OnResume::forget);
+  settings.add(
+      "--resume", o.resume,
+      fmt::format("continue this run (or checkpoint) with its own settings, from the beginning if it has no checkpoint yet; {} may be "
+                  "given anew",
+                  settings.replaceable()),
+      OnResume::forget);
   settings.add("--quiet", o.quiet, "print nothing but errors", OnResume::forget);
 }
 
@@ -70,7 +71,16 @@ Run::Run(std::string name, Settings& settings, RunOptions& options, const std::v
     step_ = get<int64_t>(state_, "step", file), seconds_before_ = get<double>(state_, "seconds", file);
   }
 }
-Run::~Run() = default;
+Run::~Run() {
+  std::error_code error;
+  if (created_) fs::remove(point_.run, error);  // unless there is something in it
+}
+
+const fs::path& Run::create() {
+  if (!point_.run.empty()) return point_.run;
+  created_ = options_.out.empty() || !fs::exists(options_.out);
+  return point_.run = create_run_folder(name_, options_.out);
+}
 
 // A run that was stopped before its first checkpoint begins again, with its own settings or, if it had not even written those, with the
 // ones that are given.
@@ -106,13 +116,12 @@ void Run::restore(nn::Module& model, Optimizer& optimizer, GradScaler& scaler) {
 
 void Run::begin(RunPlan plan, const std::function<void(const fs::path&)>& write) {
   plan_ = std::move(plan);
-  if (step_ > plan_.steps)
-    throw Error(fmt::format("the checkpoint is at step {}, after --steps {}; give more steps", step_, plan_.steps));
+  if (step_ > plan_.steps) throw Error(fmt::format("the checkpoint is at step {}, after --steps {}; give more steps", step_, plan_.steps));
   if (point_.checkpoint) {
     const auto generator = state<std::array<uint64_t, 2>>("generator");
     default_generator().set_state({generator[0], generator[1]});
   }
-  if (point_.run.empty()) point_.run = create_run_folder(name_, options_.out);
+  create();
   plan_.columns.push_back(plan_.unit + "_per_s");
   plan_.columns.push_back("seconds");
   write_to_run(point_.run, [&] {
@@ -153,11 +162,11 @@ void Run::read_losses() {
 void Run::advance(int64_t items) {
   ++step_;
   stopping_ = interrupt_->requested();
-  if (device_.is_cpu() || reports() || std::isnan(last_loss_)) read_losses();  // elsewhere this waits for the device
-  if (!std::isfinite(last_loss_))
-    throw Error(fmt::format("the loss is {} at step {}; a smaller --lr or a --clip may help. Earlier checkpoints in {} are intact", last_loss_,
-                            step_, point_.run.string()));
-  progress_->update(step_, last_loss_, items);
+  if (device_.is_cpu() || reports() || !last_loss_) read_losses();  // elsewhere this waits for the device
+  if (last_loss_ && !std::isfinite(*last_loss_))
+    throw Error(fmt::format("the loss is {} at step {}; a smaller --lr or a --clip may help. Earlier checkpoints in {} are intact",
+                            *last_loss_, step_, point_.run.string()));
+  progress_->update(step_, last_loss_.value_or(NAN), items);
 }
 
 double Run::mean_loss() {
@@ -165,9 +174,7 @@ double Run::mean_loss() {
   return std::exchange(loss_sum_, 0) / double(std::exchange(loss_count_, 0));
 }
 
-double Run::seconds() const {
-  return seconds_before_ + std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-}
+double Run::seconds() const { return seconds_before_ + std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
 
 void Run::report(std::map<std::string, double> values) {
   values[plan_.unit + "_per_s"] = progress_->items_per_second();

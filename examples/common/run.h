@@ -25,7 +25,6 @@
 //     if (run.finish()) ...                      // it has done all its steps
 #pragma once
 #include <chrono>
-#include <cmath>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -116,6 +115,8 @@ class Run {
   /// The reverse of save_training(); nothing without a checkpoint.
   void restore(nn::Module& model, Optimizer& optimizer, GradScaler& scaler);
 
+  /// Creates the folder of a new run, if that has not been done, and returns it. A new folder goes again if nothing comes into it.
+  const std::filesystem::path& create();
   /// Creates the folder of a new run; `write` puts files there that are complete before config.json is. Opens metrics and events, and
   /// sets the default generator to where the checkpoint left it.
   void begin(RunPlan plan, const std::function<void(const std::filesystem::path&)>& write = {});
@@ -134,8 +135,9 @@ class Run {
   bool reports() const { return saves() || step_ % plan_.report_every == 0; }
   bool evaluates() const { return step_ == plan_.steps || step_ % plan_.eval_every == 0; }
   bool saves() const { return evaluates() || stopping_; }
-  /// The mean of the losses since the last call.
+  /// The mean of the losses since the last call; has_loss(): whether there was one.
   double mean_loss();
+  bool has_loss() const { return loss_count_ + unread_count_ > 0; }
   /// Seconds of training, over all resumptions.
   double seconds() const;
   /// A row of metrics.csv, and TensorBoard's points.
@@ -157,7 +159,7 @@ class Run {
   Settings& settings_;
   RunOptions& options_;
   ResumePoint point_;
-  bool has_settings_ = false;
+  bool has_settings_ = false, created_ = false;
   Device device_;
   nlohmann::json state_;
   RunPlan plan_;
@@ -166,7 +168,8 @@ class Run {
   double seconds_before_ = 0;
   Tensor unread_;                              // the sum of the losses that are still on the device only
   int64_t unread_count_ = 0, loss_count_ = 0;  // of it; of loss_sum_
-  double loss_sum_ = 0, last_loss_ = NAN;
+  double loss_sum_ = 0;
+  std::optional<double> last_loss_;
   std::chrono::steady_clock::time_point start_;
   std::optional<MetricsFile> metrics_;
   std::optional<EventWriter> events_;

@@ -70,7 +70,8 @@ void Settings::read(const json& config, const std::filesystem::path& file) {
 void Settings::resume(const json& config, const std::filesystem::path& file) {
   for (auto& s : settings_) {
     if (s->given() && s->on_resume_ == OnResume::refuse)
-      throw Error(fmt::format("{} and --resume exclude each other: a resumed run goes on in its own folder, from its own checkpoint", s->flag_));
+      throw Error(
+          fmt::format("{} and --resume exclude each other: a resumed run goes on in its own folder, from its own checkpoint", s->flag_));
     if (!s->stored() || (s->on_resume_ == OnResume::replace && s->given())) continue;
     const std::string given = s->text();
     const json value = s->to_json();

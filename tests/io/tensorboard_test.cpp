@@ -58,7 +58,9 @@ TEST_CASE("event files hold records with their checksums", "[io]") {
   events.add_png("grid", "PNG", 2, 3, 4, 7);
   const auto seen = events_of(events.path());
   REQUIRE(seen.size() == 3);
-  CHECK(seen[0] == "\x1a\x0d" "brain.Event:2");  // field 3
+  CHECK(seen[0] ==
+        "\x1a\x0d"
+        "brain.Event:2");  // field 3
   // Field 2: the step; field 5: a summary, a value, its tag, its number.
   CHECK(seen[1] == std::string("\x10\xac\x02\x2a\x0d\x0a\x0b\x0a\x04loss\x15\x00\x00\xc0\x3f", 18));
   CHECK(seen[2] == "\x10\x07\x2a\x15\x0a\x13\x0a\x04grid\x22\x0b\x08\x02\x10\x03\x18\x04\x22\x03PNG");
