@@ -107,8 +107,8 @@ cuda)  # with a program that has a CUDA device, which may be emulated: few words
       awk 'NR > 1 { for (k = 2; k <= 9; ++k) { d = $k - $(k + 9); if (d > 1e-5 || d < -1e-5) { print; exit 1 } } }' || fail "the vectors differ"
     [[ $(grep -c . cuda-$path/vectors.txt) -gt 50 ]] || fail "there are few words: $(wc -l cuda-$path/vectors.txt)"
   done
-  "$word2vec" train --resume cuda-fast --epochs 2 --quiet
-  "$word2vec" train --resume cpu-fast --epochs 2 --quiet
+  "$word2vec" train --resume cuda-fast --epochs 2 --threads 1 --quiet
+  "$word2vec" train --resume cpu-fast --epochs 2 --threads 1 --quiet
   paste cpu-fast/vectors.txt cuda-fast/vectors.txt |
     awk 'NR > 1 { for (k = 2; k <= 9; ++k) { d = $k - $(k + 9); if (d > 1e-5 || d < -1e-5) { print; exit 1 } } }' || fail "the vectors differ"
   ;;
