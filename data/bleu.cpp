@@ -36,7 +36,8 @@ void replace(std::string& text, std::string_view from, std::string_view to) {
 }
 
 // Where two characters in a row are what `matches` says, puts `spaces` around them, and goes on after both.
-template <class Matches> std::string spaced(const std::string& text, Matches&& matches, const char* before, const char* between, const char* after) {
+template <class Matches>
+std::string spaced(const std::string& text, Matches&& matches, const char* before, const char* between, const char* after) {
   std::string result;
   result.reserve(text.size() + text.size() / 4);
   for (size_t i = 0; i < text.size(); ++i) {
@@ -108,9 +109,12 @@ std::vector<std::string> tokenize_13a(std::string_view text) {
   }
   separated += ' ';
   // One pass after the other, as in mteval: of ".." the second is found by the second pass.
-  separated = spaced(separated, [](char a, char b) { return !is_digit(a) && is_stop(b); }, "", " ", " ");
-  separated = spaced(separated, [](char a, char b) { return is_stop(a) && !is_digit(b); }, " ", " ", "");
-  separated = spaced(separated, [](char a, char b) { return is_digit(a) && b == '-'; }, "", " ", " ");
+  separated = spaced(
+      separated, [](char a, char b) { return !is_digit(a) && is_stop(b); }, "", " ", " ");
+  separated = spaced(
+      separated, [](char a, char b) { return is_stop(a) && !is_digit(b); }, " ", " ", "");
+  separated = spaced(
+      separated, [](char a, char b) { return is_digit(a) && b == '-'; }, "", " ", " ");
 
   std::vector<std::string> tokens;
   bool inside = false;
@@ -153,8 +157,7 @@ Bleu corpus_bleu(const std::vector<std::string>& hypotheses, const std::vector<s
       if (const auto found = best.find(gram); found != best.end()) bleu.counts[order] += std::min(n, found->second);
     }
   }
-  if (bleu.hyp_len < bleu.ref_len)
-    bleu.brevity_penalty = bleu.hyp_len ? std::exp(1 - double(bleu.ref_len) / double(bleu.hyp_len)) : 0;
+  if (bleu.hyp_len < bleu.ref_len) bleu.brevity_penalty = bleu.hyp_len ? std::exp(1 - double(bleu.ref_len) / double(bleu.hyp_len)) : 0;
   if (bleu.counts[0] == 0) return bleu;  // no match, so none of longer ones
 
   double smooth = 1, logs = 0;
@@ -168,9 +171,9 @@ Bleu corpus_bleu(const std::vector<std::string>& hypotheses, const std::vector<s
 }
 
 std::string Bleu::str() const {
-  return fmt::format("BLEU = {:.2f} {:.1f}/{:.1f}/{:.1f}/{:.1f} (BP = {:.3f} ratio = {:.3f} hyp_len = {} ref_len = {})", score, precisions[0],
-                     precisions[1], precisions[2], precisions[3], brevity_penalty, ref_len ? double(hyp_len) / double(ref_len) : 0.0, hyp_len,
-                     ref_len);
+  return fmt::format("BLEU = {:.2f} {:.1f}/{:.1f}/{:.1f}/{:.1f} (BP = {:.3f} ratio = {:.3f} hyp_len = {} ref_len = {})", score,
+                     precisions[0], precisions[1], precisions[2], precisions[3], brevity_penalty,
+                     ref_len ? double(hyp_len) / double(ref_len) : 0.0, hyp_len, ref_len);
 }
 std::string Bleu::signature() const { return fmt::format("nrefs:{}|case:mixed|eff:no|tok:13a|smooth:exp", num_refs); }
 

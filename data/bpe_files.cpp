@@ -29,6 +29,14 @@ bool is_utf8(std::string_view text) {
   return true;
 }
 
+// A value of the file for a message. What is inside lists and objects is left out: they may be nested a million deep.
+std::string shown(const json& value) {
+  if (value.is_structured() && !value.empty()) return in_quotes(value.is_array() ? "[...]" : "{...}");
+  return in_quotes(value.dump());
+}
+// The "type" of an object, or what is there instead.
+const json& type_of(const json& value) { return value.is_object() && value.contains("type") ? value["type"] : value; }
+
 // ---- what both have -------------------------------------------------------------------------------------------------
 
 // {"token": id, ...}. Ids are 0, 1, ... without gaps, the `more` tokens included.
@@ -38,8 +46,8 @@ std::vector<std::string> names_by_id(const json& vocabulary, const std::map<std:
   std::vector<bool> known(names.size());
   const auto put = [&](const std::string& name, const json& id) {
     if (!id.is_number_unsigned() || id.get<uint64_t>() >= names.size())
-      from.fail(fmt::format("token {} has the id {}; the ids of {} tokens must be 0 to {}", in_quotes(name), in_quotes(id.dump()),
-                            names.size(), names.size() - 1));
+      from.fail(fmt::format("token {} has the id {}; the ids of {} tokens must be 0 to {}", in_quotes(name), shown(id), names.size(),
+                            names.size() - 1));
     const size_t i = id.get<size_t>();
     if (known[i]) from.fail(fmt::format("tokens {} and {} have the same id {}", in_quotes(names[i]), in_quotes(name), i));
     known[i] = true;
@@ -97,7 +105,7 @@ BpeVocabulary read_older(const json& saved, const Source& from) {
     if (!saved.contains(key) || !saved[key].is_array()) from.fail(fmt::format("\"{}\" is missing or is no list", key));
     std::vector<std::string> list;
     for (auto& entry : saved[key]) {
-      if (!entry.is_string()) from.fail(fmt::format("\"{}\" has {}; all must be strings", key, in_quotes(entry.dump())));
+      if (!entry.is_string()) from.fail(fmt::format("\"{}\" has {}; all must be strings", key, shown(entry)));
       list.push_back(entry.get<std::string>());
     }
     return list;
@@ -114,7 +122,7 @@ BpeVocabulary read_older(const json& saved, const Source& from) {
 class Part {
  public:
   Part(const json& object, std::string name, const Source& from) : object_(object), name_(std::move(name)), from_(from) {
-    if (!object.is_object()) fail(fmt::format("is {}; expected an object", in_quotes(object.dump())));
+    if (!object.is_object()) fail(fmt::format("is {}; expected an object", shown(object)));
   }
   [[noreturn]] void fail(const std::string& what) const { from_.fail(name_.empty() ? what : fmt::format("{} {}", name_, what)); }
   const json& get(const char* key) {
@@ -126,12 +134,12 @@ class Part {
   bool flag(const char* key, bool otherwise) {
     const json& value = get(key);
     if (value.is_null()) return otherwise;
-    if (!value.is_boolean()) fail(fmt::format("has \"{}\": {}; expected true or false", key, in_quotes(value.dump())));
+    if (!value.is_boolean()) fail(fmt::format("has \"{}\": {}; expected true or false", key, shown(value)));
     return value.get<bool>();
   }
   std::string text(const char* key) {
     const json& value = get(key);
-    if (!value.is_string()) fail(fmt::format("has \"{}\": {}; expected a string", key, in_quotes(value.dump())));
+    if (!value.is_string()) fail(fmt::format("has \"{}\": {}; expected a string", key, shown(value)));
     return value.get<std::string>();
   }
   // What would change ids or text if it were there.
@@ -140,9 +148,7 @@ class Part {
     if (std::find(values.begin(), values.end(), value) != values.end()) return;
     std::string expected;
     for (auto& v : values) expected += (expected.empty() ? "" : " or ") + v.dump();
-    const bool typed = value.is_object() && value.contains("type");
-    fail(fmt::format("{}\"{}\": {} is not implemented; expected {}", name_.empty() ? "" : "has ", key,
-                     in_quotes(typed ? value["type"].dump() : value.dump()), expected));
+    fail(fmt::format("{}\"{}\": {} is not implemented; expected {}", name_.empty() ? "" : "has ", key, shown(type_of(value)), expected));
   }
   void nothing_else() const {
     for (auto& [key, value] : object_.items())
@@ -161,20 +167,20 @@ PrependScheme scheme_of(Part& metaspace) {
   metaspace.must_be("str_rep", {json(), json(metaspace_character)});
   metaspace.must_be("split", {json(), true});
   const bool older = metaspace.flag("add_prefix_space", true);  // what files had before there were schemes
-  const json scheme = metaspace.get("prepend_scheme");
+  const json& scheme = metaspace.get("prepend_scheme");
   if (scheme == "never" || (scheme.is_null() && !older)) return PrependScheme::never;
   if (older && (scheme == "always" || scheme.is_null())) return PrependScheme::always;
   if (older && scheme == "first") return PrependScheme::first;
-  metaspace.fail(fmt::format("has \"prepend_scheme\": {} and \"add_prefix_space\": {}; expected a scheme always, first or never, and the two to agree",
-                             in_quotes(scheme.dump()), older));
+  metaspace.fail(
+      fmt::format("has \"prepend_scheme\": {} and \"add_prefix_space\": {}; expected a scheme always, first or never, and the two to agree",
+                  shown(scheme), older));
 }
 
 // Which of the kinds a pre_tokenizer or decoder is.
 Part part_of(const json& value, const char* name, std::string& type, const Source& from) {
   if (!value.is_object() || !value.contains("type") || !value["type"].is_string() ||
       (value["type"] != "ByteLevel" && value["type"] != "Metaspace"))
-    from.fail(fmt::format("\"{}\": {} is not implemented; expected ByteLevel or Metaspace", name,
-                          in_quotes(value.is_object() && value.contains("type") ? value["type"].dump() : value.dump())));
+    from.fail(fmt::format("\"{}\": {} is not implemented; expected ByteLevel or Metaspace", name, shown(type_of(value))));
   Part part(value, name, from);
   type = part.text("type");
   return part;
@@ -233,13 +239,13 @@ BpeVocabulary read_tokenizer_json(const json& content, const Source& from) {
     named.get("content");
     const json& id = named.get("id");
     if (!id.is_number_unsigned() || id.get<uint64_t>() > INT32_MAX)
-      named.fail(fmt::format("has the id {}; expected a number from 0", in_quotes(id.dump())));
+      named.fail(fmt::format("has the id {}; expected a number from 0", shown(id)));
     const BpeVocabulary::Special special{id.get<int64_t>(), named.flag("special", true)};
     named.nothing_else();
     if (!vocabulary.special_tokens.emplace(name, special).second) named.fail("is there twice");
     const auto in_model = ids.find(name);
     if (in_model == ids.end()) added.emplace(name, special.id);
-    else if (*in_model != id) named.fail(fmt::format("has the id {}, but the model's vocabulary says {}", special.id, in_quotes(in_model->dump())));
+    else if (*in_model != id) named.fail(fmt::format("has the id {}, but the model's vocabulary says {}", special.id, shown(*in_model)));
   }
   vocabulary.tokens = names_by_id(ids, added, from);
 
@@ -248,7 +254,7 @@ BpeVocabulary read_tokenizer_json(const json& content, const Source& from) {
   for (auto& entry : merges) {
     const bool pair = entry.is_array() && entry.size() == 2 && entry[0].is_string() && entry[1].is_string();
     if (!pair && !entry.is_string())
-      from.fail(fmt::format("merge {} {} is neither a string nor a pair of strings", vocabulary.merges.size() + 1, in_quotes(entry.dump())));
+      from.fail(fmt::format("merge {} {} is neither a string nor a pair of strings", vocabulary.merges.size() + 1, shown(entry)));
     if (pair) vocabulary.merges.emplace_back(entry[0].get<std::string>(), entry[1].get<std::string>());
     else vocabulary.merges.push_back(merge_of(entry.get<std::string>(), vocabulary.merges.size(), from));
   }
@@ -260,7 +266,7 @@ BpeVocabulary read_file_content(std::string_view content, const Source& from) {
   const json saved = json::parse(content, nullptr, false);
   if (saved.is_discarded()) from.fail("not valid JSON");
   if (saved.is_object() && saved.contains("model")) return read_tokenizer_json(saved, from);
-  if (saved.is_object() && saved.value("type", json()) == "gpt2") return read_older(saved, from);
+  if (type_of(saved) == "gpt2") return read_older(saved, from);
   from.fail("not a saved tokenizer of \"type\": \"gpt2\", nor one of Hugging Face's tokenizers, which has a \"model\"");
 }
 
@@ -279,7 +285,8 @@ BpeTokenizer BpeTokenizer::load(const fs::path& path) {
   for (const auto& [vocabulary, merges] : {std::pair{"encoder.json", "vocab.bpe"}, std::pair{"vocab.json", "merges.txt"}}) {
     if (!fs::exists(path / vocabulary) && !fs::exists(path / merges)) continue;
     const std::string file = (path / merges).string();
-    return BpeTokenizer(checked(read_gpt2(read_file(path / vocabulary), (path / vocabulary).string(), read_file(path / merges), {file}), file));
+    return BpeTokenizer(
+        checked(read_gpt2(read_file(path / vocabulary), (path / vocabulary).string(), read_file(path / merges), {file}), file));
   }
   throw Error(fmt::format("bpe_tokenizer: {} has neither encoder.json and vocab.bpe nor vocab.json and merges.txt", path.string()));
 }
@@ -288,30 +295,39 @@ BpeTokenizer BpeTokenizer::load(const fs::path& path) {
 std::string BpeTokenizer::to_json() const {
   const BpeVocabulary& v = vocabulary();
   const bool bytes = v.kind == BpeKind::byte_level;
-  const auto scheme = [&] { return v.prepend_scheme == PrependScheme::always ? "always" : v.prepend_scheme == PrependScheme::first ? "first" : "never"; };
-  const std::string words =
-      bytes ? fmt::format(R"({{"type": "ByteLevel", "add_prefix_space": {}, "trim_offsets": true, "use_regex": true}})", v.prepend_scheme == PrependScheme::always)
-            : fmt::format(R"({{"type": "Metaspace", "replacement": "{}", "prepend_scheme": "{}", "split": true}})", metaspace_character, scheme());
+  const auto scheme = [&] {
+    return v.prepend_scheme == PrependScheme::always ? "always" : v.prepend_scheme == PrependScheme::first ? "first" : "never";
+  };
+  const std::string words = bytes
+                                ? fmt::format(R"({{"type": "ByteLevel", "add_prefix_space": {}, "trim_offsets": true, "use_regex": true}})",
+                                              v.prepend_scheme == PrependScheme::always)
+                                : fmt::format(R"({{"type": "Metaspace", "replacement": "{}", "prepend_scheme": "{}", "split": true}})",
+                                              metaspace_character, scheme());
   std::vector<std::pair<int64_t, std::string>> specials;
   for (auto& [name, special] : v.special_tokens)
-    specials.emplace_back(special.id,
-                          fmt::format(R"({{"id": {}, "content": {}, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": {}}})",
-                                      special.id, json(name).dump(), special.special));
+    specials.emplace_back(
+        special.id,
+        fmt::format(
+            R"({{"id": {}, "content": {}, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": {}}})",
+            special.id, json(name).dump(), special.special));
   std::sort(specials.begin(), specials.end());
 
   std::string text = "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [";
   const char* separator = "\n    ";
   for (auto& [id, entry] : specials) text += separator + entry, separator = ",\n    ";
-  text += fmt::format("\n  ],\n  \"normalizer\": null,\n  \"pre_tokenizer\": {0},\n  \"post_processor\": null,\n  \"decoder\": {0},\n", words);
+  text +=
+      fmt::format("\n  ],\n  \"normalizer\": null,\n  \"pre_tokenizer\": {0},\n  \"post_processor\": null,\n  \"decoder\": {0},\n", words);
   text += fmt::format(
       "  \"model\": {{\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": {},\n    \"continuing_subword_prefix\": null,\n"
       "    \"end_of_word_suffix\": null,\n    \"fuse_unk\": {},\n    \"byte_fallback\": false,\n    \"ignore_merges\": false,\n    \"vocab\": {{",
       v.unk_token ? json(*v.unk_token).dump() : "null", v.fuse_unk);
   separator = "\n      ";
-  for (size_t id = 0; id < v.tokens.size(); ++id) text += fmt::format("{}{}: {}", separator, json(v.tokens[id]).dump(), id), separator = ",\n      ";
+  for (size_t id = 0; id < v.tokens.size(); ++id)
+    text += fmt::format("{}{}: {}", separator, json(v.tokens[id]).dump(), id), separator = ",\n      ";
   text += "\n    },\n    \"merges\": [";
   separator = "\n      ";
-  for (auto& [left, right] : v.merges) text += fmt::format("{}[{}, {}]", separator, json(left).dump(), json(right).dump()), separator = ",\n      ";
+  for (auto& [left, right] : v.merges)
+    text += fmt::format("{}[{}, {}]", separator, json(left).dump(), json(right).dump()), separator = ",\n      ";
   return text + "\n    ]\n  }\n}\n";
 }
 

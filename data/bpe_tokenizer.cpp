@@ -264,8 +264,9 @@ std::string BpeTokenizer::decode(const std::vector<int64_t>& ids, bool skip_spec
   for (const int64_t id : ids) {
     if (id < 0 || id >= size()) throw Error(fmt::format("decode: there is no token {}; expected 0 <= id < {}", id, size()));
     if (skip_special_tokens && model_->is_special[size_t(id)]) continue;
+    const std::string& name = vocabulary().tokens[size_t(id)];
     // The space in front of the text is one that encode() has put there.
-    text += first ? without_metaspaces(vocabulary().tokens[size_t(id)], "") : model_->texts[size_t(id)];
+    text += first && !model_->special_names.contains(name) ? without_metaspaces(name, "") : model_->texts[size_t(id)];
     first = false;
   }
   return text;

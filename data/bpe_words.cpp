@@ -5,6 +5,7 @@
 #include <pcre2.h>
 
 #include <algorithm>
+#include <memory>
 #include <numeric>
 #include <unordered_map>
 
@@ -42,6 +43,22 @@ const Alphabet& alphabet() {
   return a;
 }
 
+// Compiled once; any number of threads may match with it.
+const pcre2_code* pattern() {
+  static const std::unique_ptr<pcre2_code, void (*)(pcre2_code*)> code = [] {
+    int error = 0;
+    PCRE2_SIZE offset = 0;
+    std::unique_ptr<pcre2_code, void (*)(pcre2_code*)> compiled(
+        pcre2_compile(reinterpret_cast<PCRE2_SPTR>(word_pattern), PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED, &error,
+                      &offset, nullptr),
+        pcre2_code_free);
+    if (!compiled) throw Error(fmt::format("bpe: libpcre2 refuses the pattern at {}: error {}", offset, error));
+    pcre2_jit_compile(compiled.get(), PCRE2_JIT_COMPLETE);  // where it cannot, pcre2_match interprets the pattern
+    return compiled;
+  }();
+  return code.get();
+}
+
 }  // namespace
 
 namespace byte_alphabet {
@@ -59,22 +76,6 @@ std::string bytes_of(const std::string& name) {
 }
 
 }  // namespace byte_alphabet
-
-struct BpeWords::Pattern {
-  std::unique_ptr<pcre2_code, void (*)(pcre2_code*)> code{nullptr, pcre2_code_free};
-};
-
-BpeWords::BpeWords(BpeKind kind, PrependScheme prepend_scheme) : kind_(kind), prepend_scheme_(prepend_scheme) {
-  if (kind != BpeKind::byte_level) return;
-  int error = 0;
-  PCRE2_SIZE offset = 0;
-  pattern_ = std::make_unique<Pattern>();
-  pattern_->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(word_pattern), PCRE2_ZERO_TERMINATED,
-                                     PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED, &error, &offset, nullptr));
-  if (!pattern_->code) throw Error(fmt::format("bpe: libpcre2 refuses the pattern at {}: error {}", offset, error));
-  pcre2_jit_compile(pattern_->code.get(), PCRE2_JIT_COMPLETE);  // where it cannot, pcre2_match interprets the pattern
-}
-BpeWords::~BpeWords() = default;
 
 BpeWords::Scratch::Scratch() : match_(pcre2_match_data_create(1, nullptr)) {
   if (!match_) throw std::bad_alloc();
@@ -130,7 +131,7 @@ void BpeWords::match(std::string_view text, Scratch& scratch, const Take& take) 
   const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
   auto* const match = static_cast<pcre2_match_data*>(scratch.match_);
   for (size_t at = 0; at < text.size();) {
-    const int matches = pcre2_match(pattern_->code.get(), subject, text.size(), at, PCRE2_NO_UTF_CHECK, match, nullptr);
+    const int matches = pcre2_match(pattern(), subject, text.size(), at, PCRE2_NO_UTF_CHECK, match, nullptr);
     const size_t end = matches > 0 ? pcre2_get_ovector_pointer(match)[1] : 0;
     if (end <= at) throw Error(fmt::format("encode: libpcre2 cannot split the text at byte {}: error {}", at, matches));
     take(text.substr(at, end - at));

@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <string>
 #include <string_view>
 
@@ -38,8 +37,7 @@ const std::array<uint8_t, 256>& in_order();
 
 class BpeWords {
  public:
-  explicit BpeWords(BpeKind kind, PrependScheme prepend_scheme);
-  ~BpeWords();
+  BpeWords(BpeKind kind, PrependScheme prepend_scheme) : kind_(kind), prepend_scheme_(prepend_scheme) {}
 
   /// What one thread at a time works with.
   class Scratch {
@@ -66,12 +64,10 @@ class BpeWords {
   PrependScheme prepend_scheme() const { return prepend_scheme_; }
 
  private:
-  struct Pattern;
   void split_bytes(std::string_view text, Scratch& scratch, const Take& take) const;
   void match(std::string_view text, Scratch& scratch, const Take& take) const;
   BpeKind kind_;
   PrependScheme prepend_scheme_;
-  std::unique_ptr<Pattern> pattern_;
 };
 
 }  // namespace retape
