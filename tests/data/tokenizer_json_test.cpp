@@ -156,7 +156,8 @@ TEST_CASE("what a tokenizer.json has beyond what is implemented is named", "[dat
            {with(good, json{{"type", "NFC"}}, "normalizer"), "\"normalizer\": \"\\\"NFC\\\"\" is not implemented; expected null"},
            {with(good, json{{"max_length", 5}}, "truncation"), "\"truncation\": "},
            {with(good, json{{"pad_id", 5}}, "padding"), "\"padding\": "},
-           {with(good, json{{"type", "Whitespace"}}, "pre_tokenizer"), "\"pre_tokenizer\": \"\\\"Whitespace\\\"\" is not implemented; expected ByteLevel or Metaspace"},
+           {with(good, json{{"type", "Whitespace"}}, "pre_tokenizer"),
+            "\"pre_tokenizer\": \"\\\"Whitespace\\\"\" is not implemented; expected ByteLevel or Metaspace"},
            {with(good, nullptr, "pre_tokenizer"), "\"pre_tokenizer\": \"null\" is not implemented"},
            {with(good, nullptr, "decoder"), "\"decoder\": \"null\" is not implemented"},
            {with(good, bytes()["decoder"], "decoder"), "a pre_tokenizer Metaspace with a decoder ByteLevel is not implemented"},
@@ -168,8 +169,10 @@ TEST_CASE("what a tokenizer.json has beyond what is implemented is named", "[dat
            {with(good, 1, "pre_tokenizer", "extra"), "pre_tokenizer has \"extra\", which is not known"},
            {with(bytes(), false, "pre_tokenizer", "use_regex"), "pre_tokenizer has \"use_regex\": \"false\" is not implemented"},
            {with(bytes(), 1, "pre_tokenizer", "add_prefix_space"), "pre_tokenizer has \"add_prefix_space\": \"1\"; expected true or false"},
-           {with(good, json{{"type", "TemplateProcessing"}}, "post_processor"), "\"post_processor\": \"\\\"TemplateProcessing\\\"\" is not implemented"},
-           {with(good, "WordPiece", "model", "type"), "model has \"type\": \"\\\"WordPiece\\\"\" is not implemented; expected \"BPE\" or null"},
+           {with(good, json{{"type", "TemplateProcessing"}}, "post_processor"),
+            "\"post_processor\": \"\\\"TemplateProcessing\\\"\" is not implemented"},
+           {with(good, "WordPiece", "model", "type"),
+            "model has \"type\": \"\\\"WordPiece\\\"\" is not implemented; expected \"BPE\" or null"},
            {with(good, 0.1, "model", "dropout"), "model has \"dropout\": \"0.1\" is not implemented"},
            {with(good, true, "model", "byte_fallback"), "model has \"byte_fallback\""},
            {with(good, true, "model", "ignore_merges"), "model has \"ignore_merges\""},
@@ -229,8 +232,9 @@ TEST_CASE("a malformed tokenizer.json is refused", "[data][tokenizer_json]") {
 TEST_CASE("a list that is nested a million deep is refused like any other", "[data][tokenizer_json]") {
   const std::string deep = std::string(1'000'000, '[') + std::string(1'000'000, ']'), good = hugging_face().dump();
   const TemporaryFolder folder;
-  for (const char* place : {"\"normalizer\":null", "\"unk_token\":\"<unk>\"", "\"c\":4", "\"merges\":[", "\"added_tokens\":[", "\"type\":\"BPE\"",
-                            "\"prepend_scheme\":\"always\"", "\"id\":0", "\"content\":\"zzz\"", "\"version\":\"1.0\""}) {
+  for (const char* place :
+       {"\"normalizer\":null", "\"unk_token\":\"<unk>\"", "\"c\":4", "\"merges\":[", "\"added_tokens\":[", "\"type\":\"BPE\"",
+        "\"prepend_scheme\":\"always\"", "\"id\":0", "\"content\":\"zzz\"", "\"version\":\"1.0\""}) {
     INFO(place);
     std::string file = good;
     const size_t at = file.find(place);
@@ -240,7 +244,8 @@ TEST_CASE("a list that is nested a million deep is refused like any other", "[da
     else file.replace(at, text.size(), text.substr(0, text.find(':') + 1) + deep);
     CHECK_THAT(error_of([&] { BpeTokenizer::from_json(file); }), ContainsSubstring("[...]"));
   }
-  for (const std::string& file : {"{\"type\":" + deep + "}", "{\"type\":\"char\",\"characters\":[" + deep + "]}", "{\"type\":\"gpt2\",\"tokens\":[" + deep + "]}"}) {
+  for (const std::string& file :
+       {"{\"type\":" + deep + "}", "{\"type\":\"char\",\"characters\":[" + deep + "]}", "{\"type\":\"gpt2\",\"tokens\":[" + deep + "]}"}) {
     write_file_atomically(folder / "deep.json", file);
     CHECK(error_of([&] { load_tokenizer(folder / "deep.json"); }) != "(no error)");
   }

@@ -19,7 +19,8 @@ void require(bool condition) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 3) return 0;
-  BpeTrainerOptions options{.kind = data[0] & 1 ? BpeKind::metaspace : BpeKind::byte_level, .vocab_size = 2 + data[1], .min_frequency = data[2] & 3};
+  BpeTrainerOptions options{
+      .kind = data[0] & 1 ? BpeKind::metaspace : BpeKind::byte_level, .vocab_size = 2 + data[1], .min_frequency = data[2] & 3};
   if (options.kind == BpeKind::byte_level) options.vocab_size += 256;
   else if (data[0] & 2) options.limit_alphabet = 1 + (data[2] >> 2);
   if (data[0] & 4) options.special_tokens = {"<s>", "ab"};
