@@ -38,7 +38,7 @@ class BpeTokenizer final : public Tokenizer {
   ///   ByteLevel (with GPT-2's pattern) or Metaspace. Merges may be strings or pairs. What changes ids or text and is not implemented
   ///   (normalizers, other pre-tokenizers, templates that add tokens, dropout, byte fallback, ...) is an Error that names it;
   /// - a folder with `encoder.json` and `vocab.bpe` (as GPT-2 was published) or with `vocab.json` and `merges.txt` (Hugging Face's names
-  ///   for the same), where a token that no merge makes is special, such as <|endoftext|>;
+  ///   for the same), where a token that no merge makes is special, such as <|endoftext|>, if it is text and no other token's name;
   /// - a file {"type": "gpt2", "tokens": [...], "merges": [...]}, which is what save() wrote before.
   /// Ids must be 0, 1, ... without gaps, both parts and the result of every merge must be tokens, and all 256 bytes must be tokens of a
   /// byte-level vocabulary that has no unk_token. Throws Error, with the file and what is wrong in it.
