@@ -15,7 +15,9 @@
 #include <retape/core/random.h>
 #include <retape/core/stream.h>
 #include <retape/core/tensor.h>
+#include <retape/data/bleu.h>
 #include <retape/data/bpe_tokenizer.h>
+#include <retape/data/bpe_trainer.h>
 #include <retape/data/char_tokenizer.h>
 #include <retape/data/token_dataset.h>
 #include <retape/io/dlpack.h>

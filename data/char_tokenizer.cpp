@@ -109,7 +109,8 @@ CharTokenizer CharTokenizer::load(const std::filesystem::path& path) {
     const std::string text = entry.is_string() ? entry.get<std::string>() : "";
     const char32_t c = text.empty() ? 0 : next_character("char_tokenizer", text, at);
     if (at == 0 || at != text.size())
-      fail(fmt::format("character {} is {}; it must be a string of one character", characters.size(), entry.dump()));
+      fail(fmt::format("character {} is {}; it must be a string of one character", characters.size(),
+                       entry.is_structured() ? "a list or an object" : entry.dump()));
     if (!known.insert(c).second) fail(fmt::format("character {} is there twice", describe(c)));
     characters += c;
   }

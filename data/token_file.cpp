@@ -2,11 +2,11 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <bit>
 #include <cstring>
 
 #include <retape/core/error.h>
+#include <retape/data/pieces.h>
 #include <retape/io/file.h>
 
 namespace retape {
@@ -93,10 +93,7 @@ int64_t tokenize_file(const Tokenizer& tokenizer, const std::filesystem::path& t
   const std::string_view text(reinterpret_cast<const char*>(file->data()), file->size());
   return write_token_file(output, tokenizer.size(), [&](const AppendTokens& append) {
     for (size_t at = 0; at < text.size();) {
-      size_t length = piece, cut = 0;
-      while (length < text.size() - at && (cut = tokenizer.safe_prefix(text.substr(at, length))) == 0)
-        length = std::min(2 * length, text.size() - at);
-      const std::string_view part = text.substr(at, length < text.size() - at ? cut : text.size() - at);
+      const auto part = next_piece(text.substr(at), piece, [&](std::string_view prefix) { return tokenizer.safe_prefix(prefix); });
       std::vector<int64_t> ids;
       try {
         ids = tokenizer.encode(part);

@@ -23,11 +23,12 @@ std::shared_ptr<const Tokenizer> load_tokenizer(const fs::path& path) {
     return load_tokenizer(path / "tokenizer.json");
   }
   const auto saved = nlohmann::json::parse(read_file(path), nullptr, false);
-  const auto type = saved.is_object() ? saved.value("type", nlohmann::json()) : nlohmann::json();
-  if (type == "char") return std::make_shared<const CharTokenizer>(CharTokenizer::load(path));
-  if (type == "gpt2") return std::make_shared<const BpeTokenizer>(BpeTokenizer::load(path));
+  const auto is = [&](const char* type) { return saved.is_object() && saved.contains("type") && saved["type"] == type; };
+  if (is("char")) return std::make_shared<const CharTokenizer>(CharTokenizer::load(path));
+  if (is("gpt2") || (saved.is_object() && saved.contains("model"))) return std::make_shared<const BpeTokenizer>(BpeTokenizer::load(path));
   throw Error(
-      fmt::format("load_tokenizer: {} is not a saved tokenizer, which is an object of \"type\": \"char\" or \"gpt2\"", path.string()));
+      fmt::format("load_tokenizer: {} is not a saved tokenizer, which is an object of \"type\": \"char\" or \"gpt2\", or has a \"model\"",
+                  path.string()));
 }
 
 }  // namespace retape

@@ -12,7 +12,7 @@ namespace retape {
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
-  /// What load_tokenizer() finds it by: "char" or "gpt2".
+  /// "char" (CharTokenizer), "gpt2" or "metaspace" (BpeTokenizer, by its kind).
   virtual const char* type() const = 0;
   /// The number of different tokens; ids are below it.
   virtual int64_t size() const = 0;
@@ -27,8 +27,8 @@ class Tokenizer {
   virtual size_t safe_prefix(std::string_view text) const = 0;
 };
 
-/// Reads what save() has written, whichever tokenizer that was; or, from a folder, the GPT-2 vocabulary in it (see BpeTokenizer::load)
-/// or else its tokenizer.json. Throws Error if there is nothing of the kind, or if it is malformed.
+/// Reads what save() has written, whichever tokenizer that was, or a tokenizer.json that Hugging Face's tokenizers have written (see
+/// BpeTokenizer::load); or, from a folder, the GPT-2 vocabulary in it or else its tokenizer.json. Throws Error if there is nothing of the kind, or if it is malformed.
 std::shared_ptr<const Tokenizer> load_tokenizer(const std::filesystem::path& path);
 
 }  // namespace retape
