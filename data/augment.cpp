@@ -103,30 +103,22 @@ Filter make_filter(int64_t in, int64_t out, InterpolationMode interpolation) {
   return f;
 }
 
-template <class T>
-void resize_plane(const T* in, T* out, int64_t width, int64_t out_width, const Filter& rows, const Filter& columns, int64_t height,
-                  std::vector<float>& between, std::vector<float>& sum) {
-  for (int64_t y = 0; y < height; ++y) {
-    const T* from = in + y * width;
-    float* to = between.data() + y * out_width;
-    for (int64_t x = 0; x < out_width; ++x) {
-      const float* w = columns.weight.data() + x * columns.taps;
-      const T* at = from + columns.begin[size_t(x)];
-      float value = 0;
-      for (int t = 0; t < columns.taps; ++t) value += w[t] * float(at[t]);
-      to[x] = float(stored<T>(value));
+// out (places, width) = filter over the rows of in (rows, width), rounded to what T holds. Rows are added as a whole, which vectorises.
+template <class T> void filter_rows(const float* in, const Filter& f, int64_t width, float* out) {
+  for (size_t i = 0; i < f.begin.size(); ++i, out += width) {
+    std::fill_n(out, width, 0.f);
+    for (int t = 0; t < f.taps; ++t) {
+      const float w = f.weight[i * size_t(f.taps) + size_t(t)];
+      const float* from = in + (f.begin[i] + t) * width;
+      if (w == 0) continue;
+      for (int64_t x = 0; x < width; ++x) out[x] += w * from[x];
     }
+    for (int64_t x = 0; x < width; ++x) out[x] = float(stored<T>(out[x]));
   }
-  for (size_t y = 0; y < rows.begin.size(); ++y) {
-    std::fill(sum.begin(), sum.end(), 0.f);
-    for (int t = 0; t < rows.taps; ++t) {
-      const float w = rows.weight[y * size_t(rows.taps) + size_t(t)];
-      const float* from = between.data() + (rows.begin[y] + t) * out_width;
-      for (int64_t x = 0; x < out_width; ++x) sum[size_t(x)] += w * from[x];
-    }
-    T* to = out + int64_t(y) * out_width;
-    for (int64_t x = 0; x < out_width; ++x) to[x] = stored<T>(sum[size_t(x)]);
-  }
+}
+template <class From, class To> void transpose_plane(const From* in, int64_t rows, int64_t columns, To* out) {
+  for (int64_t x = 0; x < columns; ++x)
+    for (int64_t y = 0; y < rows; ++y) out[x * rows + y] = To(in[y * columns + x]);
 }
 
 }  // namespace
@@ -136,10 +128,18 @@ Tensor resize(const Tensor& image, int64_t height, int64_t width, InterpolationM
   if (height < 1 || width < 1) throw Error(fmt::format("resize: {} x {} is no size; each side must be at least 1", height, width));
   const Tensor out = image_like(image, height, width);
   const Filter rows = make_filter(s.height, height, interpolation), columns = make_filter(s.width, width, interpolation);
-  std::vector<float> between(size_t(s.height * width)), sum(static_cast<size_t>(width));
+  // A row is filtered as a column: turned, filtered, turned back.
+  std::vector<float> turned(size_t(s.plane())), narrow(size_t(width * s.height)), between(size_t(width * s.height)),
+      last(size_t(width * height));
   with_type(image, out, [&](const auto* from, auto* to) {
-    for (int64_t c = 0; c < s.channels; ++c)
-      resize_plane(from + c * s.plane(), to + c * height * width, s.width, width, rows, columns, s.height, between, sum);
+    using T = std::remove_reference_t<decltype(*to)>;
+    for (int64_t c = 0; c < s.channels; ++c) {
+      transpose_plane(from + c * s.plane(), s.height, s.width, turned.data());
+      filter_rows<T>(turned.data(), columns, s.height, narrow.data());
+      transpose_plane(narrow.data(), width, s.height, between.data());
+      filter_rows<T>(between.data(), rows, width, last.data());
+      std::transform(last.begin(), last.end(), to + c * height * width, [](float x) { return T(x); });
+    }
   });
   return out;
 }
@@ -326,10 +326,11 @@ Tensor adjust_saturation(const Tensor& image, double factor) {
 Tensor adjust_sharpness(const Tensor& image, double factor) {
   check_factor("adjust_sharpness", factor);
   const Size s = check_color("adjust_sharpness", image);
-  const Tensor out = image_like(image, s.height, s.width);
+  // The border is blended with itself, but an image of no more than a border stays.
+  const bool stays = s.height <= 2 || s.width <= 2;
+  const Tensor out = each_sample(image, s, [&](int v) { return stays ? uint8_t(v) : blend(float(v), float(v), factor); });
   const uint8_t* from = image.data<uint8_t>();
   uint8_t* to = out.mutable_data<uint8_t>();
-  std::copy_n(from, image.numel(), to);  // the border stays
   const int64_t w = s.width;
   for (int64_t c = 0; c < s.channels; ++c)
     for (int64_t y = 1; y < s.height - 1; ++y) {
@@ -361,9 +362,10 @@ Tensor adjust_hue(const Tensor& image, double factor) {
     const float saturation = chroma / (chroma == 0 ? 1 : most), divisor = chroma == 0 ? 1 : chroma;
     const float from_r = (most - r) / divisor, from_g = (most - g) / divisor, from_b = (most - b) / divisor;
     const float sector = most == r ? from_b - from_g : most == g ? 2 + from_r - from_b : 4 + from_g - from_r;
-    float hue = std::fmod(sector / 6 + 1, 1.f) + float(factor);
-    hue -= std::floor(hue);
-    const float place = hue * 6, whole = std::floor(place), f = place - whole;
+    const float turn = sector / 6 + 1;
+    float hue = turn - float(int(turn)) + float(factor);
+    hue += hue < 0 ? 1.f : hue >= 1 ? -1.f : 0.f;
+    const float place = hue * 6, whole = float(int(place)), f = place - whole;
     const auto unit = [](float v) { return std::clamp(v, 0.f, 1.f); };
     const float v = most, low = unit(v * (1 - saturation)), falling = unit(v * (1 - saturation * f)),
                 rising = unit(v * (1 - saturation * (1 - f)));
@@ -416,12 +418,11 @@ Tensor equalize(const Tensor& image) {
 // ---- numbers --------------------------------------------------------------------------------------------------------
 
 Tensor to_float(const Tensor& image) {
-  const Size s = check_image("to_float", image, true);
-  const Tensor out = empty({s.channels, s.height, s.width});
+  check_image("to_float", image, true);
+  const Tensor out = empty(image.shape());
   float* to = out.mutable_data<float>();
   if (image.dtype() == DType::f32) std::copy_n(image.data<float>(), image.numel(), to);
-  else
-    for (int64_t i = 0; i < image.numel(); ++i) to[i] = float(image.data<uint8_t>()[i]) / 255.f;
+  else std::transform(image.data<uint8_t>(), image.data<uint8_t>() + image.numel(), to, [](uint8_t v) { return float(v) / 255.f; });
   return out;
 }
 

@@ -153,11 +153,11 @@ Tensor RandAugment::apply(const Tensor& image, Op op, bool negative) const {
   if (num_magnitude_bins < 2 || magnitude < 0 || magnitude >= num_magnitude_bins)
     throw Error(fmt::format("rand_augment: magnitude {} of {} bins is not possible; expected 0 <= magnitude < bins, and 2 bins or more",
                             magnitude, num_magnitude_bins));
-  // As torch.linspace(low, high, num_magnitude_bins)[magnitude] gives it, in float.
+  // As torch.linspace(low, high, num_magnitude_bins)[magnitude] gives it: a float, rounded once.
   const auto between = [&](double low, double high) {
     const auto first = float(low), last = float(high), step = (last - first) / float(num_magnitude_bins - 1);
-    if (magnitude < num_magnitude_bins / 2) return double(first + step * float(magnitude));
-    return double(last - step * float(num_magnitude_bins - 1 - magnitude));
+    if (magnitude < num_magnitude_bins / 2) return double(float(first + double(step) * magnitude));
+    return double(float(last - double(step) * (num_magnitude_bins - 1 - magnitude)));
   };
   const double sign = negative ? -1 : 1;
   const auto degrees_of_shear = [&] { return std::atan(sign * between(0, 0.3)) * 180 / std::numbers::pi; };
