@@ -14,10 +14,17 @@
 #include <retape/core/random.h>
 #include <retape/core/stream.h>
 #include <retape/core/tensor.h>
+#include <retape/data/augment.h>
 #include <retape/data/bpe_tokenizer.h>
 #include <retape/data/char_tokenizer.h>
+#include <retape/data/image_dataset.h>
+#include <retape/data/loader.h>
+#include <retape/data/sampler.h>
 #include <retape/data/token_dataset.h>
+#include <retape/io/cifar.h>
 #include <retape/io/dlpack.h>
+#include <retape/io/idx.h>
+#include <retape/io/image.h>
 #include <retape/io/npy.h>
 #include <retape/io/pt.h>
 #include <retape/io/safetensors.h>

@@ -5,7 +5,7 @@
 //                                                 transforms::RandAugment{}, transforms::ToFloat{}, transforms::Normalize{mean, std}});
 //
 // Images are (channels, height, width). Colours ask for u8 and 1 or 3 channels, gray or RGB; what only moves pixels takes any number of
-// channels, and f32 too. All functions throw Error for other tensors; all return a new one.
+// channels, and f32 too. All throw Error for other tensors. None writes to its image, but one that changes nothing may return it.
 #pragma once
 #include <array>
 #include <functional>

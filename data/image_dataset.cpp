@@ -41,10 +41,18 @@ std::vector<std::string> numbers(int64_t n) {
   return names;
 }
 
+bool is_file(const fs::path& path) {
+  std::error_code ignored;
+  return fs::is_regular_file(path, ignored);
+}
+bool is_folder(const fs::path& path) {
+  std::error_code ignored;
+  return fs::is_directory(path, ignored);
+}
 // Itself, or compressed.
 std::optional<fs::path> find_file(const fs::path& folder, const std::string& name) {
   for (const char* ending : {"", ".gz"})
-    if (fs::path path = folder / (name + ending); fs::is_regular_file(path)) return path;
+    if (fs::path path = folder / (name + ending); is_file(path)) return path;
   return {};
 }
 bool is_bin(std::string_view name) { return name.ends_with(".bin") || name.ends_with(".bin.gz"); }
@@ -61,10 +69,13 @@ std::vector<std::string> names_in(const fs::path& folder, bool folders) {
   return names;
 }
 
-bool is_image(const fs::path& path) {
-  std::string ending = path.extension().string();
-  for (char& c : ending)
+std::string lower(std::string text) {
+  for (char& c : text)
     if (c >= 'A' && c <= 'Z') c = char(c - 'A' + 'a');
+  return text;
+}
+bool is_image(const fs::path& path) {
+  const std::string ending = lower(path.extension().string());
   return ending == ".png" || ending == ".jpg" || ending == ".jpeg";
 }
 std::vector<fs::path> images_below(const fs::path& folder) {
@@ -124,10 +135,10 @@ ImageDataset ImageDataset::fashion_mnist(const fs::path& folder, Split split) {
 }
 
 ImageDataset ImageDataset::cifar(const fs::path& folder, Split split) {
-  const bool hundred = fs::is_regular_file(folder / "fine_label_names.txt");
+  const bool hundred = is_file(folder / "fine_label_names.txt");
   const int classes = hundred ? 100 : 10;
   const fs::path names_file = folder / (hundred ? "fine_label_names.txt" : "batches.meta.txt");
-  std::vector<std::string> names = fs::is_regular_file(names_file) ? lines_of(names_file) : numbers(classes);
+  std::vector<std::string> names = is_file(names_file) ? lines_of(names_file) : numbers(classes);
   if (int64_t(names.size()) != classes)
     throw Error(fmt::format("image_dataset: {} names {} classes; expected {}", names_file.string(), names.size(), classes));
 
@@ -159,14 +170,14 @@ ImageDataset ImageDataset::cifar(const fs::path& folder, Split split) {
 ImageDataset ImageDataset::image_folder(const fs::path& folder, Split split, const ImageFolderOptions& options) {
   const fs::path train = folder / "train";
   fs::path part = train;
-  if (split == Split::val) part = fs::is_directory(folder / "val") ? folder / "val" : folder / "test";
-  if (!fs::is_directory(part))
+  if (split == Split::val) part = is_folder(folder / "val") ? folder / "val" : folder / "test";
+  if (!is_folder(part))
     throw Error(fmt::format("image_dataset: {} has no folder {}", folder.string(), split == Split::train ? "train" : "val or test"));
   const auto shared = std::make_shared<Shared>();
   shared->name = part.string();
   shared->read = options.read;
   const std::vector<std::string> found = names_in(part, true);
-  shared->class_names = fs::is_directory(train) ? names_in(train, true) : found;
+  shared->class_names = is_folder(train) ? names_in(train, true) : found;
   for (const std::string& name : found) {
     const auto at = std::lower_bound(shared->class_names.begin(), shared->class_names.end(), name);
     if (at == shared->class_names.end() || *at != name)
@@ -194,10 +205,10 @@ ImageDataset ImageDataset::image_folder(const fs::path& folder, Split split, con
 ImageDataset ImageDataset::open(const fs::path& folder, Split split, const ImageFolderOptions& options) {
   const auto files = names_in(folder, false);
   if (std::any_of(files.begin(), files.end(), [](const std::string& name) { return name.find("-images-idx3-ubyte") != std::string::npos; }))
-    return fs::absolute(folder).string().find("fashion") != std::string::npos ? fashion_mnist(folder, split) : mnist(folder, split);
+    return lower(folder.string()).find("fashion") != std::string::npos ? fashion_mnist(folder, split) : mnist(folder, split);
   if (std::any_of(files.begin(), files.end(), is_bin)) return cifar(folder, split);
   for (const char* part : {"train", "val", "test"})
-    if (fs::is_directory(folder / part)) return image_folder(folder, split, options);
+    if (is_folder(folder / part)) return image_folder(folder, split, options);
   throw Error(fmt::format(
       "image_dataset: {} is no known dataset; expected *-images-idx3-ubyte (MNIST), *.bin (CIFAR) or folders train, val or test "
       "of classes",

@@ -35,7 +35,7 @@ class ImageDataset {
   /// the folders of train (where there is none, of the part itself) in the order of their names. Throws Error if there is no image, for a
   /// class of the training part without one, and for one of the other part that the training part does not have. torchvision: ImageFolder.
   static ImageDataset image_folder(const std::filesystem::path& folder, Split split = Split::train, const ImageFolderOptions& options = {});
-  /// Whichever of these the folder's files are; Fashion-MNIST if its name has "fashion" in it. Throws Error if they are none.
+  /// Whichever of these the folder's files are; Fashion-MNIST if its path has "fashion" in it. Throws Error if they are none.
   static ImageDataset open(const std::filesystem::path& folder, Split split = Split::train, const ImageFolderOptions& options = {});
   /// images u8 (N, channels, height, width), labels i64 (N). Throws Error for other shapes and dtypes and for labels that have no name.
   static ImageDataset from_tensors(const Tensor& images, const Tensor& labels, std::vector<std::string> class_names,
@@ -44,7 +44,8 @@ class ImageDataset {
   int64_t size() const;
   int64_t classes() const { return int64_t(class_names().size()); }
   const std::vector<std::string>& class_names() const;
-  /// Throws Error for i outside [0, size()), and if a file cannot be read.
+  /// Where all images are in memory this is a view of them: not to be written to. Throws Error for i outside [0, size()), and if a
+  /// file cannot be read.
   Tensor image(int64_t i) const;
   int64_t label(int64_t i) const;
   /// The file, or the dataset's name with i in brackets: for messages.

@@ -110,7 +110,11 @@ bool begin_png(PngReader& r) {
   r.width = png_get_image_width(r.png, r.info);
   r.height = png_get_image_height(r.png, r.info);
   r.bits = png_get_bit_depth(r.png, r.info) * png_get_channels(r.png, r.info);
-
+  return true;
+}
+// Takes memory for a row, so that the sizes have to be checked before.
+bool prepare_png(PngReader& r) {
+  if (setjmp(png_jmpbuf(r.png))) return false;
   png_set_strip_16(r.png);
   png_set_expand(r.png);  // palettes, fewer than 8 bits, transparent colours
   png_set_interlace_handling(r.png);
@@ -132,8 +136,9 @@ Tensor decode_png(std::string_view bytes, const ImageReadOptions& options, std::
   const int64_t width = reader.width, height = reader.height;
   check_size(file, width, height, options.max_pixels);
   // Deflate makes a byte of at most 1032 bytes.
-  if (height * ((width * reader.bits + 7) / 8) / 1032 > int64_t(bytes.size()))
+  if (double(height) * double(width) * reader.bits / 8 / 1032 > double(bytes.size()))
     fail(file, fmt::format("damaged PNG: {} bytes cannot hold {} x {} pixels; is it cut off?", bytes.size(), width, height));
+  if (!prepare_png(reader)) damaged();
   const size_t row = size_t(width) * size_t(reader.channels);
   const Bytes pixels(new uint8_t[size_t(height) * row]);
   std::vector<png_bytep> rows(static_cast<size_t>(height));
@@ -295,7 +300,7 @@ std::string encode_png(const Tensor& image, int compression_level) {
   const int64_t channels = image.size(0), height = image.size(1), width = image.size(2);
   if (width > PNG_UINT_31_MAX || height > PNG_UINT_31_MAX)
     throw Error(fmt::format("write_png: {} x {} pixels are too many for a PNG; each side must be below 2^31", width, height));
-  const Tensor pixels = contiguous(movedim(to(image, Device::cpu()), {0}, {2}));
+  const Tensor pixels = contiguous(movedim(to(image, Device::cpu()), 0, 2));
   std::vector<png_bytep> rows(static_cast<size_t>(height));
   for (int64_t y = 0; y < height; ++y) rows[size_t(y)] = const_cast<png_bytep>(pixels.data<uint8_t>() + y * width * channels);
   PngWriter writer;

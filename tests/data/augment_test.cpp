@@ -310,7 +310,7 @@ TEST_CASE("mixup and cutmix mix an image with the one before it, and targets ali
     CHECK(targets.at({1, 0}).item() == Approx(lambda));
     CHECK(targets.at({1, 4}).item() == Approx(1 - lambda).margin(1e-6));
     CHECK(sum(targets).item() == Approx(3));
-    CHECK(difference(mixed, images * lambda + roll(images, {1}, {0}) * (1 - lambda), DType::f32) <= 1);
+    CHECK(difference(mixed, images * lambda + roll(images, Shape{1}, Shape{0}) * (1 - lambda), DType::f32) <= 1);
 
     const auto [cut, shares] = cutmix(images, labels, 5, random);
     CHECK(sum(shares).item() == Approx(3));

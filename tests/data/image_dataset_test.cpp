@@ -54,6 +54,10 @@ TEST_CASE("MNIST's files are images with one channel and labels", "[data][image]
     CHECK_THAT(error_of([&, &data = data] { data.image(3); }), ContainsSubstring("has no image 3; expected 0 <= i < 3"));
   }
   CHECK(ImageDataset::fashion_mnist(folder.path).class_names()[9] == "Ankle boot");
+  std::filesystem::create_directories(folder / "FashionMNIST/raw");
+  for (const char* name : {"train-images-idx3-ubyte", "train-labels-idx1-ubyte"})
+    std::filesystem::copy(folder / name, folder / "FashionMNIST/raw");
+  CHECK(ImageDataset::open(folder / "FashionMNIST/raw").class_names()[9] == "Ankle boot");
   CHECK_THAT(error_of([&] { ImageDataset::open(folder.path, Split::val); }),
              ContainsSubstring("has neither t10k-images-idx3-ubyte nor t10k-images-idx3-ubyte.gz"));
   write_file_atomically(folder / "train-labels-idx1-ubyte", idx({2}, {0, 9}));

@@ -305,6 +305,11 @@ TEST_CASE("a size that no file of this length can have takes no memory", "[io][i
   };
   say(bytes({0, 0, 0x20, 0, 0, 0, 0x20, 0}));
   CHECK_THAT(error_of([&] { decode_image(png); }), ContainsSubstring("cannot hold 8192 x 8192 pixels; is it cut off?"));
+  // One row of 2^30 pixels.
+  say(bytes({0x40, 0, 0, 0, 0, 0, 0, 1}));
+  CHECK_THAT(error_of([&] { decode_image(png); }), ContainsSubstring("1073741824 x 1 pixels are too many"));
+  CHECK_THAT(error_of([&] { decode_image(png, {.max_pixels = int64_t{1} << 40}); }),
+             ContainsSubstring("cannot hold 1073741824 x 1 pixels"));
   say(bytes({0x7f, 255, 255, 255, 0x7f, 255, 255, 255}));
   CHECK_THAT(error_of([&] { decode_image(png); }),
              ContainsSubstring("2147483647 x 2147483647 pixels are too many; at most 134217728 are read (max_pixels)"));
