@@ -1,7 +1,7 @@
 // Batches that worker threads make ahead of the consumer. Neither their order nor their content depends on the number of workers.
 //
-//     const BatchSampler sampler(data->size(), {.batch_size = 64, .shuffle = true, .seed = 1});
-//     DataLoader<ImageBatch> loader([&](int64_t i) { return make_image_batch(*data, sampler.batch(i)); }, {.num_workers = 2, .seed = 1});
+//     const BatchSampler sampler(data.size(), {.batch_size = 64, .shuffle = true, .seed = 1});
+//     DataLoader<ImageBatch> loader([&](int64_t i) { return make_image_batch(data, sampler.batch(i), transform, 1); }, {.num_workers = 2, .seed = 1});
 //     for (int64_t step = 0; step < steps; ++step) {
 //       const ImageBatch batch = *loader.next();
 //       ...
