@@ -1,7 +1,7 @@
 // Batches that worker threads make ahead of the consumer. Neither their order nor their content depends on the number of workers.
 //
 //     const BatchSampler sampler(data.size(), {.batch_size = 64, .shuffle = true, .seed = 1});
-//     DataLoader<ImageBatch> loader([&](int64_t i) { return make_image_batch(data, sampler.batch(i), transform, 1); }, {.num_workers = 2, .seed = 1});
+//     DataLoader<ImageBatch> loader([&](int64_t i) { return make_image_batch(data, sampler.batch(i), transform); }, {.num_workers = 2});
 //     for (int64_t step = 0; step < steps; ++step) {
 //       const ImageBatch batch = *loader.next();
 //       ...
@@ -55,7 +55,7 @@ class Prefetcher {
 template <class Batch> class DataLoader {
  public:
   using Options = DataLoaderOptions;
-  /// Workers start with the first next(). Throws Error for a negative num_workers, prefetch_factor or batches, and for a prefetch_factor of 0.
+  /// Workers start with the first next(). Throws Error for a negative num_workers or batches, and for a prefetch_factor below 1.
   explicit DataLoader(std::function<Batch(int64_t)> make, const Options& options = {})
       : seed_(options.seed),
         prefetcher_([make = std::move(make)](int64_t i) -> std::shared_ptr<void> { return std::make_shared<Batch>(make(i)); }, options) {}
