@@ -1,8 +1,8 @@
 // Augmentations of images: torchvision's names, meanings and defaults. Each is a function of the image and of numbers drawn from the seed
 // and the sample's number, so that no thread, worker or batch size changes what comes out.
 //
-//     const auto transform = transforms::compose({transforms::RandomResizedCrop{.height = 224, .width = 224}, transforms::RandomHorizontalFlip{},
-//                                                 transforms::RandAugment{}, transforms::ToFloat{}, transforms::Normalize{mean, std}});
+//     using namespace retape::transforms; auto transform = compose({RandomResizedCrop{.height = 224, .width = 224}, RandomHorizontalFlip{},
+//                                                 RandAugment{}, ToFloat{}, Normalize{mean, std}});
 //
 // Images are (channels, height, width). Colours ask for u8 and 1 or 3 channels, gray or RGB; what only moves pixels takes any number of
 // channels, and f32 too. All throw Error for other tensors. None writes to its image, but one that changes nothing may return it.
@@ -54,7 +54,7 @@ Tensor crop(const Tensor& image, int64_t top, int64_t left, int64_t height, int6
 Tensor center_crop(const Tensor& image, int64_t height, int64_t width);
 Tensor horizontal_flip(const Tensor& image);
 
-/// blend(image, other, factor) = factor image + (1 - factor) other, cut to 0 ... 255; `other` is black, the mean of the gray image, the gray
+/// blend(image, other, factor) = factor image + (1 - factor) other, cut to 0 ... 255; other is black, the mean of the gray image, the gray
 /// image, a smoothed one. Factor 1 changes nothing. Throws Error for a negative factor.
 Tensor adjust_brightness(const Tensor& image, double factor);
 Tensor adjust_contrast(const Tensor& image, double factor);
@@ -178,7 +178,7 @@ struct Normalize {
 struct MixedBatch {
   Tensor images, targets;
 };
-/// lambda image + (1 - lambda) the one before it (the first: the last), and targets likewise, with lambda from Beta(alpha, alpha). images f32
+/// lambda image + (1 - lambda) the one before it (the first: the last), and targets likewise, lambda from Beta(alpha, alpha). images f32
 /// (batch, channels, height, width), labels i64 (batch). Throws Error for other shapes and dtypes, labels outside [0, classes) and
 /// alpha <= 0. Zhang et al. 2018; torchvision: MixUp.
 MixedBatch mixup(const Tensor& images, const Tensor& labels, int64_t classes, SampleRandom& random, double alpha = 1);

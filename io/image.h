@@ -25,7 +25,7 @@ struct ImageReadOptions {
 
 /// Reads a PNG or JPEG file, whichever its first bytes say, as u8 (channels, height, width).
 ///
-/// PNG: samples of 16 bits lose their lower 8, those of 1 to 4 bits are spread over 0 to 255, palettes become their colours, and transparent
+/// PNG: samples of 16 bits lose their lower 8, those of 1 to 4 are spread over 0 to 255, palettes become their colours, and transparent
 /// colours become an alpha channel (torchvision leaves palettes as indices). Gamma and colour profiles are not applied.
 /// JPEG: baseline, progressive and arithmetic; one channel or RGB, and CMYK, taken inverted as Adobe writes it, becomes RGB. The
 /// orientation that a camera noted is not applied.
