@@ -3,7 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
+
+#include <retape/data/shuffle.h>
 
 namespace retape {
 namespace {
@@ -15,22 +16,6 @@ void check_batch(int64_t batch) {
 }
 
 uint64_t bits_of(const Philox& random, int lane) { return uint64_t(random.x[lane]) << 32 | random.x[lane + 1]; }
-
-// Where a random permutation of [0, n) puts i: a Feistel network over the next power of four, walked until it is inside [0, n)
-// (Black & Rogaway 2002). Nothing is stored, however large n is.
-uint64_t shuffled(uint64_t i, uint64_t n, uint64_t key) {
-  const int half = std::max(1, (int(std::bit_width(n - 1)) + 1) / 2);
-  const uint64_t mask = (uint64_t{1} << half) - 1;
-  do {
-    uint64_t left = i >> half, right = i & mask;
-    for (uint64_t round = 0; round < 6; ++round) {
-      const uint64_t mixed = left ^ (Philox(key, right << 3 | round).x[0] & mask);
-      left = right, right = mixed;
-    }
-    i = left << half | right;
-  } while (i >= n);
-  return i;
-}
 
 template <class T> void fill(const T* tokens, const std::vector<int64_t>& starts, int64_t columns, int64_t* x, int64_t* y) {
   for (const int64_t start : starts) {

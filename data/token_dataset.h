@@ -5,6 +5,7 @@
 
 #include <retape/core/philox.h>
 #include <retape/core/tensor.h>
+#include <retape/data/split.h>
 #include <retape/data/token_file.h>
 
 namespace retape {
@@ -13,7 +14,6 @@ namespace retape {
 struct TokenBatch {
   Tensor x, y;
 };
-enum class Split : uint8_t { train, val };
 
 struct TokenDatasetOptions {
   int64_t block = 64;         ///< tokens that a model sees at once

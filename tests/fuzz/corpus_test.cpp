@@ -10,7 +10,7 @@ using namespace retape;
 namespace fs = std::filesystem;
 
 // LLVMFuzzerTestOneInput of each file, which is compiled here under the file's name
-#define RETAPE_FUZZ_TARGETS(X) X(bpe) X(bpe_trainer) X(npy) X(npz) X(pt) X(safetensors) X(tokenizer_json)
+#define RETAPE_FUZZ_TARGETS(X) X(bpe) X(bpe_trainer) X(idx) X(jpeg) X(npy) X(npz) X(png) X(pt) X(safetensors) X(tokenizer_json)
 #define RETAPE_DECLARE(name) extern "C" int fuzz_##name(const uint8_t* data, size_t size);
 RETAPE_FUZZ_TARGETS(RETAPE_DECLARE)
 
