@@ -1,8 +1,9 @@
 // Augmentations of images: torchvision's names, meanings and defaults. Each is a function of the image and of numbers drawn from the seed
 // and the sample's number, so that no thread, worker or batch size changes what comes out.
 //
-//     using namespace retape::transforms; auto transform = compose({RandomResizedCrop{.height = 224, .width = 224}, RandomHorizontalFlip{},
-//                                                 RandAugment{}, ToFloat{}, Normalize{mean, std}});
+//     using namespace retape::transforms;
+//     const Transform transform = compose(
+//         {RandomResizedCrop{.height = 224, .width = 224}, RandomHorizontalFlip{}, RandAugment{}, ToFloat{}, Normalize{mean, std}});
 //
 // Images are (channels, height, width). Colours ask for u8 and 1 or 3 channels, gray or RGB; what only moves pixels takes any number of
 // channels, and f32 too. All throw Error for other tensors. None writes to its image, but one that changes nothing may return it.
