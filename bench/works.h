@@ -22,7 +22,7 @@ class GptStep {
   /// Takes {ids, targets} and returns {loss}, as a cuda::Graph does.
   std::vector<Tensor> run(const std::vector<Tensor>& inputs);
   std::vector<Tensor> inputs() const { return {ids_, targets_}; }
-  void recompute(const std::string& how) { model_.transformer.recompute = gpt::parse_recomputation(how, model_.config.layers); }
+  void recompute(const std::string& how) { model_.transformer.recompute = examples::parse_recomputation(how, model_.config.layers); }
   MemoryEstimate estimate() const { return estimate_memory(model_, &gpt::Gpt::loss, {ids_, targets_}); }
 
  private:
