@@ -26,17 +26,18 @@ __global__ void word2vec_deltas(Problem p, int64_t first) {
   const int64_t w = first + blockIdx.x;
   const int c0 = p.context_begin[w], contexts = p.context_begin[w + 1] - c0, t0 = p.target_begin[w], targets = p.target_begin[w + 1] - t0;
   const int rows = p.mean && contexts ? 1 : contexts, thread = int(threadIdx.x), lane = thread % 32, warp = thread / 32;
-  __shared__ int valid;
-  if (thread == 0) valid = 1;
+  __shared__ int invalid;  // how many ids are out of range
+  if (thread == 0) invalid = 0;
   __syncthreads();
   for (int i = thread; i < contexts + targets; i += threads) {
     const int id = i < contexts ? p.contexts[c0 + i] : p.targets[t0 + i - contexts];
     const int64_t limit = i < contexts ? p.in_rows : p.out_rows;
     if (id >= 0 && id < limit) continue;
     report(p.fault, "word2vec", id, -1, limit);
-    valid = 0;
+    atomicAdd(&invalid, 1);
   }
   __syncthreads();
+  const bool valid = invalid == 0;
   for (int64_t k = thread; k < p.dim; k += threads) {
     for (int c = 0; c < contexts; ++c) p.dx[int64_t(c0 + c) * p.dim + k] = 0;
     for (int t = 0; t < targets; ++t) p.d_o[int64_t(t0 + t) * p.dim + k] = 0;
