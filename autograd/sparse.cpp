@@ -76,9 +76,10 @@ void set_sparse_grad(const Tensor& leaf, std::optional<SparseRows> grad) {
               values.device() == leaf.device() && ids.device() == leaf.device();
   for (int d = 1; fits && d < leaf.dim(); ++d) fits = values.shape()[d] == leaf.shape()[d];
   if (!fits)
-    throw Error(fmt::format("set_sparse_grad: rows of shape {} of a gradient of shape {} do not fit a tensor of shape {} and {}; ids must be i64 "
-                            "(n), values (n, ...) of the tensor's dtype and device",
-                            values ? values.shape().str() : "()", shape.str(), leaf.shape().str(), name_of(leaf.dtype())));
+    throw Error(
+        fmt::format("set_sparse_grad: rows of shape {} of a gradient of shape {} do not fit a tensor of shape {} and {}; ids must be i64 "
+                    "(n), values (n, ...) of the tensor's dtype and device",
+                    values ? values.shape().str() : "()", shape.str(), leaf.shape().str(), name_of(leaf.dtype())));
   put(*leaf.impl(), {ids, values.detach(), shape}, false);
 }
 

@@ -234,8 +234,7 @@ void word2vec(const Word2VecWindows& windows, bool mean, int64_t batch, double l
       for (int64_t w = first; w < last; ++w) {
         if (w + 1 < count) {
           for (int64_t t = p.target_begin[w + 1]; t < p.target_begin[w + 2]; ++t) prefetch_row(p.out + p.targets[t] * p.dim, dim);
-          if (p.context_begin[w + 1] < p.context_begin[w + 2])
-            prefetch_row(p.in + p.contexts[p.context_begin[w + 2] - 1] * p.dim, dim);
+          if (p.context_begin[w + 1] < p.context_begin[w + 2]) prefetch_row(p.in + p.contexts[p.context_begin[w + 2] - 1] * p.dim, dim);
         }
         sum += window_deltas(p, w, buffers(w - first));
       }

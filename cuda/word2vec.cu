@@ -108,9 +108,22 @@ void word2vec(const Word2VecWindows& windows, bool mean, int64_t batch, double l
   const int64_t count = windows.context_begin.numel() - 1, dim = in.shape()[1];
   Scratch<float> dx(windows.contexts.numel() * dim), d_o(windows.targets.numel() * dim);
   if (loss) fill(0, loss);
-  const Problem p{data<int32_t>(windows.contexts), data<int32_t>(windows.context_begin), data<int32_t>(windows.targets),
-                  data<int32_t>(windows.target_begin), data<float>(windows.labels), data<float>(in), data<float>(out), dx, d_o, dim,
-                  in.shape()[0], out.shape()[0], float(lr), mean, data<double>(loss), faults()};
+  const Problem p{data<int32_t>(windows.contexts),
+                  data<int32_t>(windows.context_begin),
+                  data<int32_t>(windows.targets),
+                  data<int32_t>(windows.target_begin),
+                  data<float>(windows.labels),
+                  data<float>(in),
+                  data<float>(out),
+                  dx,
+                  d_o,
+                  dim,
+                  in.shape()[0],
+                  out.shape()[0],
+                  float(lr),
+                  mean,
+                  data<double>(loss),
+                  faults()};
   for (int64_t first = 0; first < count; first += batch) {
     const unsigned blocks = unsigned(min_of(batch, count - first));
     launch(word2vec_deltas, blocks, threads, mean ? size_t(dim) * sizeof(float) : 0, p, first);

@@ -11,7 +11,7 @@ namespace retape {
 /// Names and defaults are those of Hugging Face's BpeTrainer.
 struct BpeTrainerOptions {
   /// What words and symbols are. The tokenizer has what its kind needs: byte_level no prefix space and all 256 bytes, metaspace a prefix
-  /// space (PrependScheme::always) and the unknown token <unk>, after the special tokens unless it is one of them.
+  /// space (PrependScheme::always) and the unknown token \<unk>, after the special tokens unless it is one of them.
   BpeKind kind = BpeKind::byte_level;
   /// Special tokens, symbols and merged tokens together. Training ends earlier where no pair is left.
   int64_t vocab_size = 30000;
@@ -38,7 +38,7 @@ class BpeTrainer {
  public:
   /// Throws Error for options that cannot be.
   explicit BpeTrainer(BpeTrainerOptions options);
-  /// Counts the words of a text: of kind byte_level as a whole, of kind metaspace line by line, without the line ends (\n, \r\n).
+  /// Counts the words of a text: of kind byte_level as a whole, of kind metaspace line by line, without the line ends.
   /// Throws Error for text of kind metaspace that is not UTF-8.
   void add_text(std::string_view text);
   /// The same for a file, which need not fit into memory: it is read piece by piece, `piece` bytes or more where it cannot be cut, and

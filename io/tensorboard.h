@@ -8,7 +8,7 @@
 
 namespace retape {
 
-/// Writes one event file, `events.out.tfevents.<time>.<host>.<process>.<n>`, into a folder that `tensorboard --logdir` is given.
+/// Writes one event file, named events.out.tfevents and then by time, host and process, into a folder that `tensorboard --logdir` is given.
 ///
 ///     EventWriter events("runs/mine");
 ///     events.add_scalar("loss/train", loss, step);

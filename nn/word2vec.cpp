@@ -21,14 +21,15 @@ void check_windows(const char* op, const Word2VecWindows& w) {
   const auto is = [](const Tensor& t, DType dtype) { return t && t.dtype() == dtype && t.dim() == 1 && t.is_contiguous(); };
   if (!is(w.contexts, DType::i32) || !is(w.context_begin, DType::i32) || !is(w.targets, DType::i32) || !is(w.target_begin, DType::i32) ||
       !is(w.labels, DType::f32))
-    throw Error(fmt::format("{}: contexts {}, context_begin {}, targets {}, target_begin {}, labels {}; each must have one dim, labels f32, the "
-                            "others i32, and lie contiguous",
-                            op, describe(w.contexts), describe(w.context_begin), describe(w.targets), describe(w.target_begin),
-                            describe(w.labels)));
+    throw Error(fmt::format(
+        "{}: contexts {}, context_begin {}, targets {}, target_begin {}, labels {}; each must have one dim, labels f32, the "
+        "others i32, and lie contiguous",
+        op, describe(w.contexts), describe(w.context_begin), describe(w.targets), describe(w.target_begin), describe(w.labels)));
   if (w.context_begin.numel() == 0 || w.context_begin.numel() != w.target_begin.numel() || w.labels.numel() != w.targets.numel())
-    throw Error(fmt::format("{}: {} places of contexts, {} of targets, {} targets, {} labels; both lists of places must have one more than "
-                            "there are windows, and every target one label",
-                            op, w.context_begin.numel(), w.target_begin.numel(), w.targets.numel(), w.labels.numel()));
+    throw Error(
+        fmt::format("{}: {} places of contexts, {} of targets, {} targets, {} labels; both lists of places must have one more than "
+                    "there are windows, and every target one label",
+                    op, w.context_begin.numel(), w.target_begin.numel(), w.targets.numel(), w.labels.numel()));
   for (const Tensor* t : {&w.context_begin, &w.targets, &w.target_begin, &w.labels}) check_one_device(op, w.contexts, *t);
 }
 
@@ -56,9 +57,7 @@ Tensor word2vec_step(const Word2VecWindows& windows, const Tensor& in, const Ten
 namespace nn {
 
 Word2Vec::Word2Vec(int64_t words, int64_t outputs, int64_t dim, Word2VecOptions options)
-    : cbow(options.cbow),
-      in_embeddings(words, dim, {.sparse = options.sparse}),
-      out_embeddings(outputs, dim, {.sparse = options.sparse}) {
+    : cbow(options.cbow), in_embeddings(words, dim, {.sparse = options.sparse}), out_embeddings(outputs, dim, {.sparse = options.sparse}) {
   init::uniform(in_embeddings.weight, -0.5 / double(dim), 0.5 / double(dim));
   init::zeros(out_embeddings.weight);
 }

@@ -6,9 +6,9 @@
 namespace retape {
 
 struct Word2VecStepOptions {
-  bool mean = false;   ///< CBOW: a window's contexts count as one, their mean; else each is an example, as in skip-gram
-  int64_t batch = 1;   ///< windows whose gradients are computed before any of them is added
-  bool loss = false;   ///< compute it
+  bool mean = false;  ///< CBOW: a window's contexts count as one, their mean; else each is an example, as in skip-gram
+  int64_t batch = 1;  ///< windows whose gradients are computed before any of them is added
+  bool loss = false;  ///< compute it
 };
 /// Gradient descent on windows, without a tape: for every batch of them in and out, f32 (rows, dim), become what Word2Vec::loss() and
 /// SGD(lr) make of them (to rounding; the gradient is of the batch's summed loss). Returns the sum of all losses, each at the values that
@@ -25,8 +25,8 @@ Tensor word2vec_step(const Word2VecWindows& windows, const Tensor& in, const Ten
 namespace nn {
 
 struct Word2VecOptions {
-  bool cbow = false;     ///< predict from the mean of the contexts
-  bool sparse = true;    ///< gradients of the rows that were used only; see autograd/sparse.h
+  bool cbow = false;   ///< predict from the mean of the contexts
+  bool sparse = true;  ///< gradients of the rows that were used only; see autograd/sparse.h
 };
 /// Two tables of vectors: of words as they are read, which are the result, and of what is predicted, words or inner nodes of a Huffman
 /// tree. in_embeddings start uniform within 0.5 / dim, out_embeddings at 0, as in word2vec.

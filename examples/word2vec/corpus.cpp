@@ -181,7 +181,8 @@ Vocabulary Vocabulary::load(const fs::path& path) {
     int64_t count = 0;
     const char* const last = line.data() + line.size();
     if (space != line.npos && space > 0)
-      if (const auto [stop, error] = std::from_chars(line.data() + space + 1, last, count); error == std::errc() && stop == last && count > 0) {
+      if (const auto [stop, error] = std::from_chars(line.data() + space + 1, last, count);
+          error == std::errc() && stop == last && count > 0) {
         words.emplace_back(line.substr(0, space), count);
         continue;
       }

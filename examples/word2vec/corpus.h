@@ -11,11 +11,11 @@
 namespace retape::word2vec {
 
 struct CorpusOptions {
-  int64_t min_count = 5;            // rarer words are left out
-  bool letters = false;             // lower-case A to Z; all that is then not a to z is a space
-  int64_t max_vocab = 20'000'000;   // when there are more different words, the rarest are forgotten, as in word2vec
-  int64_t phrases = 0;              // passes that join pairs of words which stand together often
-  double phrase_threshold = 100;    // how much more often than by chance
+  int64_t min_count = 5;           // rarer words are left out
+  bool letters = false;            // lower-case A to Z; all that is then not a to z is a space
+  int64_t max_vocab = 20'000'000;  // when there are more different words, the rarest are forgotten, as in word2vec
+  int64_t phrases = 0;             // passes that join pairs of words which stand together often
+  double phrase_threshold = 100;   // how much more often than by chance
 };
 
 /// Words with how often they occur: the most frequent first, words of one count in the order of their bytes.

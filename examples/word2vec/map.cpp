@@ -38,7 +38,8 @@ std::vector<double> neighbour_chances(const WordVectors& vectors, int64_t first,
     }
   }
   for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j < i; ++j) p[size_t(i * n + j)] = p[size_t(j * n + i)] = (p[size_t(i * n + j)] + p[size_t(j * n + i)]) / double(2 * n);
+    for (int64_t j = 0; j < i; ++j)
+      p[size_t(i * n + j)] = p[size_t(j * n + i)] = (p[size_t(i * n + j)] + p[size_t(j * n + i)]) / double(2 * n);
   return p;
 }
 

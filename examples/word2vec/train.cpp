@@ -22,23 +22,29 @@ void declare(examples::Settings& settings, TrainOptions& o) {
       .path()
       .required();
   settings.add("--letters", o.corpus.letters, "read letters only: A to Z become lower-case, all but a to z becomes space");
-  settings.add("--model", o.model, "skipgram: each word of a window predicts its centre; cbow: their mean does").one_of({"skipgram", "cbow"});
+  settings.add("--model", o.model, "skipgram: each word of a window predicts its centre; cbow: their mean does")
+      .one_of({"skipgram", "cbow"});
   settings.add("--loss", o.loss, "ns: negative sampling; hs: hierarchical softmax").one_of({"ns", "hs"});
-  settings.add("--path", o.path,
-               "fast: a kernel for whole windows; with several threads it is not reproducible, since they race for words. tape: the same by "
-               "recorded ops and an optimizer, slower")
+  settings
+      .add("--path", o.path,
+           "fast: a kernel for whole windows; with several threads it is not reproducible, since they race for words. tape: the same by "
+           "recorded ops and an optimizer, slower")
       .one_of({"fast", "tape"});
   settings.add("--dim", o.dim, "numbers of a vector").at_least(1);
   settings.add("--window", o.window, "words to each side; each window draws its own size from 1 to this").at_least(1).at_most(1000);
   settings.add("--negative", o.negative, "with --loss ns: other words drawn for each window").at_least(1).at_most(1000);
   settings.add("--sample", o.sample, "words that are more frequent than this are dropped now and then; 0: none").at_least(0);
   settings.add("--min-count", o.corpus.min_count, "rarer words are left out").at_least(1);
-  settings.add("--max-vocab", o.corpus.max_vocab, "when there are more different words, the rarest are forgotten while counting").at_least(10);
-  settings.add("--phrases", o.corpus.phrases, "passes that join words which stand together often into one, such as new_york").at_least(0).at_most(10);
+  settings.add("--max-vocab", o.corpus.max_vocab, "when there are more different words, the rarest are forgotten while counting")
+      .at_least(10);
+  settings.add("--phrases", o.corpus.phrases, "passes that join words which stand together often into one, such as new_york")
+      .at_least(0)
+      .at_most(10);
   settings.add("--phrase-threshold", o.corpus.phrase_threshold, "how much more often than by chance").above(0);
   settings.add("--epochs", o.epochs, "times that the text is read", OnResume::replace).at_least(1);
   settings.add("--lr", o.lr, "learning rate at the beginning, which falls to nearly 0; 0: 0.025 for skipgram, 0.05 for cbow").at_least(0);
-  settings.add("--batch", o.batch, "windows whose gradients are computed before they are added; 0: 1 on the fast path's CPU, else 256").at_least(0);
+  settings.add("--batch", o.batch, "windows whose gradients are computed before they are added; 0: 1 on the fast path's CPU, else 256")
+      .at_least(0);
   settings.add("--optimizer", o.optimizer, "of the tape path: sgd, adagrad or sparse_adam").one_of({"sgd", "adagrad", "sparse_adam"});
   settings.add("--step-words", o.step_words, "words of the text in a step").at_least(1);
   settings.add("--save-every", o.save_every, "steps between checkpoints", OnResume::replace).at_least(1);
@@ -50,12 +56,14 @@ namespace {
 
 void check(const TrainOptions& o) {
   if (o.amp != "none")
-    throw Error(fmt::format("--amp {}: word vectors are f32 rows that each step reads and changes in place; there is nothing to compute in "
-                            "another precision, so leave the flag out",
-                            o.amp));
+    throw Error(
+        fmt::format("--amp {}: word vectors are f32 rows that each step reads and changes in place; there is nothing to compute in "
+                    "another precision, so leave the flag out",
+                    o.amp));
   examples::parse_recomputation(o.recompute, 1);
   if (o.path == "tape") return;
-  if (o.recompute != "none") throw Error(fmt::format("--recompute {}: the fast path records nothing to compute again; use --path tape", o.recompute));
+  if (o.recompute != "none")
+    throw Error(fmt::format("--recompute {}: the fast path records nothing to compute again; use --path tape", o.recompute));
   if (o.optimizer != "sgd") throw Error(fmt::format("--optimizer {}: the fast path is gradient descent; use --path tape", o.optimizer));
 }
 
@@ -117,15 +125,16 @@ void train(TrainOptions& o, examples::Settings& settings) {
     Vocabulary read;
     examples::write_to_run(folder, [&] { read = read_corpus(o.data, o.corpus, ids, &report); });
     if (run.has_settings() && !(Vocabulary::load(words) == read))
-      throw Error(fmt::format("{} has other words than {}, with which the run began; name the text of the run with --data", o.data, words.string()));
+      throw Error(fmt::format("{} has other words than {}, with which the run began; name the text of the run with --data", o.data,
+                              words.string()));
     if (report.invalid) run.note(fmt::format("{} words are not UTF-8, or longer than 1000 bytes, and left out", report.invalid));
     if (!run.has_settings()) examples::write_to_run(folder, [&] { read.save(words); });
   }
   const Vocabulary vocabulary = Vocabulary::load(words);
   const TokenFile corpus = TokenFile::open(ids);
   if (corpus.vocabulary() != vocabulary.size() + 1)
-    throw Error(fmt::format("{} was made with {} words, but vocab.txt has {}; the run folder is damaged", ids.string(), corpus.vocabulary() - 1,
-                            vocabulary.size()));
+    throw Error(fmt::format("{} was made with {} words, but vocab.txt has {}; the run folder is damaged", ids.string(),
+                            corpus.vocabulary() - 1, vocabulary.size()));
 
   manual_seed(o.seed);
   nn::Word2Vec model(vocabulary.size(), o.loss == "hs" ? vocabulary.size() - 1 : vocabulary.size(), o.dim, {.cbow = cbow});
@@ -133,7 +142,8 @@ void train(TrainOptions& o, examples::Settings& settings) {
   const auto optimizer = make_optimizer(o, model.parameters());
   GradScaler scaler({.enabled = false});
   run.restore(model, *optimizer, scaler);
-  const Windows windows(vocabulary, corpus, {.window = o.window, .negative = o.loss == "hs" ? 0 : o.negative, .sample = o.sample, .seed = o.seed});
+  const Windows windows(vocabulary, corpus,
+                        {.window = o.window, .negative = o.loss == "hs" ? 0 : o.negative, .sample = o.sample, .seed = o.seed});
 
   const int64_t steps_per_epoch = (corpus.size() + o.step_words - 1) / o.step_words, steps = steps_per_epoch * o.epochs;
   run.begin({.steps = steps,
@@ -141,8 +151,8 @@ void train(TrainOptions& o, examples::Settings& settings) {
              .unit = "words",
              .columns = {"train_loss", "lr"},
              .charts = {{"loss.svg", "loss (nats a pair)", {{"train_loss", "training"}}}}});
-  run.note(fmt::format("{} words, {} different ones; {} on {}{}; writing to {}", vocabulary.total(), vocabulary.size(), o.model, run.place(),
-                       fast && run.device().is_cpu() && omp_get_max_threads() > 1 ? ", which race" : "", folder.string()));
+  run.note(fmt::format("{} words, {} different ones; {} on {}{}; writing to {}", vocabulary.total(), vocabulary.size(), o.model,
+                       run.place(), fast && run.device().is_cpu() && omp_get_max_threads() > 1 ? ", which race" : "", folder.string()));
   while (run.goes_on()) {
     const int64_t step = run.step(), begin = step % steps_per_epoch * o.step_words, end = std::min(begin + o.step_words, corpus.size());
     const double lr = o.lr * std::max(1 - double(step) / double(steps), 1e-4);

@@ -29,8 +29,8 @@ void save(const fs::path& path, const std::vector<std::string>& words, const Ten
 }
 
 [[noreturn]] void malformed(const fs::path& path, const std::string& what) {
-  throw Error(fmt::format("{}: {}; expected word2vec's format: the number of words and dims, then each word and its numbers", path.string(),
-                          what));
+  throw Error(
+      fmt::format("{}: {}; expected word2vec's format: the number of words and dims, then each word and its numbers", path.string(), what));
 }
 
 class Reader {
@@ -72,7 +72,8 @@ class Reader {
 WordVectors load_file(const fs::path& path) {
   const bool binary = path.extension() == ".bin";
   Reader reader(path);
-  const auto count = reader.number<int64_t>(reader.until(' ', "its first line")), dim = reader.number<int64_t>(reader.until('\n', "its first line"));
+  const auto count = reader.number<int64_t>(reader.until(' ', "its first line")),
+             dim = reader.number<int64_t>(reader.until('\n', "its first line"));
   if (count < 1 || dim < 1 || count > int64_t(reader.left()) || dim > int64_t(reader.left()) / count)
     malformed(path, fmt::format("{} words of {} dims do not fit its {} bytes", count, dim, reader.left()));
   std::vector<std::string> words;
@@ -88,7 +89,8 @@ WordVectors load_file(const fs::path& path) {
       if (line.ends_with(' ')) line.remove_suffix(1);
       for (int64_t k = 0; k < dim; ++k) {
         const size_t space = line.find(' ');
-        if ((space == line.npos) != (k + 1 == dim)) malformed(path, fmt::format("the vector of \"{}\" has not {} numbers", words.back(), dim));
+        if ((space == line.npos) != (k + 1 == dim))
+          malformed(path, fmt::format("the vector of \"{}\" has not {} numbers", words.back(), dim));
         to[k] = reader.number<float>(line.substr(0, space));
         line.remove_prefix(space == line.npos ? line.size() : space + 1);
       }
@@ -119,8 +121,8 @@ void save_binary(const fs::path& path, const std::vector<std::string>& words, co
 
 WordVectors::WordVectors(std::vector<std::string> words, const Tensor& vectors) : words_(std::move(words)) {
   if (vectors.dim() != 2 || vectors.size(0) != int64_t(words_.size()))
-    throw Error(fmt::format("word vectors: {} words, but vectors of shape {}; expected a row for each word", words_.size(),
-                            vectors.shape().str()));
+    throw Error(
+        fmt::format("word vectors: {} words, but vectors of shape {}; expected a row for each word", words_.size(), vectors.shape().str()));
   for (size_t w = 0; w < words_.size(); ++w) ids_.emplace(words_[w], int64_t(w));
   const Tensor length = sqrt(sum(vectors * vectors, {1}, true));
   vectors_ = contiguous(vectors / masked_fill(length, eq(length, 0), 1));

@@ -35,7 +35,10 @@ std::function<void()> query_verb(CLI::App& app) {
   auto o = std::make_shared<Options>();
   app.add_option("--from", o->from, from_help)->required();
   auto* nearest = app.add_option("--nearest", o->nearest, "a word: those most similar to it, with the cosine");
-  app.add_option("--analogy", o->analogy, "three words A B C: what is to C as B is to A")->expected(3)->excludes(nearest)->type_name("A B C");
+  app.add_option("--analogy", o->analogy, "three words A B C: what is to C as B is to A")
+      ->expected(3)
+      ->excludes(nearest)
+      ->type_name("A B C");
   app.add_option("--count", o->count, "how many words")->check(CLI::PositiveNumber);
   return [o] {
     if (o->nearest.empty() && o->analogy.empty()) throw Error("what to ask is missing: give --nearest WORD or --analogy A B C");
@@ -51,7 +54,8 @@ std::function<void()> evaluate_verb(CLI::App& app) {
   };
   auto o = std::make_shared<Options>();
   app.add_option("--from", o->from, from_help)->required();
-  app.add_option("--sets", o->sets, "folder of question files: analogies (`: section`, then lines of four words) and pairs (two words, a number)")
+  app.add_option("--sets", o->sets,
+                 "folder of question files: analogies (`: section`, then lines of four words) and pairs (two words, a number)")
       ->required();
   return [o] {
     const auto vectors = word2vec::WordVectors::load(o->from);
@@ -77,18 +81,17 @@ std::function<void()> map_verb(CLI::App& app) {
   app.add_option("--out", o->out, "SVG file to write");
   app.add_option("--first", o->first, "how many of the most frequent words to leave out")->check(CLI::NonNegativeNumber);
   app.add_option("--words", o->words, "how many words to draw")->check(CLI::Range(3, 5000));
-  return [o] {
-    write_file_atomically(o->out, word2vec::map_svg(word2vec::WordVectors::load(o->from), o->first, o->words, o->from));
-  };
+  return [o] { write_file_atomically(o->out, word2vec::map_svg(word2vec::WordVectors::load(o->from), o->first, o->words, o->from)); };
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   using word2vec::TrainOptions;
-  return examples::run_program(argc, argv, "word2vec", "word vectors from any text",
-                               {{"train", "trains word vectors on a text", examples::verb<TrainOptions, word2vec::declare, word2vec::train>},
-                                {"query", "finds similar words, and what completes an analogy", query_verb},
-                                {"evaluate", "compares vectors with what people say: analogies and pairs of words", evaluate_verb},
-                                {"map", "draws words on a plane, similar ones near each other", map_verb}});
+  return examples::run_program(
+      argc, argv, "word2vec", "word vectors from any text",
+      {{"train", "trains word vectors on a text", examples::verb<TrainOptions, word2vec::declare, word2vec::train>},
+       {"query", "finds similar words, and what completes an analogy", query_verb},
+       {"evaluate", "compares vectors with what people say: analogies and pairs of words", evaluate_verb},
+       {"map", "draws words on a plane, similar ones near each other", map_verb}});
 }

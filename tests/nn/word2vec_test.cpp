@@ -58,7 +58,8 @@ void plain_step(std::vector<double>& in, std::vector<double>& out, int64_t dim, 
     for (int64_t k = 0; k < dim; ++k) dot += x[size_t(k)] * out[size_t(target * dim + k)];
     const double g = label - 1 / (1 + std::exp(-dot));
     loss += std::log1p(std::exp(label > 0.5 ? -dot : dot));
-    for (int64_t k = 0; k < dim; ++k) dx[size_t(k)] += g * out[size_t(target * dim + k)], d_out[size_t(target * dim + k)] += g * x[size_t(k)];
+    for (int64_t k = 0; k < dim; ++k)
+      dx[size_t(k)] += g * out[size_t(target * dim + k)], d_out[size_t(target * dim + k)] += g * x[size_t(k)];
   };
   const double share = mean ? 1 / double(contexts.size()) : 1;
   std::vector<double> average(static_cast<size_t>(dim)), d_average(static_cast<size_t>(dim));
