@@ -109,6 +109,10 @@ MultiheadAttention::Heads MultiheadAttention::project(const Tensor& query, const
   if (in_proj_weight && query.impl() == key.impl() && query.impl() == value.impl()) {  // self-attention: one product
     const auto parts = chunk(linear(query, in_proj_weight, in_proj_bias), 3, -1);
     h = {parts[0], parts[1], parts[2]};
+  } else if (in_proj_weight && key.impl() == value.impl()) {  // attention to another sequence: two
+    const Tensor both = linear(key, narrow(in_proj_weight, 0, embed_dim, 2 * embed_dim),
+                               in_proj_bias ? narrow(in_proj_bias, 0, embed_dim, 2 * embed_dim) : Tensor());
+    h = {linear(query, weight(0), bias(0)), narrow(both, -1, 0, embed_dim), narrow(both, -1, embed_dim, embed_dim)};
   } else {
     h = {linear(query, weight(0), bias(0)), linear(key, weight(1), bias(1)), linear(value, weight(2), bias(2))};
   }
@@ -168,6 +172,40 @@ MultiheadAttentionOutput MultiheadAttention::forward(const Tensor& query, const 
   if (rank == 2) out.output = squeeze(out.output, 0);
   else if (!batch_first) out.output = transpose(out.output, 0, 1);
   return out;
+}
+
+// ---- generation ------------------------------------------------------------------------------------------------------
+
+void MultiheadAttention::check_generation(const char* what) const {
+  if (!batch_first || !in_proj_weight || bias_k || add_zero_attn)
+    throw Error(fmt::format("MultiheadAttention: {} needs batch_first, and no kdim, vdim, add_bias_kv or add_zero_attn", what));
+}
+
+MultiheadAttention::Memory MultiheadAttention::remember(const Tensor& sequence) const {
+  check_generation("remember()");
+  const ModuleScope scope(*this);
+  const Tensor both = linear(sequence, narrow(in_proj_weight, 0, embed_dim, 2 * embed_dim),
+                             in_proj_bias ? narrow(in_proj_bias, 0, embed_dim, 2 * embed_dim) : Tensor());
+  return {contiguous(split_heads(narrow(both, -1, 0, embed_dim), num_heads)),
+          contiguous(split_heads(narrow(both, -1, embed_dim, embed_dim), num_heads))};
+}
+
+Tensor MultiheadAttention::attend(const Tensor& query, const Memory& memory, const Tensor& key_padding_mask) const {
+  check_generation("attend()");
+  const ModuleScope scope(*this);
+  const int64_t n = query.size(0), queries = query.size(1);
+  const Tensor q = linear(query, narrow(in_proj_weight, 0, 0, embed_dim), in_proj_bias ? narrow(in_proj_bias, 0, 0, embed_dim) : Tensor());
+  AttentionParams params;
+  if (key_padding_mask) params.mask = logical_not(reshape(key_padding_mask, {n, 1, 1, memory.k.size(2)}));
+  const Tensor y = scaled_dot_product_attention(split_heads(q, num_heads), memory.k, memory.v, params);
+  return out_proj(reshape(transpose(y, 1, 2), {n, queries, embed_dim}));
+}
+
+Tensor MultiheadAttention::step(const Tensor& x, KVCache& cache) const {
+  check_generation("step()");
+  const ModuleScope scope(*this);
+  const Heads h = project(x, x, x);
+  return out_proj(reshape(transpose(cache.attend(h.q, h.k, h.v), 1, 2), {x.size(0), x.size(1), embed_dim}));
 }
 
 }  // namespace retape::nn

@@ -2,6 +2,7 @@
 #pragma once
 #include <optional>
 
+#include <retape/nn/kv_cache.h>
 #include <retape/nn/linear.h>
 
 namespace retape::nn {
@@ -44,6 +45,17 @@ struct MultiheadAttention : Module {
   /// Takes the inputs in braces: `attention(x, x, x, {.is_causal = true})`.
   MultiheadAttentionOutput operator()(const Tensor& query, const Tensor& key, const Tensor& value,
                                       const MultiheadAttentionInputs& inputs = {}) const;
+
+  /// Keys and values of a sequence that many queries will attend to, (N, num_heads, S, head size) each.
+  struct Memory {
+    Tensor k, v;
+  };
+  /// Of a sequence (N, S, embed_dim); batch_first only.
+  Memory remember(const Tensor& sequence) const;
+  /// Attention from query (N, L, embed_dim) to what remember() gave, without dropout. key_padding_mask (N, S), bool: true leaves a key out.
+  Tensor attend(const Tensor& query, const Memory& memory, const Tensor& key_padding_mask = {}) const;
+  /// Causal self-attention of the next positions x (N, T, embed_dim), without dropout; for generation, see KVCache. batch_first only.
+  Tensor step(const Tensor& x, KVCache& cache) const;
   RETAPE_FIELDS(in_proj_weight, q_proj_weight, k_proj_weight, v_proj_weight, in_proj_bias, bias_k, bias_v, out_proj)
 
  private:
@@ -51,6 +63,7 @@ struct MultiheadAttention : Module {
     Tensor q, k, v;
   };
   Heads project(const Tensor& query, const Tensor& key, const Tensor& value) const;
+  void check_generation(const char* what) const;
 };
 
 }  // namespace retape::nn

@@ -4,6 +4,7 @@
 
 #include <retape/autograd/attention.h>
 #include <retape/autograd/binary.h>
+#include <retape/autograd/index.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/views.h>
 
@@ -36,6 +37,14 @@ KVCache::KVCache(int64_t capacity) : capacity_(capacity) {
 
 Tensor KVCache::keys() const { return keys_ ? narrow(keys_, 2, 0, length_) : keys_; }
 Tensor KVCache::values() const { return values_ ? narrow(values_, 2, 0, length_) : values_; }
+
+void KVCache::select(const Tensor& rows) {
+  if (!keys_) return;
+  const NoGrad off;
+  const Tensor k = index_select(keys(), 0, rows), v = index_select(values(), 0, rows);
+  keys_ = buffer_for(k, capacity_), values_ = buffer_for(v, capacity_);
+  copy_into(k, narrow(keys_, 2, 0, length_)), copy_into(v, narrow(values_, 2, 0, length_));
+}
 
 Tensor KVCache::attend(const Tensor& q, const Tensor& k, const Tensor& v, double scale) {
   check("k", k, keys_, q), check("v", v, values_, q);

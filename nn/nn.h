@@ -14,4 +14,5 @@
 #include <retape/nn/rms_norm.h>
 #include <retape/nn/rope.h>
 #include <retape/nn/sequential.h>
+#include <retape/nn/transformer.h>
 #include <retape/nn/word2vec.h>

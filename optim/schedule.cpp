@@ -24,4 +24,9 @@ double WarmupCosine::operator()(int64_t step) const {
   return min_lr + (lr - min_lr) * (1 + std::cos(std::numbers::pi * progress(warmup, steps, step))) / 2;
 }
 
+double Noam::operator()(int64_t step) const {
+  const double s = double(step + 1), w = double(warmup);
+  return factor / std::sqrt(double(dim)) * (s < w ? s / (w * std::sqrt(w)) : 1 / std::sqrt(s));
+}
+
 }  // namespace retape

@@ -27,5 +27,12 @@ struct WarmupCosine {
   int64_t warmup = 0, steps = 0;
   double operator()(int64_t step) const;
 };
+/// factor * dim^-0.5 * min(s^-0.5, s * warmup^-1.5) for s = step + 1: up in a straight line for `warmup` steps, then down with the root of
+/// the step; there is no last step (Vaswani et al. 2017, "Noam").
+struct Noam {
+  double factor = 1;
+  int64_t dim = 512, warmup = 4000;
+  double operator()(int64_t step) const;
+};
 
 }  // namespace retape

@@ -1,0 +1,59 @@
+// Pairs of sentences, and batches of about as many tokens.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include <retape/data/bpe_tokenizer.h>
+#include <retape/core/tensor.h>
+
+namespace retape::translate {
+
+/// The lines of a text file (UTF-8), without line ends. Throws Error if it cannot be read.
+std::vector<std::string> read_lines(const std::filesystem::path& path);
+
+/// Sentences with the same number in two languages, as ids: source ends with </s>, target begins with <s> and ends with </s>.
+struct Pairs {
+  std::vector<std::vector<int64_t>> source, target;
+  int64_t left_out = 0;  // empty, or longer than max_length
+  int64_t size() const { return int64_t(source.size()); }
+};
+/// Throws Error, with both numbers, if the files have different numbers of lines, and if no pair is left.
+Pairs read_pairs(const std::filesystem::path& source, const std::filesystem::path& target, const BpeTokenizer& tokenizer, int64_t max_length);
+
+struct PairBatch {
+  Tensor source, target;  // i64 (N, S), (N, T), filled up with pad
+  int64_t tokens = 0;     // of both, without pads
+};
+PairBatch make_batch(const Pairs& pairs, const std::vector<int64_t>& rows, int64_t pad);
+
+/// Cuts epochs into batches whose source and whose target take at most `max_tokens` places, pads included. Sentences of like length come
+/// together: each epoch's random order is cut into pools that are sorted by length, and the batches come in random order. Batch i is a
+/// function of the seed and i.
+class TokenBatches {
+ public:
+  TokenBatches(const Pairs& pairs, int64_t max_tokens, uint64_t seed);
+  /// The rows of batch i, counted through all epochs. Many threads may ask.
+  std::vector<int64_t> batch(int64_t i) const;
+  /// The epoch of batch i, from 0.
+  int64_t epoch(int64_t i) const;
+
+ private:
+  struct Epoch {
+    int64_t number, first;  // first: number of its first batch
+    std::vector<std::vector<int64_t>> batches;
+  };
+  const std::shared_ptr<const Epoch> epoch_of(int64_t i) const;
+  std::vector<std::vector<int64_t>> cut(int64_t epoch) const;
+  const Pairs& pairs_;
+  int64_t max_tokens_;
+  uint64_t seed_;
+  mutable std::mutex mutex_;
+  mutable std::vector<int64_t> firsts_{0};  // number of the first batch of each epoch so far, and of the next
+  mutable std::vector<std::shared_ptr<const Epoch>> recent_;
+};
+
+}  // namespace retape::translate

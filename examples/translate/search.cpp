@@ -1,0 +1,125 @@
+#include "search.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+namespace retape::translate {
+namespace {
+
+constexpr double never = -std::numeric_limits<double>::infinity();
+
+struct Candidate {
+  double log_probability;
+  int64_t beam, token;
+};
+
+// One source: hypotheses that go on, and those that have ended.
+struct Search {
+  int64_t source;   // which one
+  int64_t longest;  // tokens
+  std::vector<Hypothesis> open, ended;
+};
+
+double score(double log_probability, size_t tokens, double penalty) { return log_probability / std::pow((5 + double(tokens)) / 6, penalty); }
+
+// The `count` largest of rows * vocab sums of a row's number and a log probability.
+std::vector<Candidate> best(const float* log_probabilities, int64_t vocab, const std::vector<Hypothesis>& open, int64_t count) {
+  std::vector<Candidate> top;
+  const auto better = [](const Candidate& a, const Candidate& b) { return a.log_probability > b.log_probability; };
+  for (size_t beam = 0; beam < open.size(); ++beam)
+    for (int64_t token = 0; token < vocab; ++token) {
+      const double p = open[beam].log_probability + double(log_probabilities[int64_t(beam) * vocab + token]);
+      if (int64_t(top.size()) == count && p <= top.back().log_probability) continue;
+      const Candidate c{p, int64_t(beam), token};
+      top.insert(std::upper_bound(top.begin(), top.end(), c, better), c);
+      if (int64_t(top.size()) > count) top.pop_back();
+    }
+  return top;
+}
+
+}  // namespace
+
+std::vector<std::vector<Hypothesis>> beam_search(Translator& model, const Tensor& source, const SearchOptions& o) {
+  const NoGrad off;
+  const int64_t sources = source.size(0), vocab = model.config.vocab;
+  const Tensor all_padding = model.padding(source), memory = model.encode(source);
+  const auto pads = sum(cast(all_padding, DType::i64), {1}).to_vector<int64_t>();
+  int64_t longest = 0;
+  std::vector<Search> running;
+  for (int64_t i = 0; i < sources; ++i) {
+    const int64_t most = o.max_length ? o.max_length : source.size(1) - pads[size_t(i)] + 50;
+    running.push_back({i, most, {Hypothesis{}}, {}});
+    longest = std::max(longest, most);
+  }
+  auto caches = model.decoder.caches(memory, longest + 1);
+  Tensor padding = all_padding;
+  std::vector<int64_t> last(size_t(sources), o.begin), owner;  // a row's last token, and its source
+  for (int64_t i = 0; i < sources; ++i) owner.push_back(i);
+  std::vector<std::vector<Hypothesis>> results(static_cast<size_t>(sources));
+
+  for (int64_t position = 0; !running.empty(); ++position) {
+    const auto rows = int64_t(last.size());
+    const Tensor x = model.embed(to(tensor(last, {rows, 1}), source.device()), position);
+    const Tensor hidden = model.decoder.step(x, caches, padding);
+    const Tensor scores = to(cast(log_softmax(model.logits(select(hidden, 1, 0)), -1), DType::f32), Device::cpu());
+    const float* const log_probabilities = scores.data<float>();
+    std::vector<int64_t> first_row;  // of each search
+    for (int64_t row = 0; auto& search : running) first_row.push_back(row), row += int64_t(search.open.size());
+    std::vector<std::vector<int64_t>> parents(running.size());
+#pragma omp parallel for schedule(dynamic)
+    for (size_t i = 0; i < running.size(); ++i) {
+      Search& search = running[i];
+      std::vector<Hypothesis> open;
+      for (auto& c : best(log_probabilities + first_row[i] * vocab, vocab, search.open, 2 * o.beam)) {
+        Hypothesis next = search.open[size_t(c.beam)];
+        next.log_probability = c.log_probability;
+        const bool ends = c.token == o.end;
+        if (!ends) next.ids.push_back(c.token);
+        next.score = score(c.log_probability, next.ids.size() + (ends ? 1 : 0), o.length_penalty);
+        if (ends || int64_t(next.ids.size()) == search.longest) {
+          search.ended.push_back(std::move(next));
+        } else if (int64_t(open.size()) < o.beam) {
+          open.push_back(std::move(next));
+          parents[i].push_back(first_row[i] + c.beam);
+        }
+      }
+      search.open = std::move(open);
+      std::stable_sort(search.ended.begin(), search.ended.end(), [](auto& a, auto& b) { return a.score > b.score; });
+      if (int64_t(search.ended.size()) > o.beam) search.ended.resize(size_t(o.beam));
+      // The best that goes on could at most keep its probability while it grows.
+      const double hope = search.open.empty() ? never : score(search.open.front().log_probability, size_t(search.longest), o.length_penalty);
+      if (int64_t(search.ended.size()) == o.beam && search.ended.back().score >= hope) search.open.clear();
+    }
+
+    std::vector<int64_t> kept, owner_before = std::exchange(owner, {});  // kept: rows that go on, as they were
+    last.clear();
+    std::vector<Search> still;
+    for (size_t i = 0; i < running.size(); ++i) {
+      Search& search = running[i];
+      if (search.open.empty()) {
+        results[size_t(search.source)] = std::move(search.ended);
+        continue;
+      }
+      for (size_t k = 0; k < search.open.size(); ++k) {
+        kept.push_back(parents[i][k]);
+        last.push_back(search.open[k].ids.back());
+        owner.push_back(search.source);
+      }
+      still.push_back(std::move(search));
+    }
+    running = std::move(still);
+    if (running.empty()) break;
+    const Tensor chosen = to(tensor(kept), source.device());
+    for (auto& cache : caches) cache.self.select(chosen);
+    if (owner != owner_before) {  // rows of one source have the same memory
+      for (auto& cache : caches)
+        cache.memory = {index_select(cache.memory.k, 0, chosen), index_select(cache.memory.v, 0, chosen)};
+      padding = index_select(padding, 0, chosen);
+    }
+  }
+  return results;
+}
+
+}  // namespace retape::translate
