@@ -31,8 +31,9 @@ class Optimizer {
   virtual ~Optimizer();
 
   /// Updates every parameter that has a gradient, in place; the tape records nothing. Parameters without one (frozen, or unused)
-  /// and their state stay as they are. Throws Error, before anything has changed, if an option is out of range or if a parameter
-  /// has changed its dtype or device since its state was made.
+  /// and their state stay as they are, as do the rows that a sparse gradient (autograd/sparse.h) lacks. Throws Error, before anything has
+  /// changed, if an option is out of range, if a parameter has changed its dtype or device since its state was made, or if the optimizer
+  /// does not take a gradient that is sparse, or dense.
   ///
   /// `found_inf` is for loss scaling (GradScaler::step gives it): f32 without dims. Where it is not 0 nothing changes, step counts
   /// and running means included; that is decided on the device, nobody waits for it.

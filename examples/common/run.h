@@ -142,7 +142,6 @@ class Run {
   double seconds() const;
   /// A row of metrics.csv, and TensorBoard's points.
   void report(std::map<std::string, double> values);
-  EventWriter& events() { return *events_; }
   /// Writes a checkpoint and the charts, and deletes older ones. `fill` puts files into the folder and what else it needs into state.json.
   void save(const std::function<void(const std::filesystem::path&, nlohmann::json&)>& fill);
   /// Ends the progress line and draws the charts. True if all steps are done; else says how to go on, and is false.

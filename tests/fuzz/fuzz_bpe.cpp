@@ -1,19 +1,16 @@
 // A vocabulary, its merges and a text, with zeros between them: the files are refused with an Error, or the text comes back from its
 // ids, also when it is cut where safe_prefix() says. An empty vocabulary stands for the bytes and some tokens of two.
 #include <cstdint>
-#include <cstdlib>
 
 #include <retape/core/error.h>
 #include <retape/data/bpe_tokenizer.h>
 #include <retape/data/utf8.h>
 
+#include "require.h"
+
 using namespace retape;
 
 namespace {
-
-void require(bool condition) {
-  if (!condition) std::abort();
-}
 
 std::string default_vocabulary() {
   std::string json = "{";

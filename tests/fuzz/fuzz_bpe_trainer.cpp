@@ -1,21 +1,14 @@
 // Three bytes of options and a text: what is learned from it encodes it, and depends neither on the order of its lines nor on saving. A
 // text against itself has a BLEU of 0 to 100.
 #include <cstdint>
-#include <cstdlib>
 
 #include <retape/core/error.h>
 #include <retape/data/bleu.h>
 #include <retape/data/bpe_trainer.h>
 
+#include "require.h"
+
 using namespace retape;
-
-namespace {
-
-void require(bool condition) {
-  if (!condition) std::abort();
-}
-
-}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 3) return 0;

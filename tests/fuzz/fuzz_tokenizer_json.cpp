@@ -1,20 +1,13 @@
 // A tokenizer.json and a text, with a zero between them: the file is refused with an Error, or what it becomes when it is saved is the
 // same tokenizer. Text has the same ids when it is cut where safe_prefix() says.
 #include <cstdint>
-#include <cstdlib>
 
 #include <retape/core/error.h>
 #include <retape/data/bpe_tokenizer.h>
 
+#include "require.h"
+
 using namespace retape;
-
-namespace {
-
-void require(bool condition) {
-  if (!condition) std::abort();
-}
-
-}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view input(reinterpret_cast<const char*>(data), size);
