@@ -126,7 +126,8 @@ std::vector<TransformerDecoderCache> TransformerDecoder::caches(const Tensor& me
   for (auto& layer : layers) made.push_back(layer.cache(memory, capacity));
   return made;
 }
-Tensor TransformerDecoder::step(const Tensor& tgt, std::vector<TransformerDecoderCache>& caches, const Tensor& memory_key_padding_mask) const {
+Tensor TransformerDecoder::step(const Tensor& tgt, std::vector<TransformerDecoderCache>& caches,
+                                const Tensor& memory_key_padding_mask) const {
   if (caches.size() != layers.size())
     throw Error(fmt::format("TransformerDecoder: {} caches for {} layers; make them with caches()", caches.size(), layers.size()));
   const ModuleScope scope(*this);

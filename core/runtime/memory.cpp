@@ -9,6 +9,7 @@
 #include <bit>
 #include <cstdlib>
 #include <mutex>
+#include <unordered_map>
 #include <vector>
 
 #include <retape/core/device_runtime.h>
@@ -19,6 +20,8 @@ namespace retape {
 namespace {
 
 constexpr size_t alignment = 64, huge_page = size_t{2} << 20;
+
+constexpr int64_t most_cached = int64_t{256} << 20;  // bytes, or the peak if that is more
 
 std::atomic<int64_t> live{0}, peak{0}, cached{0};
 
@@ -34,37 +37,75 @@ size_t size_class(size_t size) {  // a dense number for every rounded size
   return 8 + (power - 9) * 8 + (size - (size_t{1} << power)) / step;
 }
 
+constexpr size_t large = size_t{1} << 20;  // from here on a block may serve sizes down to half its own
+
 struct Cache {
+  struct List {
+    std::vector<std::byte*> blocks;
+    size_t size = 0;         // of each
+    uint64_t last_used = 0;  // when a block of the size was asked for or given back
+  };
   std::mutex mutex;
-  std::vector<std::vector<std::byte*>> blocks;
+  std::vector<List> lists;                         // by class
+  std::unordered_map<std::byte*, size_t> roomier;  // blocks in use that are of another class than their tensor, with their size
+  uint64_t clock = 0;
+
+  List& list_of(size_t size) {
+    const size_t k = size_class(size);
+    if (k >= lists.size()) lists.resize(k + 1);
+    lists[k].size = size, lists[k].last_used = ++clock;
+    return lists[k];
+  }
+  // A block of this size or, if there is none and it is large, of the next one up to twice it: where every batch has another length, each
+  // size would else keep blocks for its own peak.
   std::byte* take(size_t size) {
     const std::lock_guard lock(mutex);
-    const size_t k = size_class(size);
-    if (k >= blocks.size() || blocks[k].empty()) return nullptr;
-    std::byte* p = blocks[k].back();
-    blocks[k].pop_back();
-    cached.fetch_sub(int64_t(size), std::memory_order_relaxed);
-    return p;
+    try {
+      list_of(size);
+      for (size_t k = size_class(size); k < lists.size(); ++k) {
+        List& list = lists[k];
+        if (!list.blocks.empty()) {
+          if (list.size > 2 * size) break;
+          std::byte* const p = list.blocks.back();
+          if (list.size != size) roomier.emplace(p, list.size);
+          list.blocks.pop_back();
+          cached.fetch_sub(int64_t(list.size), std::memory_order_relaxed);
+          return p;
+        }
+        if (size < large) break;
+      }
+    } catch (const std::bad_alloc&) {  // then from the system, which will say so
+    }
+    return nullptr;
   }
   bool give(std::byte* p, size_t size) noexcept {
     const std::lock_guard lock(mutex);
-    const size_t k = size_class(size);
     try {
-      if (k >= blocks.size()) blocks.resize(k + 1);
-      blocks[k].push_back(p);
+      if (const auto found = size >= large ? roomier.find(p) : roomier.end(); found != roomier.end()) {
+        size = found->second;
+        roomier.erase(found);
+      }
+      list_of(size).blocks.push_back(p);
     } catch (const std::bad_alloc&) {
       return false;
     }
     cached.fetch_add(int64_t(size), std::memory_order_relaxed);
     return true;
   }
-  void clear() {
+  // Frees blocks, of the sizes first that have not been used for the longest time, until at most `bytes` wait.
+  void shrink(int64_t bytes) {
     const std::lock_guard lock(mutex);
-    for (auto& list : blocks) {
-      for (std::byte* p : list) std::free(p);
-      list.clear();
+    while (cached.load(std::memory_order_relaxed) > bytes) {
+      List* oldest = nullptr;
+      for (auto& list : lists)
+        if (!list.blocks.empty() && (!oldest || list.last_used < oldest->last_used)) oldest = &list;
+      if (!oldest) return;
+      while (!oldest->blocks.empty() && cached.load(std::memory_order_relaxed) > bytes) {
+        std::free(oldest->blocks.back());
+        oldest->blocks.pop_back();
+        cached.fetch_sub(int64_t(oldest->size), std::memory_order_relaxed);
+      }
     }
-    cached.store(0, std::memory_order_relaxed);
   }
 };
 Cache& cache() {
@@ -108,7 +149,7 @@ void reset_peak_memory(Device device) {
   detail::cuda_runtime->reset_peak_memory(device.index);
 }
 void empty_cache() {
-  cache().clear();
+  cache().shrink(0);
   if (detail::cuda_runtime) detail::cuda_runtime->empty_cache();
 }
 
@@ -144,9 +185,11 @@ std::byte* allocate(size_t bytes) {
 #ifndef RETAPE_NO_POOL
   p = cache().take(size);
   if (!p) {
+    // What waits is never more than what tensors have taken at once.
+    cache().shrink(std::max(most_cached, peak.load(std::memory_order_relaxed)));
     p = from_system(size);
     if (!p) {
-      cache().clear();
+      cache().shrink(0);
       p = from_system(size);
     }
   }

@@ -7,7 +7,9 @@
 #include <retape/core/error.h>
 #include <retape/core/philox.h>
 #include <retape/data/shuffle.h>
+#include <retape/data/utf8.h>
 #include <retape/io/file.h>
+#include <retape/io/gzip.h>
 
 namespace retape::translate {
 namespace fs = std::filesystem;
@@ -18,27 +20,60 @@ constexpr int64_t batches_in_pool = 20;  // that are sorted together
 }  // namespace
 
 std::vector<std::string> read_lines(const fs::path& path) {
-  const std::string content = read_file(path);
+  const std::string file = read_file(path);
+  GzipReader reader(file, "translate", path.string());
+  std::string content;
+  for (size_t more = 1; more;) {
+    const size_t before = content.size();
+    content.resize(before + (size_t{1} << 20));
+    more = reader.read(content.data() + before, size_t{1} << 20);
+    content.resize(before + more);
+  }
   std::vector<std::string> lines;
   for (std::string_view rest = content; !rest.empty();) {
     const size_t end = rest.find('\n');
     std::string_view line = rest.substr(0, end);
     if (line.ends_with('\r')) line.remove_suffix(1);
+    for (size_t at = 0; at < line.size();) {
+      const size_t byte = at;
+      if (utf8::next(line, at) == utf8::invalid)
+        throw Error(fmt::format("{}: line {} is not UTF-8: byte {:#04x} at position {}; convert the file, for example with iconv",
+                                path.string(), lines.size() + 1, static_cast<unsigned char>(line[byte]), byte));
+    }
     lines.emplace_back(line);
     rest.remove_prefix(end == rest.npos ? rest.size() : end + 1);
   }
   return lines;
 }
 
-Pairs read_pairs(const fs::path& source, const fs::path& target, const BpeTokenizer& tokenizer, int64_t max_length) {
-  const auto from = read_lines(source), to = read_lines(target);
-  if (from.size() != to.size())
-    throw Error(fmt::format("{} has {} lines, {} has {}; line by line they must be translations of each other", source.string(), from.size(),
-                            target.string(), to.size()));
+Sentences read_sentences(const fs::path& source, const fs::path& target) {
+  Sentences sentences{read_lines(source), read_lines(target)};
+  if (sentences.source.size() != sentences.target.size())
+    throw Error(fmt::format("{} has {} lines, {} has {}; line by line they must be translations of each other", source.string(),
+                            sentences.source.size(), target.string(), sentences.target.size()));
+  if (sentences.size() == 0) throw Error(fmt::format("{} and {} are empty; give sentences, one a line", source.string(), target.string()));
+  return sentences;
+}
+
+Sentences take_validation(Sentences& sentences) {
+  if (sentences.size() < 20)
+    throw Error(fmt::format("{} pairs of sentences are too few to leave some out of training; give --source-valid and --target-valid",
+                            sentences.size()));
+  Sentences train, valid;
+  for (int64_t i = 0; i < sentences.size(); ++i) {
+    Sentences& to = i % 20 == 19 ? valid : train;
+    to.source.push_back(std::move(sentences.source[size_t(i)]));
+    to.target.push_back(std::move(sentences.target[size_t(i)]));
+  }
+  sentences = std::move(train);
+  return valid;
+}
+
+Pairs encode(const Sentences& sentences, const BpeTokenizer& tokenizer, int64_t max_length, const std::string& what) {
   const int64_t begin = tokenizer.special_id("<s>"), end = tokenizer.special_id("</s>");
   Pairs pairs;
-  for (size_t i = 0; i < from.size(); ++i) {
-    auto x = tokenizer.encode(from[i]), y = tokenizer.encode(to[i]);
+  for (size_t i = 0; i < sentences.source.size(); ++i) {
+    auto x = tokenizer.encode(sentences.source[i]), y = tokenizer.encode(sentences.target[i]);
     if (x.empty() || y.empty() || int64_t(x.size()) > max_length || int64_t(y.size()) > max_length) {
       ++pairs.left_out;
       continue;
@@ -49,8 +84,8 @@ Pairs read_pairs(const fs::path& source, const fs::path& target, const BpeTokeni
     pairs.source.push_back(std::move(x)), pairs.target.push_back(std::move(y));
   }
   if (pairs.size() == 0)
-    throw Error(fmt::format("{} and {} have {} lines, but none in which both have 1 to {} tokens", source.string(), target.string(), from.size(),
-                            max_length));
+    throw Error(fmt::format("of {} {} pairs of sentences none has 1 to {} tokens in both languages; give a larger --max-length",
+                            sentences.size(), what, max_length));
   return pairs;
 }
 
@@ -77,7 +112,8 @@ PairBatch make_batch(const Pairs& pairs, const std::vector<int64_t>& rows, int64
 TokenBatches::TokenBatches(const Pairs& pairs, int64_t max_tokens, uint64_t seed) : pairs_(pairs), max_tokens_(max_tokens), seed_(seed) {
   for (int64_t i = 0; i < pairs.size(); ++i)
     if (const size_t n = std::max(pairs.source[size_t(i)].size(), pairs.target[size_t(i)].size()); int64_t(n) > max_tokens)
-      throw Error(fmt::format("a sentence of {} tokens does not fit a batch of {}; give more --tokens or a smaller --max-length", n, max_tokens));
+      throw Error(
+          fmt::format("a sentence of {} tokens does not fit a batch of {}; give more --tokens or a smaller --max-length", n, max_tokens));
 }
 
 std::vector<std::vector<int64_t>> TokenBatches::cut(int64_t epoch) const {
@@ -113,7 +149,7 @@ std::vector<std::vector<int64_t>> TokenBatches::cut(int64_t epoch) const {
   return mixed;
 }
 
-const std::shared_ptr<const TokenBatches::Epoch> TokenBatches::epoch_of(int64_t i) const {
+std::shared_ptr<const TokenBatches::Epoch> TokenBatches::epoch_of(int64_t i) const {
   const std::lock_guard lock(mutex_);
   while (firsts_.back() <= i) {  // epochs whose size is not known yet
     const auto epoch = int64_t(firsts_.size()) - 1;

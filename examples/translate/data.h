@@ -7,22 +7,33 @@
 #include <string>
 #include <vector>
 
-#include <retape/data/bpe_tokenizer.h>
 #include <retape/core/tensor.h>
+#include <retape/data/bpe_tokenizer.h>
 
 namespace retape::translate {
 
-/// The lines of a text file (UTF-8), without line ends. Throws Error if it cannot be read.
+/// The lines of a text file (UTF-8, plain or gzip), without line ends. Throws Error if it cannot be read, is a damaged gzip file, or has a line
+/// that is not UTF-8, which is named.
 std::vector<std::string> read_lines(const std::filesystem::path& path);
 
-/// Sentences with the same number in two languages, as ids: source ends with </s>, target begins with <s> and ends with </s>.
+/// Sentences in two languages: line i of one is a translation of line i of the other.
+struct Sentences {
+  std::vector<std::string> source, target;
+  int64_t size() const { return int64_t(source.size()); }
+};
+/// Throws Error, with both numbers, if the files have different numbers of lines, and if they are empty.
+Sentences read_sentences(const std::filesystem::path& source, const std::filesystem::path& target);
+/// Takes every 20th pair out of `sentences`. Throws Error if there are fewer than 20.
+Sentences take_validation(Sentences& sentences);
+
+/// Sentences as ids: source ends with </s>, target begins with <s> and ends with </s>.
 struct Pairs {
   std::vector<std::vector<int64_t>> source, target;
   int64_t left_out = 0;  // empty, or longer than max_length
   int64_t size() const { return int64_t(source.size()); }
 };
-/// Throws Error, with both numbers, if the files have different numbers of lines, and if no pair is left.
-Pairs read_pairs(const std::filesystem::path& source, const std::filesystem::path& target, const BpeTokenizer& tokenizer, int64_t max_length);
+/// Throws Error if no pair is left. `what` is named then.
+Pairs encode(const Sentences& sentences, const BpeTokenizer& tokenizer, int64_t max_length, const std::string& what);
 
 struct PairBatch {
   Tensor source, target;  // i64 (N, S), (N, T), filled up with pad
@@ -46,7 +57,7 @@ class TokenBatches {
     int64_t number, first;  // first: number of its first batch
     std::vector<std::vector<int64_t>> batches;
   };
-  const std::shared_ptr<const Epoch> epoch_of(int64_t i) const;
+  std::shared_ptr<const Epoch> epoch_of(int64_t i) const;
   std::vector<std::vector<int64_t>> cut(int64_t epoch) const;
   const Pairs& pairs_;
   int64_t max_tokens_;

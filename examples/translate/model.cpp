@@ -48,8 +48,9 @@ Tensor Translator::logits(const Tensor& hidden) const { return linear(hidden, em
 
 Tensor Translator::encode(const Tensor& source) {
   const Tensor masked = padding(source);
-  const Tensor x = through(encoder.layers, recompute, embed(source),
-                           [&](auto& layer, const Tensor& h) { return layer(h, nn::MultiheadAttentionInputs{.key_padding_mask = masked}); });
+  const Tensor x = through(encoder.layers, recompute, embed(source), [&](auto& layer, const Tensor& h) {
+    return layer(h, nn::MultiheadAttentionInputs{.key_padding_mask = masked});
+  });
   return encoder.norm ? (*encoder.norm)(x) : x;
 }
 
@@ -60,6 +61,13 @@ Tensor Translator::forward(const Tensor& source, const Tensor& target) {
     return layer(h, memory, nn::MultiheadAttentionInputs{.is_causal = true}, nn::MultiheadAttentionInputs{.key_padding_mask = masked});
   });
   return logits(decoder.norm ? (*decoder.norm)(x) : x);
+}
+
+std::vector<Tensor> Translator::attention(const Tensor& source, const Tensor& target) {
+  std::vector<Tensor> weights;
+  decoder(embed(target), encode(source), nn::MultiheadAttentionInputs{.is_causal = true},
+          nn::MultiheadAttentionInputs{.key_padding_mask = padding(source)}, &weights);
+  return weights;
 }
 
 Tensor Translator::loss(const Tensor& source, const Tensor& target, double label_smoothing) {

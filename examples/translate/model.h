@@ -31,6 +31,8 @@ struct Translator : nn::Module {
   Tensor forward(const Tensor& source, const Tensor& target);  ///< logits (N, T, vocab)
   /// What the decoder attends to: (N, S, width).
   Tensor encode(const Tensor& source);
+  /// How much each place of target (N, T) attends to each of source (N, S): (N, T, S) for every layer, means over its heads.
+  std::vector<Tensor> attention(const Tensor& source, const Tensor& target);
   Tensor padding(const Tensor& ids) const;  ///< bool (N, S): true where there is no token
   /// Token vectors with their positions.
   Tensor embed(const Tensor& ids, int64_t first = 0);

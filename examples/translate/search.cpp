@@ -22,16 +22,19 @@ struct Search {
   std::vector<Hypothesis> open, ended;
 };
 
-double score(double log_probability, size_t tokens, double penalty) { return log_probability / std::pow((5 + double(tokens)) / 6, penalty); }
+double score(double log_probability, size_t tokens, double penalty) {
+  return log_probability / std::pow((5 + double(tokens)) / 6, penalty);
+}
 
-// The `count` largest of rows * vocab sums of a row's number and a log probability.
-std::vector<Candidate> best(const float* log_probabilities, int64_t vocab, const std::vector<Hypothesis>& open, int64_t count) {
+// The `count` largest of rows * vocab sums of a row's number and a log probability, but for those of two tokens that no translation has.
+std::vector<Candidate> best(const float* log_probabilities, int64_t vocab, const std::vector<Hypothesis>& open, int64_t count, int64_t pad,
+                            int64_t begin) {
   std::vector<Candidate> top;
   const auto better = [](const Candidate& a, const Candidate& b) { return a.log_probability > b.log_probability; };
   for (size_t beam = 0; beam < open.size(); ++beam)
     for (int64_t token = 0; token < vocab; ++token) {
       const double p = open[beam].log_probability + double(log_probabilities[int64_t(beam) * vocab + token]);
-      if (int64_t(top.size()) == count && p <= top.back().log_probability) continue;
+      if ((int64_t(top.size()) == count && p <= top.back().log_probability) || token == pad || token == begin) continue;
       const Candidate c{p, int64_t(beam), token};
       top.insert(std::upper_bound(top.begin(), top.end(), c, better), c);
       if (int64_t(top.size()) > count) top.pop_back();
@@ -72,7 +75,7 @@ std::vector<std::vector<Hypothesis>> beam_search(Translator& model, const Tensor
     for (size_t i = 0; i < running.size(); ++i) {
       Search& search = running[i];
       std::vector<Hypothesis> open;
-      for (auto& c : best(log_probabilities + first_row[i] * vocab, vocab, search.open, 2 * o.beam)) {
+      for (auto& c : best(log_probabilities + first_row[i] * vocab, vocab, search.open, 2 * o.beam, model.config.pad, o.begin)) {
         Hypothesis next = search.open[size_t(c.beam)];
         next.log_probability = c.log_probability;
         const bool ends = c.token == o.end;
@@ -89,7 +92,8 @@ std::vector<std::vector<Hypothesis>> beam_search(Translator& model, const Tensor
       std::stable_sort(search.ended.begin(), search.ended.end(), [](auto& a, auto& b) { return a.score > b.score; });
       if (int64_t(search.ended.size()) > o.beam) search.ended.resize(size_t(o.beam));
       // The best that goes on could at most keep its probability while it grows.
-      const double hope = search.open.empty() ? never : score(search.open.front().log_probability, size_t(search.longest), o.length_penalty);
+      const double hope =
+          search.open.empty() ? never : score(search.open.front().log_probability, size_t(search.longest), o.length_penalty);
       if (int64_t(search.ended.size()) == o.beam && search.ended.back().score >= hope) search.open.clear();
     }
 
@@ -114,8 +118,7 @@ std::vector<std::vector<Hypothesis>> beam_search(Translator& model, const Tensor
     const Tensor chosen = to(tensor(kept), source.device());
     for (auto& cache : caches) cache.self.select(chosen);
     if (owner != owner_before) {  // rows of one source have the same memory
-      for (auto& cache : caches)
-        cache.memory = {index_select(cache.memory.k, 0, chosen), index_select(cache.memory.v, 0, chosen)};
+      for (auto& cache : caches) cache.memory = {index_select(cache.memory.k, 0, chosen), index_select(cache.memory.v, 0, chosen)};
       padding = index_select(padding, 0, chosen);
     }
   }

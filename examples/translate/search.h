@@ -18,8 +18,8 @@ struct Hypothesis {
   double log_probability = 0;
 };
 /// The best translations of several sources at once, each `beam` or fewer hypotheses, the best first. source (N, S) i64, filled up with pad.
-/// Under NoGrad, in eval mode. A hypothesis ends with </s>, or where it is as long as it may be. Search of a source ends when no
-/// hypothesis that goes on can become better than the best `beam` that have ended.
+/// The model must be in eval mode. A hypothesis has neither <s> nor pads, and ends with </s>, or where it is as long as it may be. Search
+/// of a source ends when no hypothesis that goes on can become better than the best `beam` that have ended.
 std::vector<std::vector<Hypothesis>> beam_search(Translator& model, const Tensor& source, const SearchOptions& options = {});
 
 }  // namespace retape::translate

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include <examples/common/heat_map.h>
+#include <retape/data/utf8.h>
 #include <retape/io/file.h>
 
 #include "data.h"
@@ -17,10 +19,14 @@ using examples::OnResume;
 void declare(examples::Settings& settings, TrainOptions& o) {
   settings.add("--source", o.source, "text file (UTF-8) with a sentence a line", OnResume::replace).path().required();
   settings.add("--target", o.target, "the same sentences in the other language", OnResume::replace).path().required();
-  settings.add("--source-valid", o.source_valid, "sentences to validate with; if not given, every 20th pair is left out of training", OnResume::replace)
+  settings
+      .add("--source-valid", o.source_valid, "sentences to validate with; if not given, every 20th pair is left out of training",
+           OnResume::replace)
       .path();
   settings.add("--target-valid", o.target_valid, "their translations", OnResume::replace).path();
   settings.add("--vocab-size", o.vocab_size, "tokens of the joint vocabulary, byte pair encoding learned from both texts").at_least(10);
+  settings.add("--bpe", o.bpe, "what words are made of: byte_level (GPT-2's way, no character is unknown) or metaspace (characters)")
+      .one_of({"byte_level", "metaspace"});
   settings.store("vocab", o.model.vocab);
   settings.add("--max-length", o.max_length, "pairs in which a sentence has more tokens are left out").at_least(1);
   settings.add("--layers", o.model.layers, "layers of the encoder, and of the decoder").at_least(1);
@@ -38,7 +44,9 @@ void declare(examples::Settings& settings, TrainOptions& o) {
   settings.add("--beta2", o.beta2, "Adam: decay of the second moment").at_least(0).below(1);
   settings.add("--clip", o.clip, "largest norm of the gradient; 0 does not clip").at_least(0);
   settings.add("--eval-every", o.eval_every, "steps between validations, each with a checkpoint", OnResume::replace).at_least(1);
-  settings.add("--average", o.average, "latest checkpoints whose weights are averaged at the end; --keep must be as many", OnResume::replace).at_least(1);
+  settings
+      .add("--average", o.average, "latest checkpoints whose weights are averaged at the end; --keep must be as many", OnResume::replace)
+      .at_least(1);
   settings.add("--workers", o.workers, "threads that make batches ahead", OnResume::forget).at_least(0);
   o.keep = 5;
   examples::declare_common(settings, o, "translate");
@@ -53,24 +61,23 @@ void check(const TrainOptions& o) {
   if (o.average > o.keep) throw Error(fmt::format("--average {} needs as many checkpoints, but --keep {} deletes them", o.average, o.keep));
 }
 
-BpeTokenizer learn(const TrainOptions& o) {
-  BpeTrainer trainer({.kind = BpeKind::metaspace, .vocab_size = o.vocab_size, .special_tokens = {"<pad>", "<s>", "</s>", "<unk>"}});
-  trainer.add_file(o.source), trainer.add_file(o.target);
+BpeTokenizer learn(const Sentences& sentences, const TrainOptions& o) {
+  const bool bytes = o.bpe == "byte_level";
+  BpeTrainer trainer({.kind = bytes ? BpeKind::byte_level : BpeKind::metaspace,
+                      .vocab_size = o.vocab_size,
+                      .special_tokens = bytes ? std::vector<std::string>{"<pad>", "<s>", "</s>"}
+                                              : std::vector<std::string>{"<pad>", "<s>", "</s>", "<unk>"}});
+  for (auto* lines : {&sentences.source, &sentences.target})
+    for (auto& line : *lines) trainer.add_text(line);
   return trainer.train();
 }
 
-// Every 20th pair, out of `pairs`.
-Pairs take_validation(Pairs& pairs) {
-  Pairs train, valid;
-  for (int64_t i = 0; i < pairs.size(); ++i) {
-    Pairs& to = i % 20 == 19 ? valid : train;
-    to.source.push_back(std::move(pairs.source[size_t(i)]));
-    to.target.push_back(std::move(pairs.target[size_t(i)]));
-  }
-  train.left_out = pairs.left_out;
-  pairs = std::move(train);
-  if (valid.size() == 0) throw Error(fmt::format("{} pairs are too few to validate with some; give --source-valid and --target-valid", pairs.size()));
-  return valid;
+BpeTokenizer tokenizer_of(const fs::path& run, const TrainOptions& o) {
+  BpeTokenizer tokenizer = BpeTokenizer::load(run / "tokenizer.json");
+  if (tokenizer.size() != o.model.vocab)
+    throw Error(fmt::format("{}: tokenizer.json has {} tokens, but config.json says {}; the run folder is damaged", run.string(),
+                            tokenizer.size(), o.model.vocab));
+  return tokenizer;
 }
 
 Tensor loss_of(Translator& model, const PairBatch& batch, double label_smoothing, const TrainOptions& o) {
@@ -96,6 +103,13 @@ double validate(Translator& model, const Pairs& pairs, const TrainOptions& o) {
   return total / tokens;
 }
 
+double bleu_of(Translator& model, const BpeTokenizer& tokenizer, const Sentences& sentences, const TrainOptions& o) {
+  const Autocast amp = examples::autocast(o);
+  const auto found = translate(model, tokenizer, sentences.source, 1, 0);
+  model.train();
+  return corpus_bleu(found, {sentences.target}).score;
+}
+
 void average(const fs::path& run, int64_t count) {
   auto all = examples::checkpoints(run);
   if (int64_t(all.size()) > count) all.erase(all.begin(), all.end() - count);
@@ -113,6 +127,16 @@ void average(const fs::path& run, int64_t count) {
   save_safetensors(run / "averaged.safetensors", sum, {{"checkpoints", fmt::format("{}", all.size())}});
 }
 
+// Bytes of a model that has learned little need not be UTF-8, nor one line.
+std::string valid_line(const std::string& text) {
+  std::string line;
+  for (size_t at = 0; at < text.size();) {
+    const char32_t c = utf8::next(text, at);
+    utf8::append(line, c == utf8::invalid ? U'\uFFFD' : c == U'\n' || c == U'\r' ? U' ' : c);
+  }
+  return line;
+}
+
 }  // namespace
 
 std::vector<std::string> translate(Translator& model, const BpeTokenizer& tokenizer, const std::vector<std::string>& lines, int64_t beam,
@@ -121,10 +145,11 @@ std::vector<std::string> translate(Translator& model, const BpeTokenizer& tokeni
   const int64_t end = tokenizer.special_id("</s>");
   std::vector<std::vector<int64_t>> ids;
   std::vector<int64_t> order;
-  for (auto& line : lines) {
-    ids.push_back(tokenizer.encode(line));
+  for (size_t i = 0; i < lines.size(); ++i) {
+    ids.push_back(tokenizer.encode(lines[i]));
+    if (ids.back().empty()) continue;  // an empty line stays one
     ids.back().push_back(end);
-    order.push_back(int64_t(order.size()));
+    order.push_back(int64_t(i));
   }
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return ids[size_t(a)].size() > ids[size_t(b)].size(); });
   std::vector<std::string> results(lines.size());
@@ -139,10 +164,41 @@ std::vector<std::string> translate(Translator& model, const BpeTokenizer& tokeni
     }
     const auto found = beam_search(model, retape::to(source, model.device()),
                                    {.beam = beam, .length_penalty = length_penalty, .begin = tokenizer.special_id("<s>"), .end = end});
-    for (size_t k = 0; k < count; ++k) results[size_t(order[first + k])] = tokenizer.decode(found[k].front().ids);
+    for (size_t k = 0; k < count; ++k) results[size_t(order[first + k])] = valid_line(tokenizer.decode(found[k].front().ids));
     first += count;
   }
   return results;
+}
+
+AttentionMap attention_map(Trained& trained, const std::string& sentence, std::string translation, int64_t layer) {
+  auto& [options, tokenizer, model] = trained;
+  if (layer > options.model.layers) throw Error(fmt::format("--layer {}: the model has {}", layer, options.model.layers));
+  if (translation.empty()) translation = translate(model, tokenizer, {sentence}, 4, 0.6).front();
+  const NoGrad off;
+  model.eval();
+  const int64_t begin = tokenizer.special_id("<s>"), end = tokenizer.special_id("</s>");
+  auto source = tokenizer.encode(sentence), target = tokenizer.encode(translation);
+  source.push_back(end), target.insert(target.begin(), begin);
+  const auto ids = [&](const std::vector<int64_t>& x) { return retape::to(tensor(x, {1, int64_t(x.size())}), model.device()); };
+  const auto layers = model.attention(ids(source), ids(target));
+  Tensor weights;
+  for (size_t i = 0; i < layers.size(); ++i)
+    if (layer == 0 || layer == int64_t(i) + 1) weights = weights ? weights + layers[i] : layers[i];
+  if (layer == 0) weights = weights / double(layers.size());
+  // Row i is the place that sees the first i tokens and makes the next one, which is its name.
+  target.erase(target.begin());
+  target.push_back(end);
+  const auto names = [&](const std::vector<int64_t>& x) {
+    std::vector<std::string> all;
+    for (const int64_t id : x) all.push_back(tokenizer.decode({id}));
+    return all;
+  };
+  return {translation, to_svg(examples::HeatMap{.title = "attention",
+                                                .x_label = "source",
+                                                .y_label = "translation",
+                                                .rows = names(target),
+                                                .columns = names(source),
+                                                .values = retape::to(cast(weights, DType::f64), Device::cpu()).to_vector<double>()})};
 }
 
 Trained load(const fs::path& from) {
@@ -151,10 +207,7 @@ Trained load(const fs::path& from) {
   examples::Settings settings;
   declare(settings, options);
   examples::read_config(run, settings);
-  BpeTokenizer tokenizer = BpeTokenizer::load(run / "tokenizer.json");
-  if (tokenizer.size() != options.model.vocab)
-    throw Error(fmt::format("{}: tokenizer.json has {} tokens, but config.json says {}; the run folder is damaged", run.string(), tokenizer.size(),
-                            options.model.vocab));
+  BpeTokenizer tokenizer = tokenizer_of(run, options);
   Translator model(options.model);
   const bool averaged = fs::exists(run / "averaged.safetensors") && fs::equivalent(from, run);
   model.load_state_dict(SafeTensors::open(averaged ? run / "averaged.safetensors" : checkpoint / "model.safetensors").tensors());
@@ -165,10 +218,12 @@ Trained load(const fs::path& from) {
 void train(TrainOptions& o, examples::Settings& settings) {
   examples::Run run("translate", settings, o, {"tokenizer.json"});
   check(o);
-  const BpeTokenizer tokenizer = run.has_settings() ? BpeTokenizer::load(run.folder() / "tokenizer.json") : learn(o);
+  Sentences sentences = read_sentences(o.source, o.target);
+  const Sentences held_out = o.source_valid.empty() ? take_validation(sentences) : read_sentences(o.source_valid, o.target_valid);
+  const BpeTokenizer tokenizer = run.has_settings() ? tokenizer_of(run.folder(), o) : learn(sentences, o);
   o.model.vocab = tokenizer.size(), o.model.recompute = o.recompute, o.model.pad = tokenizer.special_id("<pad>");
-  Pairs pairs = read_pairs(o.source, o.target, tokenizer, o.max_length);
-  const Pairs valid = o.source_valid.empty() ? take_validation(pairs) : read_pairs(o.source_valid, o.target_valid, tokenizer, o.max_length);
+  const Pairs pairs = encode(sentences, tokenizer, o.max_length, "training"),
+              valid = encode(held_out, tokenizer, o.max_length, "validation");
   const TokenBatches batches(pairs, o.tokens, o.seed);
 
   manual_seed(o.seed);
@@ -182,11 +237,12 @@ void train(TrainOptions& o, examples::Settings& settings) {
   loader.set_position(run.step());
   run.begin({.steps = o.steps,
              .eval_every = o.eval_every,
-             .columns = {"train_loss", "val_loss", "lr", "waited"},
-             .charts = {{"loss.svg", "loss (nats a token)", {{"train_loss", "training, smoothed labels"}, {"val_loss", "validation"}}}}},
+             .columns = {"train_loss", "val_loss", "val_bleu", "lr", "waited"},
+             .charts = {{"loss.svg", "loss (nats a token)", {{"train_loss", "training, smoothed labels"}, {"val_loss", "validation"}}},
+                        {"bleu.svg", "BLEU of the validation part, greedy", {{"val_bleu", "BLEU"}}}}},
             [&](const fs::path& folder) { tokenizer.save(folder / "tokenizer.json"); });
-  run.note(fmt::format("{} pairs of sentences ({} left out), vocabulary of {}, {} parameters, {}; writing to {}", pairs.size(), pairs.left_out,
-                       tokenizer.size(), model.num_parameters(), run.place(), run.folder().string()));
+  run.note(fmt::format("{} pairs of sentences ({} left out), vocabulary of {}, {} parameters, {}; writing to {}", pairs.size(),
+                       pairs.left_out, tokenizer.size(), model.num_parameters(), run.place(), run.folder().string()));
   const Noam schedule{.factor = o.lr_factor, .dim = o.model.width, .warmup = o.warmup};
   const auto params = model.parameters();
   while (run.goes_on()) {
@@ -208,7 +264,9 @@ void train(TrainOptions& o, examples::Settings& settings) {
     std::map<std::string, double> row{{"train_loss", run.mean_loss()}, {"lr", lr}, {"waited", loader.waited()}};
     if (run.evaluates()) {
       row["val_loss"] = validate(model, valid, o);
-      run.note(fmt::format("step {}: training loss {:.4f}, validation loss {:.4f}", run.step(), row["train_loss"], row["val_loss"]));
+      row["val_bleu"] = bleu_of(model, tokenizer, held_out, o);
+      run.note(fmt::format("step {}: training loss {:.4f}, validation loss {:.4f}, BLEU {:.2f}", run.step(), row["train_loss"],
+                           row["val_loss"], row["val_bleu"]));
     }
     run.report(row);
     if (run.saves())

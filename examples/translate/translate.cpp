@@ -4,14 +4,13 @@
 //     translate translate --from runs/en-de --input text.en
 //     translate evaluate --from runs/en-de --source test.en --target test.de
 //     translate attention --from runs/en-de --sentence "A man reads." --out attention.svg
-#include <CLI/CLI.hpp>
 #include <omp.h>
+#include <CLI/CLI.hpp>
 
 #include <chrono>
 #include <iostream>
 
 #include <examples/common/cli.h>
-#include <examples/common/plot.h>
 #include <retape/io/file.h>
 
 #include "data.h"
@@ -59,7 +58,8 @@ std::function<void()> translate_verb(CLI::App& app) {
     else
       for (std::string line; std::getline(std::cin, line);) lines.push_back(line);
     std::string text;
-    for (auto& line : translate::translate(trained.model, trained.tokenizer, lines, o->beam, o->length_penalty, o->tokens)) text += line + "\n";
+    for (auto& line : translate::translate(trained.model, trained.tokenizer, lines, o->beam, o->length_penalty, o->tokens))
+      text += line + "\n";
     if (o->out.empty()) fmt::print("{}", text);
     else write_file_atomically(o->out, text);
   };
@@ -82,8 +82,8 @@ std::function<void()> evaluate_verb(CLI::App& app) {
     for (auto& file : o->target) {
       references.push_back(translate::read_lines(file));
       if (references.back().size() != lines.size())
-        throw Error(fmt::format("{} has {} lines, {} has {}; line by line they must be translations of each other", o->source, lines.size(), file,
-                                references.back().size()));
+        throw Error(fmt::format("{} has {} lines, {} has {}; line by line they must be translations of each other", o->source, lines.size(),
+                                file, references.back().size()));
     }
     const auto start = std::chrono::steady_clock::now();
     const auto found = translate::translate(trained.model, trained.tokenizer, lines, o->beam, o->length_penalty, o->tokens);
@@ -94,12 +94,33 @@ std::function<void()> evaluate_verb(CLI::App& app) {
   };
 }
 
+std::function<void()> attention_verb(CLI::App& app) {
+  struct Options {
+    std::string from, sentence, translation, out = "attention.svg";
+    int64_t layer = 0;
+  };
+  auto o = std::make_shared<Options>();
+  app.add_option("--from", o->from, "run folder or checkpoint")->required();
+  app.add_option("--sentence", o->sentence, "what is translated")->required();
+  app.add_option("--translation", o->translation, "its translation; if not given, the one that is found");
+  app.add_option("--layer", o->layer, "of the decoder, from 1; 0: the mean of all")->check(CLI::NonNegativeNumber);
+  app.add_option("--out", o->out, "file to write");
+  return [o] {
+    auto trained = translate::load(o->from);
+    const auto map = translate::attention_map(trained, o->sentence, o->translation, o->layer);
+    write_file_atomically(o->out, map.svg);
+    fmt::print("{}\n", map.translation);
+  };
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   using translate::TrainOptions;
-  return examples::run_program(argc, argv, "translate", "translation with the Transformer of 2017",
-                               {{"train", "trains on two files of sentences", examples::verb<TrainOptions, translate::declare, translate::train>},
-                                {"translate", "translates lines", translate_verb},
-                                {"evaluate", "translates lines and compares them with others' translations (BLEU)", evaluate_verb}});
+  return examples::run_program(
+      argc, argv, "translate", "translation with the Transformer of 2017",
+      {{"train", "trains on two files of sentences", examples::verb<TrainOptions, translate::declare, translate::train>},
+       {"translate", "translates lines", translate_verb},
+       {"evaluate", "translates lines and compares them with others' translations (BLEU)", evaluate_verb},
+       {"attention", "draws what a translation attends to in its source", attention_verb}});
 }

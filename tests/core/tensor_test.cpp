@@ -276,6 +276,36 @@ TEST_CASE("results do not depend on the number of threads", "[threads]") {
   omp_set_num_threads(before);
 }
 
+TEST_CASE("tensors of ever other sizes share memory", "[memory]") {
+#ifndef RETAPE_NO_POOL
+  empty_cache();
+  const int64_t before = memory_stats().live;
+  // 4 to 8 MiB, each size class once and then once more: the largest block serves all.
+  const std::byte* largest = nullptr;
+  for (int round = 0; round < 2; ++round)
+    for (int64_t eighths = 16; eighths > 8; --eighths) {
+      const Tensor t = empty({eighths << 17});
+      if (!largest) largest = t->storage->data;
+      CHECK(t->storage->data == largest);
+      CHECK(memory_stats().live - before == eighths << 19);
+      CHECK(memory_stats().cached == 0);
+    }
+  CHECK(memory_stats().cached == 16 << 19);
+  { const Tensor half = empty({15 << 16}); }  // its block would be wasted by more than half
+  CHECK(memory_stats().cached == (16 << 19) + (15 << 18));
+  // At most 256 MiB wait, or as much as tensors have taken at once; the size that has waited longest goes first.
+  empty_cache();
+  reset_peak_memory();
+  constexpr int64_t mib = 1 << 18;  // floats
+  for (const int64_t size : {160, 72, 30}) empty({size * mib});
+  CHECK(memory_stats().cached == 262 << 20);
+  empty({12 * mib});
+  CHECK(memory_stats().cached == 114 << 20);
+  empty_cache();
+  CHECK(memory_stats().cached == 0);
+#endif
+}
+
 TEST_CASE("freed memory is used again", "[memory]") {
 #ifndef RETAPE_NO_POOL
   const std::byte* p = nullptr;

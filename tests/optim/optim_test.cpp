@@ -448,6 +448,8 @@ TEST_CASE("schedules warm up, fall and stay", "[optim]") {
   check_near({constant(0), constant(1), constant(2), constant(1000)}, {1, 2, 3, 3});
   CHECK(WarmupCosine{.lr = 1, .warmup = 10, .steps = 10}(10) == 0);  // nothing between warm-up and end
   CHECK(WarmupCosine{.lr = 1, .steps = 4}(0) == 1);
+  const Noam noam{.factor = 2, .dim = 16, .warmup = 4};  // the rate of step s + 1 is 0.5 min(1 / sqrt(s + 1), (s + 1) / 8)
+  check_near({noam(0), noam(1), noam(3), noam(15), noam(99)}, {0.0625, 0.125, 0.25, 0.125, 0.05});
 }
 
 TEST_CASE("every optimizer lowers the loss", "[optim]") {
