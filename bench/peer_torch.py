@@ -94,6 +94,110 @@ class Generation:
             token = torch.multinomial(logits.softmax(-1), 1)
 
 
+class Translator(nn.Module):
+    """The Transformer of 2017 with norms first, and one table of token vectors."""
+
+    def __init__(self, vocab, layers, width, heads, feed_forward):
+        super().__init__()
+        sizes = dict(d_model=width, nhead=heads, dim_feedforward=feed_forward, batch_first=True, norm_first=True)
+        self.embedding = nn.Embedding(vocab, width, padding_idx=0)
+        self.dropout = nn.Dropout(0.1)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(**sizes), layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(**sizes), layers, nn.LayerNorm(width))
+        nn.init.normal_(self.embedding.weight, 0, width**-0.5)
+        angles = torch.arange(1024)[:, None] / 10000 ** (torch.arange(0, width, 2) / width)
+        self.positions = torch.stack((angles.sin(), angles.cos()), -1).flatten(1)
+        self.heads = heads
+
+    def embed(self, ids, first=0):
+        x = self.embedding(ids) * self.embedding.embedding_dim**0.5
+        return self.dropout(x + self.positions[first : first + ids.size(1)])
+
+    def encode(self, source):
+        return self.encoder(self.embed(source), src_key_padding_mask=source == 0)
+
+    def loss(self, source, target):
+        length = target.size(1) - 1
+        causal = nn.Transformer.generate_square_subsequent_mask(length)
+        x = self.decoder(self.embed(target[:, :-1]), self.encode(source), causal, memory_key_padding_mask=source == 0, tgt_is_causal=True)
+        logits = x @ self.embedding.weight.T
+        return F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=0, label_smoothing=0.1)
+
+    def split(self, x):
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def memories(self, memory):
+        """Keys and values of the encoder's result, for every layer."""
+        all = []
+        for layer in self.decoder.layers:
+            a = layer.multihead_attn
+            w, b = a.in_proj_weight.chunk(3), a.in_proj_bias.chunk(3)
+            all.append([self.split(F.linear(memory, w[i], b[i])).contiguous() for i in (1, 2)])
+        return all
+
+    def step(self, tokens, position, caches, memories, mask):
+        """The next token's logits for (N, 1) tokens; caches are (N, heads, capacity, size), written at `position`."""
+        x = self.embed(tokens, position)
+        for layer, (keys, values), (mk, mv) in zip(self.decoder.layers, caches, memories):
+            a, h = layer.self_attn, layer.norm1(x)
+            q, k, v = (self.split(y) for y in F.linear(h, a.in_proj_weight, a.in_proj_bias).chunk(3, -1))
+            keys[:, :, position : position + 1] = k
+            values[:, :, position : position + 1] = v
+            y = F.scaled_dot_product_attention(q, keys[:, :, : position + 1], values[:, :, : position + 1])
+            x = x + a.out_proj(y.transpose(1, 2).flatten(2))
+            a, h = layer.multihead_attn, layer.norm2(x)
+            width = h.size(-1)
+            q = self.split(F.linear(h, a.in_proj_weight[:width], a.in_proj_bias[:width]))
+            y = F.scaled_dot_product_attention(q, mk, mv, mask)
+            x = x + a.out_proj(y.transpose(1, 2).flatten(2))
+            x = x + layer.linear2(F.relu(layer.linear1(layer.norm3(x))))
+        return self.decoder.norm(x[:, 0]) @ self.embedding.weight.T
+
+
+class TranslationStep:
+    def __init__(self, vocab, layers, width, heads, feed_forward, sentences, source, target):
+        self.model = Translator(vocab, layers, width, heads, feed_forward)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-9, fused=True)
+        self.source = torch.randint(4, vocab, (sentences, source))
+        self.target = torch.randint(4, vocab, (sentences, target + 1))
+
+    def run(self):
+        self.optimizer.zero_grad(set_to_none=True)
+        self.model.loss(self.source, self.target).backward()
+        self.optimizer.step()
+
+
+class BeamDecoding:
+    """Beam search with cached keys and values; hypotheses never end, as on the other side."""
+
+    def __init__(self, vocab, layers, width, heads, feed_forward, sentences, source, target, beam=4):
+        self.model = Translator(vocab, layers, width, heads, feed_forward).eval()
+        self.source = torch.randint(4, vocab, (sentences, source))
+        self.length, self.beam, self.layers = target, beam, layers
+        self.shape = (heads, target, width // heads)
+
+    @torch.inference_mode()
+    def run(self):
+        n, beam = self.source.size(0), self.beam
+        memories = self.model.memories(self.model.encode(self.source))
+        mask = (self.source != 0)[:, None, None]
+        caches = [[torch.empty(n, *self.shape) for _ in range(2)] for _ in range(self.layers)]
+        tokens, scores = torch.ones((n, 1), dtype=torch.long), torch.zeros(n, 1)
+        found = torch.empty((n, 0), dtype=torch.long)
+        for position in range(self.length):
+            log_p = self.model.step(tokens, position, caches, memories, mask).log_softmax(-1)
+            log_p[:, :2] = -torch.inf
+            vocab, width = log_p.size(1), scores.size(1)
+            scores, chosen = (scores[:, :, None] + log_p.view(n, width, vocab)).flatten(1).topk(beam)
+            rows = (torch.arange(n)[:, None] * width + chosen // vocab).flatten()
+            tokens = (chosen % vocab).view(-1, 1)
+            found = torch.cat((found[rows], tokens), 1)
+            caches = [[x.index_select(0, rows) for x in pair] for pair in caches]
+            if width == 1:
+                memories = [[x.index_select(0, rows) for x in pair] for pair in memories]
+                mask = mask.index_select(0, rows)
+
+
 class Chain:
     def __init__(self, recorded):
         self.x = torch.full((4,), 0.5)
@@ -223,6 +327,8 @@ def make(line):
         "attention_bf16": lambda *shape: attention(*shape, dtype=torch.bfloat16),
         "gpt": GptStep,
         "generate": Generation,
+        "translation": TranslationStep,
+        "beam_decoding": BeamDecoding,
         "copy": copy,
         "issue": Issue,
     }

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "timing.h"
+#include "translation.h"
 
 namespace retape::bench {
 
@@ -223,6 +224,8 @@ std::vector<Work> all_works() {
   all.push_back(adamw("fused", 0.95, 0.9));
   all.push_back(adamw("foreach", 4, 0));
   all.push_back(generation());
+  all.push_back(translation_step());
+  all.push_back(beam_decoding());
   return all;
 }
 

@@ -10,10 +10,10 @@ namespace retape::translate {
 
 struct TrainOptions : examples::RunOptions {
   std::string source, target, source_valid, target_valid, bpe = "byte_level";
-  Config model;
+  Config model{.layers = 4, .width = 128, .heads = 4, .feed_forward = 256, .dropout = 0.3};
   int64_t vocab_size = 8000, max_length = 128;
-  int64_t tokens = 4096, steps = 3000, warmup = 800;
-  double lr_factor = 1, label_smoothing = 0.1, beta1 = 0.9, beta2 = 0.98, clip = 0;
+  int64_t tokens = 4096, steps = 5000, warmup = 1000;
+  double lr_factor = 1.5, label_smoothing = 0.1, beta1 = 0.9, beta2 = 0.98, clip = 0;
   int64_t eval_every = 250, average = 5, workers = 1;
 };
 void declare(examples::Settings& settings, TrainOptions& options);

@@ -62,7 +62,9 @@ TEST_CASE("lines come from plain and compressed files, and must be UTF-8 and as 
   write_file_atomically(b, std::string("\x1f\x8b\x08\0\0\0\0\0\x02\x03K\xe4J\xe2\x02\0\x97*W\x18\x04\0\0\0", 24));  // gzip of "a\nb\n"
   CHECK(read_lines(b) == std::vector<std::string>{"a", "b"});
   CHECK(error_of([&] { read_sentences(a, b); }).find("a.txt has 3 lines, ") != std::string::npos);
-  write_file_atomically(b, "eins\nzw\xff" "ei\n");
+  write_file_atomically(b,
+                        "eins\nzw\xff"
+                        "ei\n");
   CHECK(error_of([&] { read_lines(b); }).find("line 2 is not UTF-8: byte 0xff at position 2") != std::string::npos);
   write_file_atomically(b, "");
   CHECK(error_of([&] { read_sentences(b, b); }).find("are empty") != std::string::npos);
@@ -70,7 +72,10 @@ TEST_CASE("lines come from plain and compressed files, and must be UTF-8 and as 
   for (int i = 0; i < 45; ++i) s.source.push_back(std::to_string(i)), s.target.push_back("t" + std::to_string(i));
   const Sentences valid = take_validation(s);
   CHECK((valid.source == std::vector<std::string>{"19", "39"} && valid.target == std::vector<std::string>{"t19", "t39"} && s.size() == 43));
-  CHECK(error_of([&] { Sentences few = valid; take_validation(few); }).find("2 pairs of sentences are too few") != std::string::npos);
+  CHECK(error_of([&] {
+          Sentences few = valid;
+          take_validation(few);
+        }).find("2 pairs of sentences are too few") != std::string::npos);
 }
 
 TEST_CASE("sentences become ids between <s> and </s>; long and empty ones are left out", "[translate]") {
@@ -89,7 +94,8 @@ TEST_CASE("sentences become ids between <s> and </s>; long and empty ones are le
   padded.resize(pairs.source[0].size(), 0);
   CHECK(select(batch.source, 0, 0).to_vector<int64_t>() == padded);
   CHECK(select(batch.target, 0, 1).to_vector<int64_t>() == pairs.target[0]);
-  CHECK(error_of([&] { encode(s, tokenizer, 1, "test"); }).find("of 4 test pairs of sentences none has 1 to 1 tokens") != std::string::npos);
+  CHECK(error_of([&] { encode(s, tokenizer, 1, "test"); }).find("of 4 test pairs of sentences none has 1 to 1 tokens") !=
+        std::string::npos);
 }
 
 TEST_CASE("an epoch's batches hold every pair once, few pads, and depend on the seed alone", "[translate]") {
@@ -137,7 +143,8 @@ TEST_CASE("pads change nothing in the translator, and its loss is the mean over 
     const Tensor both = model(sources, targets), one = model(short_source, short_target);
     CHECK(difference(narrow(narrow(both, 0, 1, 1), 1, 0, 3), one, DType::f32) <= 1);
     // Five tokens are to be found: three of the first target, two of the second.
-    const Tensor first = model.loss(narrow(sources, 0, 0, 1), narrow(targets, 0, 0, 1), 0), second = model.loss(short_source, short_target, 0);
+    const Tensor first = model.loss(narrow(sources, 0, 0, 1), narrow(targets, 0, 0, 1), 0),
+                 second = model.loss(short_source, short_target, 0);
     CHECK(model.loss(sources, targets, 0).item() == Approx((3 * first.item() + 2 * second.item()) / 5).epsilon(1e-5));
     CHECK(-log_probability(model, short_source, {5}, true) / 2 == Approx(second.item()).epsilon(1e-5));
     CHECK(model.loss(sources, targets, 0.1).item() != Approx(model.loss(sources, targets, 0).item()));
@@ -203,7 +210,8 @@ TEST_CASE("a beam of one takes the likeliest token each time; the beam and the c
   for (bool ended = false; !ended && ids.size() < 6;) {
     std::vector<int64_t> target{1};
     target.insert(target.end(), ids.begin(), ids.end());
-    const Tensor y = select(select(model(narrow(sources, 0, 0, 1), tensor(target, {1, int64_t(target.size())})), 0, 0), 0, int64_t(ids.size()));
+    const Tensor y =
+        select(select(model(narrow(sources, 0, 0, 1), tensor(target, {1, int64_t(target.size())})), 0, 0), 0, int64_t(ids.size()));
     const int64_t token = 2 + argmax(narrow(y, 0, 2, 4)).item<int64_t>();
     ended = token == 2;
     if (!ended) ids.push_back(token);

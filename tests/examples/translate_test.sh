@@ -10,7 +10,7 @@ cd "$work"
 awk 'BEGIN { srand(1); split("one two three four five six seven eight nine ten eleven twelve", en); split("eins zwei drei vier fünf sechs sieben acht neun zehn elf zwölf", de)
   for (i = 0; i < 1200; ++i) { a = b = ""; for (k = 2 + int(rand() * 5); k > 0; --k) { w = 1 + int(rand() * 12); a = a (a == "" ? "" : " ") en[w]; b = de[w] (b == "" ? "" : " ") b }
     print a >"text.en"; print b >"text.de" } }'
-small=(--source text.en --target text.de --vocab-size 330 --layers 1 --width 32 --heads 2 --feed-forward 64 --dropout 0 --tokens 400 --warmup 40
+small=(--source text.en --target text.de --vocab-size 330 --layers 1 --width 32 --heads 2 --feed-forward 64 --dropout 0 --tokens 400 --warmup 40 --lr-factor 1 --lr-factor 1
        --steps 30 --eval-every 15 --threads 1 --average 2 --keep 2)
 
 fail() { echo "FAILED: $*"; exit 1; }
@@ -26,13 +26,13 @@ case $case in
 files)
   head -n 60 text.en | gzip >valid.en.gz
   head -n 60 text.de >valid.de
-  "$translate" train "${small[@]}" --source-valid valid.en.gz --target-valid valid.de --steps 1000 --eval-every 100 --out run >out.txt 2>err.txt
+  "$translate" train "${small[@]}" --source-valid valid.en.gz --target-valid valid.de --vocab-size 400 --steps 1000 --eval-every 100 --out run >out.txt 2>err.txt
   for f in config.json tokenizer.json metrics.csv loss.svg bleu.svg averaged.safetensors checkpoint-900/optimizer.safetensors checkpoint-1000/model.safetensors; do
     [[ -s run/$f ]] || fail "run/$f is missing"
   done
   ls run/events.out.tfevents.* >/dev/null || fail "there are no events"
   [[ $(head -n 1 run/metrics.csv) == step,train_loss,val_loss,val_bleu,lr,waited,tokens_per_s,seconds ]] || fail "metrics.csv has another header"
-  grep -q '1200 pairs of sentences (0 left out), vocabulary of 330, ' err.txt || fail "it says: $(cat err.txt)"
+  grep -q '1200 pairs of sentences (0 left out), vocabulary of [34][0-9][0-9], ' err.txt || fail "it says: $(cat err.txt)"
   # It has learned the words and their order; so says everybody who counts.
   "$translate" evaluate --from run --source valid.en.gz --target valid.de --out found.de >scores.txt
   [[ $(bleu <scores.txt) -ge 60 ]] || fail "scores: $(cat scores.txt)"

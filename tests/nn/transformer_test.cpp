@@ -45,12 +45,13 @@ TEST_CASE("the encoder and the decoder are PyTorch's", "[transformer]") {
          1.16823567206, 0.506932447172, -0.489478815292, 0.626149251106, 1.19500515214, 0.451824146857, -0.463131303045, 0.618505062936},
         {-0.478913723336, -2.55884413622, 0.103056610064, 0.3139492243, -0.473297726028, -2.55990362562, 0.096851424311, 0.31378996794,
          -0.479546273612, -2.55870646523, 0.10380802376, 0.313970647322, -0.47822576762, -2.55884595022, 0.102812042343, 0.313962153464});
-  check(pre_norm(),
-        {2.54926389355, -0.00508504204927, -0.142678744686, -0.445442403114, 2.55980313126, -0.0861492599797, -0.0606492027875, -0.429964083725,
-         2.50867259357, -0.133204053867, -0.104153782262, -0.463323511016, 2.5740104141, 0.00926107145048, -0.111316814442, -0.427272628335,
-         2.30543673328, -0.0953346536397, -0.252495824717, -0.545691804925, 2.57466069197, 0.0446076707793, -0.13364942678, -0.428372175924},
-        {-1.6541498611, -0.503823127462, 0.17584090451, -0.176888945631, -1.69917752746, -0.549364872021, 0.181951373967, -0.188024562124,
-         -1.60121569107, -0.514623822927, 0.173232443075, -0.177883531591, -1.70829039254, -0.540866766783, 0.181961440459, -0.186104765235});
+  check(
+      pre_norm(), {2.54926389355,    -0.00508504204927, -0.142678744686, -0.445442403114, 2.55980313126,   -0.0861492599797,
+                   -0.0606492027875, -0.429964083725,   2.50867259357,   -0.133204053867, -0.104153782262, -0.463323511016,
+                   2.5740104141,     0.00926107145048,  -0.111316814442, -0.427272628335, 2.30543673328,   -0.0953346536397,
+                   -0.252495824717,  -0.545691804925,   2.57466069197,   0.0446076707793, -0.13364942678,  -0.428372175924},
+      {-1.6541498611, -0.503823127462, 0.17584090451, -0.176888945631, -1.69917752746, -0.549364872021, 0.181951373967, -0.188024562124,
+       -1.60121569107, -0.514623822927, 0.173232443075, -0.177883531591, -1.70829039254, -0.540866766783, 0.181961440459, -0.186104765235});
 }
 
 TEST_CASE("a layer takes time first unless it is batch_first", "[transformer]") {
@@ -58,19 +59,21 @@ TEST_CASE("a layer takes time first unless it is batch_first", "[transformer]") 
   nn::TransformerEncoderLayer layer(4, 2, {.dim_feedforward = 6});
   waved(layer).eval();
   CHECK(matches(layer(source()), {2, 3, 4},
-                {-0.537671296467, -1.80209205248, 0.516342026978, -0.320070017589, -0.621228678621, -1.25267457357, 0.628012041974, -0.558045861328,
-                 -0.516309505628, -1.91262397943, 0.410395707715, -0.229976110456, -0.582206445161, -1.40688560162, 0.707619848341, -0.65326720827,
-                 -0.530466572712, -1.88270552839, 0.391374614875, -0.176472999522, -0.578670440175, -1.51100148443, 0.664723878835, -0.531126532691}));
+                {-0.537671296467, -1.80209205248,  0.516342026978,  -0.320070017589, -0.621228678621, -1.25267457357,
+                 0.628012041974,  -0.558045861328, -0.516309505628, -1.91262397943,  0.410395707715,  -0.229976110456,
+                 -0.582206445161, -1.40688560162,  0.707619848341,  -0.65326720827,  -0.530466572712, -1.88270552839,
+                 0.391374614875,  -0.176472999522, -0.578670440175, -1.51100148443,  0.664723878835,  -0.531126532691}));
 }
 
 TEST_CASE("transformer layers have PyTorch's parameter names and default sizes", "[transformer]") {
   const nn::TransformerDecoderLayer layer(8, 2);
   std::vector<std::string> names;
   for (auto& [name, t] : layer.state_dict()) names.push_back(name);
-  CHECK(names == std::vector<std::string>{"self_attn.in_proj_weight", "self_attn.in_proj_bias", "self_attn.out_proj.weight", "self_attn.out_proj.bias",
-                                          "multihead_attn.in_proj_weight", "multihead_attn.in_proj_bias", "multihead_attn.out_proj.weight",
-                                          "multihead_attn.out_proj.bias", "linear1.weight", "linear1.bias", "linear2.weight", "linear2.bias",
-                                          "norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "norm3.weight", "norm3.bias"});
+  CHECK(names == std::vector<std::string>{"self_attn.in_proj_weight", "self_attn.in_proj_bias", "self_attn.out_proj.weight",
+                                          "self_attn.out_proj.bias", "multihead_attn.in_proj_weight", "multihead_attn.in_proj_bias",
+                                          "multihead_attn.out_proj.weight", "multihead_attn.out_proj.bias", "linear1.weight",
+                                          "linear1.bias", "linear2.weight", "linear2.bias", "norm1.weight", "norm1.bias", "norm2.weight",
+                                          "norm2.bias", "norm3.weight", "norm3.bias"});
   CHECK(layer.linear1.weight->shape() == Shape{2048, 8});
   const nn::TransformerEncoder encoder(8, 2, 2, {.dim_feedforward = 4}, true);
   CHECK(encoder.state_dict().front().first == "layers.0.self_attn.in_proj_weight");
@@ -102,7 +105,8 @@ TEST_CASE("gradients of transformer layers are right", "[transformer]") {
     const auto result = gradcheck(
         [&](const std::vector<Tensor>&) {
           const Tensor memory = encoder(x, nn::MultiheadAttentionInputs{.key_padding_mask = padding});
-          return decoder(y, memory, nn::MultiheadAttentionInputs{.is_causal = true}, nn::MultiheadAttentionInputs{.key_padding_mask = padding});
+          return decoder(y, memory, nn::MultiheadAttentionInputs{.is_causal = true},
+                         nn::MultiheadAttentionInputs{.key_padding_mask = padding});
         },
         inputs);
     INFO(result.report);
@@ -115,7 +119,8 @@ TEST_CASE("a decoder in steps gives what it gives at once", "[transformer]") {
   for (auto& options : {post_norm(), pre_norm()}) {
     const auto decoder = prepared<nn::TransformerDecoder>(options, true);
     const Tensor y = wave({2, 5, 4}, 0.7), memory = source();
-    const Tensor whole = decoder(y, memory, nn::MultiheadAttentionInputs{.is_causal = true}, nn::MultiheadAttentionInputs{.key_padding_mask = padding});
+    const Tensor whole =
+        decoder(y, memory, nn::MultiheadAttentionInputs{.is_causal = true}, nn::MultiheadAttentionInputs{.key_padding_mask = padding});
     auto caches = decoder.caches(memory, 5);
     int64_t first = 0;
     for (const int64_t length : {2, 1, 2}) {
