@@ -427,5 +427,6 @@ def main():
         serve(out)
 
 
-device = torch.device(sys.argv[2])
-main()
+if __name__ == "__main__":
+    device = torch.device(sys.argv[2])
+    main()

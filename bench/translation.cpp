@@ -14,7 +14,8 @@ namespace {
 const translate::Config config{.vocab = 8000, .layers = 3, .width = 256, .heads = 4, .feed_forward = 1024};
 
 std::string numbers(int64_t sentences, int64_t source, int64_t target) {
-  return fmt::format("{} {} {} {} {} {} {} {}", config.vocab, config.layers, config.width, config.heads, config.feed_forward, sentences, source, target);
+  return fmt::format("{} {} {} {} {} {} {} {}", config.vocab, config.layers, config.width, config.heads, config.feed_forward, sentences,
+                     source, target);
 }
 // Words only: no token that ends a sentence or fills it up.
 Tensor words(int64_t sentences, int64_t length) { return randint(4, config.vocab, {sentences, length}); }
@@ -36,7 +37,8 @@ Work translation_step() {
   const auto width = double(config.width);
   // Multiplications of the linear layers for a token of the source, and of the target.
   const double encoder = double(config.layers) * (4 * width * width + 2 * width * double(config.feed_forward));
-  const double decoder = double(config.layers) * (8 * width * width + 2 * width * double(config.feed_forward)) + width * double(config.vocab);
+  const double decoder =
+      double(config.layers) * (8 * width * width + 2 * width * double(config.feed_forward)) + width * double(config.vocab);
   return {.name = "translation step, 3 + 3 layers, width 256, 4096 tokens",
           .peer = "translation " + numbers(sentences, length, length),
           .at_least = 1.4,
@@ -55,7 +57,9 @@ Work beam_decoding() {
             model->eval();
             const Tensor source = words(sentences, source_length);
             // </s> is a token of no hypothesis, so that all go on to the end.
-            return [=] { do_not_optimize(translate::beam_search(*model, source, {.beam = beam, .max_length = target_length, .end = -1}).size()); };
+            return [=] {
+              do_not_optimize(translate::beam_search(*model, source, {.beam = beam, .max_length = target_length, .end = -1}).size());
+            };
           }};
 }
 

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include <retape/autograd/attention.h>
 #include <retape/autograd/binary.h>
 #include <retape/autograd/index.h>
@@ -29,6 +31,12 @@ Tensor buffer_for(const Tensor& x, int64_t capacity) {
   const Shape& s = x.shape();
   return empty({s[0], s[1], capacity, s[3]}, x.options());
 }
+// The same positions in a buffer for `room`.
+Tensor with_room(const Tensor& x, int64_t room) {
+  const Tensor buffer = buffer_for(x, room);
+  copy_into(x, narrow(buffer, 2, 0, x.size(2)));
+  return buffer;
+}
 }  // namespace
 
 KVCache::KVCache(int64_t capacity) : capacity_(capacity) {
@@ -41,9 +49,15 @@ Tensor KVCache::values() const { return values_ ? narrow(values_, 2, 0, length_)
 void KVCache::select(const Tensor& rows) {
   if (!keys_) return;
   const NoGrad off;
-  const Tensor k = index_select(keys(), 0, rows), v = index_select(values(), 0, rows);
-  keys_ = buffer_for(k, capacity_), values_ = buffer_for(v, capacity_);
-  copy_into(k, narrow(keys_, 2, 0, length_)), copy_into(v, narrow(values_, 2, 0, length_));
+  // Room for some more positions rather than for all: rows are copied whole.
+  const int64_t room = std::min(capacity_, (length_ + 16) / 16 * 16);
+  const auto selected = [&](const Tensor& buffer) {
+    if (buffer.size(2) == room) return index_select(buffer, 0, rows);
+    return with_room(index_select(narrow(buffer, 2, 0, length_), 0, rows), room);
+  };
+  const Tensor keys = selected(keys_);
+  values_ = selected(values_);
+  keys_ = keys;
 }
 
 Tensor KVCache::attend(const Tensor& q, const Tensor& k, const Tensor& v, double scale) {
@@ -53,7 +67,12 @@ Tensor KVCache::attend(const Tensor& q, const Tensor& k, const Tensor& v, double
     throw Error(
         fmt::format("KVCache: {} more positions do not fit behind {} of {}; make a larger cache or clear() it", more, length_, capacity_));
   const NoGrad off;
-  const Tensor keys = keys_ ? keys_ : buffer_for(k, capacity_), values = values_ ? values_ : buffer_for(v, capacity_);
+  const auto buffer = [&](const Tensor& before, const Tensor& x) {
+    if (!before) return buffer_for(x, capacity_);
+    return end <= before.size(2) ? before
+                                 : with_room(narrow(before, 2, 0, length_), std::min(capacity_, std::max(2 * before.size(2), end)));
+  };
+  const Tensor keys = buffer(keys_, k), values = buffer(values_, v);
   copy_into(k, narrow(keys, 2, length_, more)), copy_into(v, narrow(values, 2, length_, more));
   AttentionParams params{.is_causal = length_ == 0, .scale = scale};
   if (length_ > 0 && more > 1) {

@@ -21,7 +21,8 @@ class KVCache {
   int64_t capacity() const { return capacity_; }
   /// Forgets all positions; keeps the buffer.
   void clear() { length_ = 0; }
-  /// Row i becomes what row rows[i] was, for every position: rows i64 (B'), as beam search goes on from some of its hypotheses.
+  /// Row i becomes what row rows[i] was, for every position: rows i64 (B'), as beam search goes on from some of its hypotheses. The buffer
+  /// is then one for some positions more than there are, and grows as needed up to the capacity.
   void select(const Tensor& rows);
   /// What is there: (B, Hkv, length, D) and (B, Hkv, length, Dv), views of the buffer; undefined before the first attend().
   Tensor keys() const;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 namespace retape::translate {
@@ -29,16 +30,28 @@ double score(double log_probability, size_t tokens, double penalty) {
 // The `count` largest of rows * vocab sums of a row's number and a log probability, but for those of two tokens that no translation has.
 std::vector<Candidate> best(const float* log_probabilities, int64_t vocab, const std::vector<Hypothesis>& open, int64_t count, int64_t pad,
                             int64_t begin) {
+  constexpr int64_t block = 128;  // tokens that are passed over together where none is good enough
   std::vector<Candidate> top;
   const auto better = [](const Candidate& a, const Candidate& b) { return a.log_probability > b.log_probability; };
-  for (size_t beam = 0; beam < open.size(); ++beam)
-    for (int64_t token = 0; token < vocab; ++token) {
-      const double p = open[beam].log_probability + double(log_probabilities[int64_t(beam) * vocab + token]);
-      if ((int64_t(top.size()) == count && p <= top.back().log_probability) || token == pad || token == begin) continue;
-      const Candidate c{p, int64_t(beam), token};
-      top.insert(std::upper_bound(top.begin(), top.end(), c, better), c);
-      if (int64_t(top.size()) > count) top.pop_back();
+  const auto enters = [&](double p) { return int64_t(top.size()) < count || p > top.back().log_probability; };
+  for (size_t beam = 0; beam < open.size(); ++beam) {
+    const float* const row = log_probabilities + int64_t(beam) * vocab;
+    const double before = open[beam].log_probability;
+    for (int64_t first = 0; first < vocab; first += block) {
+      const int64_t end = std::min(vocab, first + block);
+      float largest = -std::numeric_limits<float>::infinity();
+#pragma omp simd reduction(max : largest)
+      for (int64_t token = first; token < end; ++token) largest = std::max(largest, row[token]);
+      if (!enters(before + double(largest))) continue;
+      for (int64_t token = first; token < end; ++token) {
+        const double p = before + double(row[token]);
+        if (!enters(p) || token == pad || token == begin || !(p > never)) continue;
+        const Candidate c{p, int64_t(beam), token};
+        top.insert(std::upper_bound(top.begin(), top.end(), c, better), c);
+        if (int64_t(top.size()) > count) top.pop_back();
+      }
     }
+  }
   return top;
 }
 
@@ -103,6 +116,9 @@ std::vector<std::vector<Hypothesis>> beam_search(Translator& model, const Tensor
     for (size_t i = 0; i < running.size(); ++i) {
       Search& search = running[i];
       if (search.open.empty()) {
+        if (search.ended.empty())
+          throw Error(
+              "beam_search: the model gives probabilities that are not numbers (nan), so that no translation is better than another");
         results[size_t(search.source)] = std::move(search.ended);
         continue;
       }
@@ -115,6 +131,9 @@ std::vector<std::vector<Hypothesis>> beam_search(Translator& model, const Tensor
     }
     running = std::move(still);
     if (running.empty()) break;
+    std::vector<int64_t> same(static_cast<size_t>(rows));
+    std::iota(same.begin(), same.end(), 0);
+    if (kept == same) continue;
     const Tensor chosen = to(tensor(kept), source.device());
     for (auto& cache : caches) cache.self.select(chosen);
     if (owner != owner_before) {  // rows of one source have the same memory

@@ -224,4 +224,6 @@ TEST_CASE("a beam of one takes the likeliest token each time; the beam and the c
     CHECK(together[1][k].ids == alone[0][k].ids);
     CHECK(together[1][k].score == Approx(alone[0][k].score).epsilon(1e-4));
   }
+  nn::init::constant(model.embedding.weight, std::nan(""));
+  CHECK(error_of([&] { beam_search(model, sources); }).find("are not numbers (nan)") != std::string::npos);
 }

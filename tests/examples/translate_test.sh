@@ -10,7 +10,7 @@ cd "$work"
 awk 'BEGIN { srand(1); split("one two three four five six seven eight nine ten eleven twelve", en); split("eins zwei drei vier fünf sechs sieben acht neun zehn elf zwölf", de)
   for (i = 0; i < 1200; ++i) { a = b = ""; for (k = 2 + int(rand() * 5); k > 0; --k) { w = 1 + int(rand() * 12); a = a (a == "" ? "" : " ") en[w]; b = de[w] (b == "" ? "" : " ") b }
     print a >"text.en"; print b >"text.de" } }'
-small=(--source text.en --target text.de --vocab-size 330 --layers 1 --width 32 --heads 2 --feed-forward 64 --dropout 0 --tokens 400 --warmup 40 --lr-factor 1 --lr-factor 1
+small=(--source text.en --target text.de --vocab-size 330 --layers 1 --width 32 --heads 2 --feed-forward 64 --dropout 0 --tokens 400 --warmup 40 --lr-factor 1
        --steps 30 --eval-every 15 --threads 1 --average 2 --keep 2)
 
 fail() { echo "FAILED: $*"; exit 1; }

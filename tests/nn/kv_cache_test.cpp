@@ -55,3 +55,33 @@ TEST_CASE("a cache refuses what does not go on from what it has, and keeps that"
   CHECK(cache.length() == 3);
   CHECK(same_bits(cache.keys(), x.k));
 }
+
+TEST_CASE("a cache goes on from selected rows, and grows again", "[kv_cache]") {
+  const Inputs all = inputs(40);
+  const Tensor whole = scaled_dot_product_attention(all.q, all.k, all.v, {.is_causal = true, .scale = 0.3});
+  const Tensor crossed = tensor<int64_t>({1, 0}, {2}), ones = tensor<int64_t>({1, 1, 1}, {3});
+  nn::KVCache cache(40);
+  cache.select(crossed);  // nothing is there yet
+  bool swapped = false;
+  for (int64_t first = 0; first < 39; ++first) {
+    Inputs x = part(all, first, 1);
+    if (swapped) x = {index_select(x.q, 0, crossed), index_select(x.k, 0, crossed), index_select(x.v, 0, crossed)};
+    const Tensor y = cache.attend(x.q, x.k, x.v, 0.3), expected = narrow(whole, 2, first, 1);
+    CHECK(difference(y, swapped ? index_select(expected, 0, crossed) : expected, DType::f64) <= 1);
+    if (first % 3 == 0) cache.select(crossed), swapped = !swapped;
+  }
+  CHECK(cache.length() == 39);
+  CHECK(same_bits(cache.keys(), narrow(swapped ? index_select(all.k, 0, crossed) : all.k, 2, 0, 39)));
+  cache.select(ones);
+  CHECK(same_bits(select(cache.values(), 0, 2), select(narrow(all.v, 2, 0, 39), 0, swapped ? 0 : 1)));
+}
+
+TEST_CASE("a cache that was selected from takes many positions at once", "[kv_cache]") {
+  const Inputs all = inputs(40);
+  const Tensor whole = scaled_dot_product_attention(all.q, all.k, all.v, {.is_causal = true, .scale = 0.3});
+  nn::KVCache cache(40);
+  const Inputs begin = part(all, 0, 3), rest = part(all, 3, 37);
+  cache.attend(begin.q, begin.k, begin.v, 0.3);
+  cache.select(tensor<int64_t>({0, 1}, {2}));
+  CHECK(difference(cache.attend(rest.q, rest.k, rest.v, 0.3), narrow(whole, 2, 3, 37), DType::f64) <= 1);
+}
