@@ -193,11 +193,16 @@ MultiheadAttention::Memory MultiheadAttention::remember(const Tensor& sequence) 
 Tensor MultiheadAttention::attend(const Tensor& query, const Memory& memory, const Tensor& key_padding_mask) const {
   check_generation("attend()");
   const ModuleScope scope(*this);
-  const int64_t n = query.size(0), queries = query.size(1);
+  const int64_t n = query.size(0), queries = query.size(1), sequences = memory.k.size(0), rows = sequences ? n / sequences : 1;
+  if (rows * sequences != n)
+    throw Error(fmt::format("MultiheadAttention: query {} has {} rows, but memory has {}; as many, or a multiple of them, would be right",
+                            query.shape().str(), n, sequences));
   const Tensor q = linear(query, narrow(in_proj_weight, 0, 0, embed_dim), in_proj_bias ? narrow(in_proj_bias, 0, 0, embed_dim) : Tensor());
   AttentionParams params;
-  if (key_padding_mask) params.mask = logical_not(reshape(key_padding_mask, {n, 1, 1, memory.k.size(2)}));
-  const Tensor y = scaled_dot_product_attention(split_heads(q, num_heads), memory.k, memory.v, params);
+  if (key_padding_mask) params.mask = logical_not(reshape(key_padding_mask, {sequences, 1, 1, memory.k.size(2)}));
+  // Rows of one sequence are like further queries: keys and values are read once for all.
+  const Tensor y =
+      scaled_dot_product_attention(split_heads(reshape(q, {sequences, rows * queries, embed_dim}), num_heads), memory.k, memory.v, params);
   return out_proj(reshape(transpose(y, 1, 2), {n, queries, embed_dim}));
 }
 

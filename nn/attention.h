@@ -52,7 +52,8 @@ struct MultiheadAttention : Module {
   };
   /// Of a sequence (N, S, embed_dim); batch_first only.
   Memory remember(const Tensor& sequence) const;
-  /// Attention from query (N, L, embed_dim) to what remember() gave, without dropout. key_padding_mask (N, S), bool: true leaves a key out.
+  /// Attention from query (N, L, embed_dim) to what remember() gave, without dropout. key_padding_mask (M, S), bool: true leaves a key out.
+  /// Where N = r M, each of the M sequences is attended to by r rows of query, one after the other. Throws Error if N is no multiple of M.
   Tensor attend(const Tensor& query, const Memory& memory, const Tensor& key_padding_mask = {}) const;
   /// Causal self-attention of the next positions x (N, T, embed_dim), without dropout; for generation, see KVCache. batch_first only.
   Tensor step(const Tensor& x, KVCache& cache) const;

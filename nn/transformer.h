@@ -60,7 +60,8 @@ struct TransformerDecoderLayer : Module {
   /// A cache for at most `capacity` positions with this memory (N, S, d_model). batch_first only.
   TransformerDecoderCache cache(const Tensor& memory, int64_t capacity) const;
   /// The next positions of tgt (N, T, d_model), which see all before: what forward() with is_causal gives for them, without dropout.
-  /// memory_key_padding_mask (N, S), bool: true leaves a key out. Under NoGrad, in eval mode.
+  /// memory_key_padding_mask (M, S), bool: true leaves a key out. Under NoGrad, in eval mode. N may be a multiple of memory's rows, as
+  /// MultiheadAttention::attend() says.
   Tensor step(const Tensor& tgt, TransformerDecoderCache& cache, const Tensor& memory_key_padding_mask = {}) const;
   RETAPE_FIELDS(self_attn, multihead_attn, linear1, linear2, norm1, norm2, norm3, dropout)
 };

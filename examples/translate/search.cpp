@@ -16,7 +16,7 @@ struct Candidate {
   int64_t beam, token;
 };
 
-// One source: hypotheses that go on, and those that have ended.
+// One source: hypotheses that go on, as many for each source, and those that have ended.
 struct Search {
   int64_t source;   // which one
   int64_t longest;  // tokens
@@ -71,8 +71,8 @@ std::vector<std::vector<Hypothesis>> beam_search(Translator& model, const Tensor
   }
   auto caches = model.decoder.caches(memory, longest + 1);
   Tensor padding = all_padding;
-  std::vector<int64_t> last(size_t(sources), o.begin), owner;  // a row's last token, and its source
-  for (int64_t i = 0; i < sources; ++i) owner.push_back(i);
+  std::vector<int64_t> last(size_t(sources), o.begin);  // a row's last token
+  int64_t width = 1;                                    // rows of a source, one after the other
   std::vector<std::vector<Hypothesis>> results(static_cast<size_t>(sources));
 
   for (int64_t position = 0; !running.empty(); ++position) {
@@ -81,14 +81,13 @@ std::vector<std::vector<Hypothesis>> beam_search(Translator& model, const Tensor
     const Tensor hidden = model.decoder.step(x, caches, padding);
     const Tensor scores = to(cast(log_softmax(model.logits(select(hidden, 1, 0)), -1), DType::f32), Device::cpu());
     const float* const log_probabilities = scores.data<float>();
-    std::vector<int64_t> first_row;  // of each search
-    for (int64_t row = 0; auto& search : running) first_row.push_back(row), row += int64_t(search.open.size());
     std::vector<std::vector<int64_t>> parents(running.size());
 #pragma omp parallel for schedule(dynamic)
     for (size_t i = 0; i < running.size(); ++i) {
       Search& search = running[i];
+      const int64_t first_row = int64_t(i) * width;
       std::vector<Hypothesis> open;
-      for (auto& c : best(log_probabilities + first_row[i] * vocab, vocab, search.open, 2 * o.beam, model.config.pad, o.begin)) {
+      for (auto& c : best(log_probabilities + first_row * vocab, vocab, search.open, 2 * o.beam, model.config.pad, o.begin)) {
         Hypothesis next = search.open[size_t(c.beam)];
         next.log_probability = c.log_probability;
         const bool ends = c.token == o.end;
@@ -98,7 +97,7 @@ std::vector<std::vector<Hypothesis>> beam_search(Translator& model, const Tensor
           search.ended.push_back(std::move(next));
         } else if (int64_t(open.size()) < o.beam) {
           open.push_back(std::move(next));
-          parents[i].push_back(first_row[i] + c.beam);
+          parents[i].push_back(first_row + c.beam);
         }
       }
       search.open = std::move(open);
@@ -110,7 +109,7 @@ std::vector<std::vector<Hypothesis>> beam_search(Translator& model, const Tensor
       if (int64_t(search.ended.size()) == o.beam && search.ended.back().score >= hope) search.open.clear();
     }
 
-    std::vector<int64_t> kept, owner_before = std::exchange(owner, {});  // kept: rows that go on, as they were
+    std::vector<int64_t> kept, sources_kept;  // rows and searches that go on, as they were
     last.clear();
     std::vector<Search> still;
     for (size_t i = 0; i < running.size(); ++i) {
@@ -122,24 +121,30 @@ std::vector<std::vector<Hypothesis>> beam_search(Translator& model, const Tensor
         results[size_t(search.source)] = std::move(search.ended);
         continue;
       }
+      // Where the vocabulary is too small for a whole beam, hypotheses without any probability fill it up: nothing comes of them.
+      while (int64_t(search.open.size()) < o.beam) {
+        search.open.push_back({.ids = {o.begin}, .score = never, .log_probability = never});
+        parents[i].push_back(parents[i].front());
+      }
       for (size_t k = 0; k < search.open.size(); ++k) {
         kept.push_back(parents[i][k]);
         last.push_back(search.open[k].ids.back());
-        owner.push_back(search.source);
       }
+      sources_kept.push_back(int64_t(i));
       still.push_back(std::move(search));
     }
+    const size_t before = running.size();
     running = std::move(still);
     if (running.empty()) break;
+    width = o.beam;
     std::vector<int64_t> same(static_cast<size_t>(rows));
     std::iota(same.begin(), same.end(), 0);
-    if (kept == same) continue;
-    const Tensor chosen = to(tensor(kept), source.device());
-    for (auto& cache : caches) cache.self.select(chosen);
-    if (owner != owner_before) {  // rows of one source have the same memory
-      for (auto& cache : caches) cache.memory = {index_select(cache.memory.k, 0, chosen), index_select(cache.memory.v, 0, chosen)};
-      padding = index_select(padding, 0, chosen);
-    }
+    if (kept != same)
+      for (const Tensor chosen = to(tensor(kept), source.device()); auto& cache : caches) cache.self.select(chosen);
+    if (running.size() == before) continue;
+    const Tensor chosen = to(tensor(sources_kept), source.device());
+    for (auto& cache : caches) cache.memory = {index_select(cache.memory.k, 0, chosen), index_select(cache.memory.v, 0, chosen)};
+    padding = index_select(padding, 0, chosen);
   }
   return results;
 }

@@ -140,6 +140,12 @@ TEST_CASE("a decoder in steps gives what it gives at once", "[transformer]") {
     for (int64_t row : {0, 1}) CHECK(difference(select(last, 0, row), select(narrow(whole, 1, 4, 1), 0, 1), DType::f64) <= 1);
   }
   const auto decoder = prepared<nn::TransformerDecoder>(post_norm(), false);
+  // Two rows for each sequence of the memory, or the memory twice.
+  const Tensor rows = tensor<int64_t>({0, 0, 1, 1}, {4}), four = wave({4, 1, 4}, 0.9);
+  auto shared = decoder.caches(source(), 2), own = decoder.caches(index_select(source(), 0, rows), 2);
+  CHECK(difference(decoder.step(four, shared, padding), decoder.step(four, own, index_select(padding, 0, rows)), DType::f64) <= 1);
+  auto other = decoder.caches(source(), 2);
+  CHECK_THROWS_WITH(decoder.step(narrow(four, 0, 0, 3), other), ContainsSubstring("query [3, 1, 4] has 3 rows, but memory has 2"));
   std::vector<nn::TransformerDecoderCache> none;
   CHECK_THROWS_WITH(decoder.step(target(), none), ContainsSubstring("0 caches for 2 layers"));
   const nn::TransformerDecoderLayer time_first(4, 2);
