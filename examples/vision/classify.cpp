@@ -318,6 +318,9 @@ void evaluate(const EvaluateOptions& o) {
   if (images.val().class_names() != trained.classes)
     throw Error(fmt::format("{} has other classes than {} was trained on: {} and {}, the first of them \"{}\" and \"{}\"", data.data,
                             o.from, images.val().classes(), trained.classes.size(), images.val().class_names()[0], trained.classes[0]));
+  if (const auto& m = trained.options.model; images.channels() != m.channels || images.size() != m.model_size)
+    throw Error(fmt::format("{} has images of {} x {} x {}, but the model takes {} x {} x {}", data.data, images.size(), images.size(),
+                            images.channels(), m.model_size, m.model_size, m.channels));
   trained.model.to(device);
   const Evaluation e = evaluate(trained.model, *images.validation(o.batch), trained.options.model.classes, trained.options);
   fmt::print("accuracy {:.2f}%, loss {:.4f}, {} images\n", 100 * e.accuracy(), e.loss, images.val().size());
