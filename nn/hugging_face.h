@@ -15,8 +15,8 @@ ViT load_vit(const std::filesystem::path& folder);
 /// A model of model_type "vit_mae", under the names of ViTMAEForPreTraining. Otherwise as load_vit().
 MaskedAutoencoder load_vit_mae(const std::filesystem::path& folder);
 
-/// Writes such a folder, which is created if it is not there; `labels` name the classes. Throws Error for a classifier behind mean pooling, which
-/// Hugging Face's model does not have, for a number of labels that does not fit, and if writing fails.
+/// Writes such a folder, which is created if it is not there; `labels` name the classes. Throws Error for a classifier behind mean pooling,
+/// which Hugging Face's model does not have, for a number of labels that does not fit, and if writing fails.
 void save_vit(const ViT& model, const std::filesystem::path& folder, const std::vector<std::string>& labels = {});
 void save_vit_mae(const MaskedAutoencoder& model, const std::filesystem::path& folder);
 

@@ -18,8 +18,8 @@ Tensor patchify(const Tensor& images, int64_t patch_size);
 /// The reverse, for patches (B, N, p * p * channels) of images that are `height` high. Throws Error if the sizes do not fit.
 Tensor unpatchify(const Tensor& patches, int64_t patch_size, int64_t channels, int64_t height);
 
-/// Fixed positions of a grid of height x width patches, (1, 1 + height * width, dim), f32: the sines and cosines of the column in the first half of
-/// dim, of the row in the second, and zeros for the class token. Throws Error unless 4 divides dim. As in MAE (He et al. 2022).
+/// Fixed positions of a grid of height x width patches, (1, 1 + height * width, dim), f32: the sines and cosines of the column in the first
+/// half of dim, of the row in the second, and zeros for the class token. Throws Error unless 4 divides dim. As in MAE (He et al. 2022).
 Tensor sincos_positions(int64_t height, int64_t width, int64_t dim);
 
 namespace nn {
@@ -52,8 +52,8 @@ struct ViTConfig {
 /// Throws Error, naming the field and both values, for sizes below 1 or that do not divide, and for a hidden_act that is not known.
 void check(const ViTConfig& config);
 
-/// A projection of patches, as patchify() gives them, (..., p * p * C) to (..., dim). The weight (dim, C, p, p) is that of the convolution which
-/// it amounts to; it is xavier_uniform over all its inputs, as MAE's, and the bias 0. timm: PatchEmbed.
+/// A projection of patches, as patchify() gives them, (..., p * p * C) to (..., dim). The weight (dim, C, p, p) is that of the convolution
+/// which it amounts to; it starts xavier_uniform over all its inputs, as MAE's, and the bias at 0. timm: PatchEmbed.
 struct PatchEmbed : Module {
   Parameter weight, bias;
   PatchEmbed(int64_t patch_size, int64_t channels, int64_t dim);

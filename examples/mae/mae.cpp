@@ -18,7 +18,7 @@ using vision::Task;
 namespace {
 
 void classify(ClassifyOptions& o, examples::Settings& settings, Task task) {
-  if (o.resume.empty() && !o.from.empty()) mae::take_data(o.data, settings, o.from);
+  if (!o.from.empty()) mae::take_data(o.data, settings, o.from);
   vision::train_classifier(o, settings, "mae", task, mae::load_encoder);
 }
 template <Task task> void declare(examples::Settings& settings, ClassifyOptions& o) { vision::declare(settings, o, "mae", task); }

@@ -202,7 +202,10 @@ TEST_CASE("a target out of range names itself and the number of classes", "[cros
              ContainsSubstring("cross_entropy: index 3 is out of range; expected 0 <= index < 3"));
   CHECK_THAT(error_of([&] { cross_entropy(x, tensor<int64_t>({-1, 0})); }), ContainsSubstring("index -1"));
   CHECK_THAT(error_of([&] { cross_entropy(x, tensor<int64_t>({0, 1, 2})); }), ContainsSubstring("it must have shape [2]"));
-  CHECK_THAT(error_of([&] { cross_entropy(x, tensor<int32_t>({0, 1})); }), ContainsSubstring("class numbers must be i64, shares of classes floating"));
+  CHECK_THAT(error_of([&] {
+               cross_entropy(x, tensor<int32_t>({0, 1}));
+             }),
+             ContainsSubstring("class numbers must be i64, shares of classes floating"));
   CHECK_THAT(error_of([&] { cross_entropy(x, tensor<int64_t>({0, 1}), {.label_smoothing = 2}); }), ContainsSubstring("label_smoothing 2"));
 }
 
