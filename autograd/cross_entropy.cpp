@@ -7,6 +7,7 @@
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/softmax.h>
 #include <retape/autograd/tape.h>
+#include <retape/autograd/unary.h>
 #include <retape/autograd/views.h>
 
 namespace retape {
@@ -66,17 +67,30 @@ void check(const Tensor& logits, const Tensor& target, const CrossEntropyOptions
   if (!logits || !target) throw Error("cross_entropy: logits or target is an undefined tensor");
   if (!is_floating(logits.dtype()))
     throw Error(fmt::format("cross_entropy: logits have dtype {}; they must be floating", name_of(logits.dtype())));
-  if (target.dtype() != DType::i64)
-    throw Error(fmt::format("cross_entropy: target has dtype {}; class numbers must be i64", name_of(target.dtype())));
+  if (target.dtype() != DType::i64 && !is_floating(target.dtype()))
+    throw Error(
+        fmt::format("cross_entropy: target has dtype {}; class numbers must be i64, shares of classes floating", name_of(target.dtype())));
   check_one_device("cross_entropy", logits, target);
   if (logits.dim() == 0) throw Error("cross_entropy: logits have no dims; they must be (C), (N, C) or (N, C, d1, ...)");
   Shape wanted = logits.shape();
-  wanted.erase(class_dim(logits));
+  if (target.dtype() == DType::i64) wanted.erase(class_dim(logits));
   if (!(target.shape() == wanted))
     throw Error(fmt::format("cross_entropy: target of shape {} does not fit logits of shape {}; it must have shape {}",
                             target.shape().str(), logits.shape().str(), wanted.str()));
   if (!(options.label_smoothing >= 0 && options.label_smoothing <= 1))
     throw Error(fmt::format("cross_entropy: label_smoothing {} is not valid; it must be from 0 to 1", options.label_smoothing));
+}
+
+// target has the share of each class.
+Tensor of_shares(const Tensor& logits, const Tensor& target, const CrossEntropyOptions& options) {
+  const DType dtype = logits.dtype() == DType::f64 ? DType::f64 : DType::f32;
+  const int dim = class_dim(logits);
+  const double smoothing = options.label_smoothing, classes = double(logits.shape()[dim]);
+  Tensor shares = cast(target, dtype);
+  if (smoothing > 0) shares = shares * (1 - smoothing) + smoothing / classes;
+  const Tensor losses = neg(sum(shares * log_softmax(cast(logits, dtype), dim), {dim}));
+  if (options.reduction == Reduction::none) return losses;
+  return options.reduction == Reduction::sum ? sum(losses) : mean(losses);
 }
 
 }  // namespace
@@ -86,6 +100,7 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target, CrossEntropyOpt
     return under_autocast(
         CrossEntropy::precision, [&](const Tensor& in) { return cross_entropy(in, target, options); }, logits);
   check(logits, target, options);
+  if (target.dtype() != DType::i64) return cast(of_shares(logits, target, options), logits.dtype());
   Tensor loss = record(CrossEntropy{options.ignore_index, options.label_smoothing}, logits, target);
   if (options.reduction != Reduction::none) loss = sum(loss);
   if (options.reduction == Reduction::mean) loss = loss / cast(sum(ne(target, options.ignore_index)), loss.dtype());

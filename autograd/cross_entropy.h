@@ -1,4 +1,4 @@
-// Cross-entropy of logits and class numbers.
+// Cross-entropy of logits and class numbers, or shares of classes.
 #pragma once
 #include <retape/core/tensor.h>
 
@@ -14,8 +14,11 @@ struct CrossEntropyOptions {
 };
 /// -log softmax(logits)[target], from the logits: probabilities are never stored. logits (C), (N, C) or (N, C, d1, ...), floating;
 /// target i64 of the same shape without C, values in [0, C) or ignore_index. `none` gives the target's shape, otherwise a scalar; the
-/// mean is over targets that are not ignored, nan if there are none. Half types are computed in f32. Throws Error if shapes disagree
-/// or a target is out of range. torch: cross_entropy.
+/// mean is over targets that are not ignored, nan if there are none. Half types are computed in f32.
+///
+/// A floating target has the logits' shape and the share of each class, as mixup() makes it: -sum(target log softmax(logits)) over the
+/// classes, by the ops that are written here; it may want a gradient. ignore_index means nothing then. Throws Error if shapes disagree or a target is
+/// out of range. torch: cross_entropy.
 Tensor cross_entropy(const Tensor& logits, const Tensor& target, CrossEntropyOptions options = {});
 
 }  // namespace retape

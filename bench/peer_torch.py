@@ -79,6 +79,82 @@ class GptStep:
         self.optimizer.step()
 
 
+class MaeBlock(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width, 1e-6)
+        self.norm2 = nn.LayerNorm(width, 1e-6)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x):
+        b, t, c = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(b, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, c))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class Mae(nn.Module):
+    """He et al. 2022, as in their code: patches are embedded, then most of them left out; mask tokens are in the decoder only."""
+
+    def __init__(self, side, patch, width, depth, heads, decoder_width, decoder_depth, decoder_heads, mask_percent):
+        super().__init__()
+        self.patch, self.patches = patch, (side // patch) ** 2
+        self.keep = self.patches * (100 - mask_percent) // 100
+        self.embed = nn.Conv2d(3, width, patch, patch)
+        self.cls = nn.Parameter(torch.zeros(1, 1, width))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
+        self.register_buffer("positions", torch.randn(1, self.patches + 1, width))
+        self.register_buffer("decoder_positions", torch.randn(1, self.patches + 1, decoder_width))
+        self.blocks = nn.ModuleList([MaeBlock(width, heads) for _ in range(depth)])
+        self.norm = nn.LayerNorm(width, 1e-6)
+        self.decoder_embed = nn.Linear(width, decoder_width)
+        self.decoder_blocks = nn.ModuleList([MaeBlock(decoder_width, decoder_heads) for _ in range(decoder_depth)])
+        self.decoder_norm = nn.LayerNorm(decoder_width, 1e-6)
+        self.pred = nn.Linear(decoder_width, patch * patch * 3)
+
+    def loss(self, images):
+        x = self.embed(images).flatten(2).transpose(1, 2) + self.positions[:, 1:]
+        b, n, c = x.shape
+        order = torch.rand(b, n).argsort(1)
+        restore = order.argsort(1)
+        x = x.gather(1, order[:, : self.keep, None].expand(-1, -1, c))
+        mask = torch.ones(b, n)
+        mask[:, : self.keep] = 0
+        mask = mask.gather(1, restore)
+        x = torch.cat([(self.cls + self.positions[:, :1]).expand(b, -1, -1), x], 1)
+        for block in self.blocks:
+            x = block(x)
+        x = self.decoder_embed(self.norm(x))
+        tokens = torch.cat([x[:, 1:], self.mask_token.expand(b, n - self.keep, -1)], 1)
+        tokens = tokens.gather(1, restore[:, :, None].expand(-1, -1, x.size(2)))
+        x = torch.cat([x[:, :1], tokens], 1) + self.decoder_positions
+        for block in self.decoder_blocks:
+            x = block(x)
+        pred = self.pred(self.decoder_norm(x))[:, 1:]
+        p, s = self.patch, images.size(2) // self.patch
+        target = images.view(b, 3, s, p, s, p).permute(0, 2, 4, 3, 5, 1).reshape(b, n, p * p * 3)
+        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
+        losses = (pred - target).square().mean(-1)
+        return losses.mean() if self.keep == n else (losses * mask).sum() / mask.sum()
+
+
+class MaeStep:
+    def __init__(self, batch, side, *sizes):
+        self.model = Mae(side, *sizes)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
+        self.images = torch.randn(batch, 3, side, side)
+
+    def run(self):
+        self.optimizer.zero_grad(set_to_none=True)
+        self.model.loss(self.images).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+
+
 class Generation:
     def __init__(self, count, vocab, layers, heads, width, block, _):
         self.count = count
@@ -329,6 +405,7 @@ def make(line):
         "generate": Generation,
         "translation": TranslationStep,
         "beam_decoding": BeamDecoding,
+        "mae": MaeStep,
         "copy": copy,
         "issue": Issue,
     }

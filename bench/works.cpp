@@ -155,6 +155,50 @@ Work training_step(const char* model, const StepSettings& s, double at_least, do
           .products_of_whole = of_whole};
 }
 
+// A step of pre-training by He et al. 2022: ViT-tiny on 32 x 32 images.
+Work mae_step(double mask_ratio, double at_least) {
+  constexpr int64_t batch = 64, patch = 4, side = 32;
+  const nn::MAEConfig c{.encoder = {.image_size = side,
+                                    .patch_size = patch,
+                                    .hidden_size = 192,
+                                    .num_hidden_layers = 12,
+                                    .num_attention_heads = 3,
+                                    .intermediate_size = 768,
+                                    .position_embedding = nn::PositionEmbedding::sincos},
+                        .decoder_hidden_size = 96,
+                        .decoder_num_hidden_layers = 4,
+                        .decoder_num_attention_heads = 3,
+                        .decoder_intermediate_size = 384,
+                        .mask_ratio = mask_ratio,
+                        .norm_pix_loss = true};
+  const int64_t patches = c.encoder.patches(), seen = 1 + int64_t(double(patches) * (1 - mask_ratio)), all = 1 + patches;
+  const auto flops = [](int64_t tokens, int64_t width, int64_t depth) {
+    return double(depth * tokens) * double(24 * width * width + 4 * tokens * width);
+  };
+  return {.name = fmt::format("training step, MAE of ViT-tiny, 32 x 32, patch 4, B 64, mask ratio {}", mask_ratio),
+          .peer = fmt::format("mae {} {} {} {} {} {} {} {} {} {}", batch, side, patch, c.encoder.hidden_size, c.encoder.num_hidden_layers,
+                              c.encoder.num_attention_heads, c.decoder_hidden_size, c.decoder_num_hidden_layers,
+                              c.decoder_num_attention_heads, int64_t(100 * mask_ratio + 0.5)),
+          .at_least = at_least,
+          .make = [c]() -> Step {
+            auto model = std::make_shared<nn::MaskedAutoencoder>(c);
+            std::vector<Tensor> trained;
+            for (auto& p : model->parameters())
+              if (p.requires_grad()) trained.push_back(p);
+            auto optimizer = std::make_shared<AdamW>(trained, AdamWOptions{.lr = 1e-3, .betas = {0.9, 0.95}, .weight_decay = 0.05});
+            return [=, images = randn({batch, c.encoder.num_channels, side, side})] {
+              optimizer->zero_grad();
+              backward(model->loss(images));
+              clip_grad_norm(trained, 1);
+              optimizer->step();
+            };
+          },
+          .roof = Roof::fma,
+          .amount = 3 * double(batch) *
+                    (flops(seen, c.encoder.hidden_size, c.encoder.num_hidden_layers) +
+                     flops(all, c.decoder_hidden_size, c.decoder_num_hidden_layers))};
+}
+
 Work adamw(const char* form, double at_least, double of_roof) {
   constexpr int64_t count = 160, elements = 25'000'000 / count;
   return {.name = fmt::format("AdamW step, 25 M parameters in {} tensors, against {}", count, form),
@@ -221,6 +265,7 @@ std::vector<Work> all_works() {
   all.push_back(training_step("nanoGPT's CPU settings", nano, 1.5, 0, 1 / 1.5));
   all.push_back(training_step("6 layers, width 384, T 256, B 16", six_layers, 1.0, 0.75, 0.75));
   all.push_back(training_step("GPT-2 124M, T 64, B 4", gpt2, 1.2, 0, 0));
+  for (const double ratio : {0.0, 0.5, 0.75, 0.9}) all.push_back(mae_step(ratio, ratio == 0.75 ? 1.4 : 0));
   all.push_back(adamw("fused", 0.95, 0.9));
   all.push_back(adamw("foreach", 4, 0));
   all.push_back(generation());

@@ -217,7 +217,8 @@ bool Run::finish() {
   budget_.reset();
   if (!metrics_->rows().empty()) write_to_run(point_.run, [&] { draw_charts(); });  // also after a run that was stopped while it drew them
   if (step_ >= plan_.steps) return true;
-  if (!options_.quiet) fmt::print("stopped at step {}; go on with: ./run train {} --resume {}\n", step_, name_, point_.run.string());
+  if (!options_.quiet)
+    fmt::print("stopped at step {}; go on with: ./run {} {} --resume {}\n", step_, plan_.verb, name_, point_.run.string());
   return false;
 }
 

@@ -89,6 +89,7 @@ struct RunPlan {
   int64_t steps = 0;
   int64_t report_every = 10, eval_every = 250;  // steps
   std::string unit = "tokens";                  // what a step reads, for the progress line and the column <unit>_per_s
+  std::string verb = "train";                   // what `./run` goes on with, for the last line of a run that was stopped
   std::vector<std::string> columns = {};        // of metrics.csv, between step and <unit>_per_s, seconds
   std::vector<RunChart> charts = {};
 };

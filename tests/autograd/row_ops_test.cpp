@@ -165,6 +165,22 @@ TEST_CASE("label smoothing spreads a share of the target over all classes", "[cr
   CHECK(close(x.grad(), {0.25 - 0.1, 0.75 - 0.9}));
 }
 
+TEST_CASE("cross_entropy of shares of classes is PyTorch's", "[cross_entropy]") {
+  Tensor x = f64({1, 2, 0.5, -1, 0, 3}, {2, 3}).set_requires_grad();
+  const Tensor target = f64({0.2, 0.5, 0.3, 1, 0, 0}, {2, 3});
+  // torch.nn.functional.cross_entropy(x, target, label_smoothing=0.1), its gradient, and losses without smoothing
+  const Tensor loss = cross_entropy(x, target, {.label_smoothing = 0.1});
+  CHECK(loss.item() == Approx(2.515959677266).epsilon(1e-11));
+  backward(loss);
+  CHECK(close(x.grad(), {0.008945282144, 0.072599192939, -0.081544475084, -0.458092753894, 0.006639644622, 0.451453109272}, 1e-11));
+  CHECK(close(cross_entropy(x, target, {.reduction = Reduction::none}), {1.114368784108, 4.065883903757}, 1e-11));
+  CHECK(cross_entropy(x, target, {.reduction = Reduction::sum}).item() == Approx(5.180252687865).epsilon(1e-11));
+  CHECK(cross_entropy(select(x, 0, 0), select(target, 0, 0)).item() == Approx(1.114368784108).epsilon(1e-11));
+  // All of one class is what its number says.
+  CHECK(cross_entropy(x, f64({0, 1, 0, 0, 0, 1}, {2, 3})).item() == Approx(cross_entropy(x, tensor<int64_t>({1, 2})).item()));
+  CHECK_THAT(error_of([&] { cross_entropy(x, f64({1, 0}, {2})); }), ContainsSubstring("it must have shape [2, 3]"));
+}
+
 TEST_CASE("the mean cross_entropy of nothing that counts is nan, the sum is 0", "[cross_entropy]") {
   const Tensor target = tensor<int64_t>({-100, -100});
   CHECK(std::isnan(cross_entropy(zeros({2, 3}), target).item()));
@@ -186,7 +202,10 @@ TEST_CASE("a target out of range names itself and the number of classes", "[cros
              ContainsSubstring("cross_entropy: index 3 is out of range; expected 0 <= index < 3"));
   CHECK_THAT(error_of([&] { cross_entropy(x, tensor<int64_t>({-1, 0})); }), ContainsSubstring("index -1"));
   CHECK_THAT(error_of([&] { cross_entropy(x, tensor<int64_t>({0, 1, 2})); }), ContainsSubstring("it must have shape [2]"));
-  CHECK_THAT(error_of([&] { cross_entropy(x, tensor<int32_t>({0, 1})); }), ContainsSubstring("must be i64"));
+  CHECK_THAT(error_of([&] {
+               cross_entropy(x, tensor<int32_t>({0, 1}));
+             }),
+             ContainsSubstring("class numbers must be i64, shares of classes floating"));
   CHECK_THAT(error_of([&] { cross_entropy(x, tensor<int64_t>({0, 1}), {.label_smoothing = 2}); }), ContainsSubstring("label_smoothing 2"));
 }
 

@@ -67,6 +67,14 @@ std::vector<std::pair<std::string, std::function<nn::AnyModule()>>> layers() {
       {"running statistics", [] { return layer(RunningNorm()); }},
       {"tied weights", [] { return layer(Tied()); }},
       {"MultiheadAttention", [] { return layer(SelfAttention()); }},
+      {"ViTBlock",
+       [] {
+         return layer(nn::ViTBlock({.hidden_size = 6,
+                                    .num_attention_heads = 2,
+                                    .intermediate_size = 12,
+                                    .hidden_dropout_prob = 0.3,
+                                    .attention_probs_dropout_prob = 0.2}));
+       }},
       {"RotaryEmbedding", [] { return layer(Rotated()); }},
       {"a checkpoint inside", [] { return layer(Nested()); }},
   };
