@@ -13,7 +13,8 @@ constexpr int64_t piece = 1024;  // elements
 
 // Applies a rule to n elements. states[k] may not be null.
 template <template <class> class Rule, class T>
-[[gnu::noinline]] void run(const UpdateArgs& args, const Updated& parameter, T* __restrict value, const T* grad, T* const* state, int64_t n) {
+[[gnu::noinline]] void run(const UpdateArgs& args, const Updated& parameter, T* __restrict value, const T* grad, T* const* state,
+                           int64_t n) {
   constexpr int states = Rule<T>::states;
   const Rule<T> update(args, parameter);
   if constexpr (requires { update.idle(); })

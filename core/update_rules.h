@@ -369,8 +369,7 @@ template <class T> struct SamAscent {
   T rate;
   bool adaptive;
 
-  RETAPE_HD SamAscent(const UpdateArgs& a, const Updated& p)
-      : rate(T(a.other[0] / (m::sqrt(p.scalar[0]) + 1e-12))), adaptive(a.option) {}
+  RETAPE_HD SamAscent(const UpdateArgs& a, const Updated& p) : rate(T(a.other[0] / (m::sqrt(p.scalar[0]) + 1e-12))), adaptive(a.option) {}
   RETAPE_HD void operator()(T& value, T grad, T& before) const {
     before = value;
     value += rate * grad * (adaptive ? value * value : T(1));

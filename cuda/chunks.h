@@ -52,12 +52,6 @@ template <class Entry, class T, class EntryOf, class F> void in_tables(int64_t c
   if (table.count) f(table);
 }
 
-template <class F> void for_each_floating(const F& f) {
-  f(float{});
-  f(bf16{});
-  f(f16{});
-  f(double{});
-}
 inline void count_write(const Tensor& x) { ++x->storage->version; }
 
 }  // namespace

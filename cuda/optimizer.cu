@@ -8,6 +8,13 @@
 namespace retape::cuda {
 namespace {
 
+template <class F> void for_each_floating(const F& f) {
+  f(float{});
+  f(bf16{});
+  f(f16{});
+  f(double{});
+}
+
 // ---- update rules ------------------------------------------------------------------------------------------------------
 
 struct Parameter {

@@ -1,5 +1,5 @@
 // The update rules of core/update_rules.h over all parameters at once. Steps and scalars change in a launch of their own, after all chunks
-// have read them.
+// have read them. A rule is compiled for f32 and f64; f16 and bf16 are converted as they are read and written.
 #include <new>
 
 #include <retape/core/update_rules.h>
@@ -18,6 +18,7 @@ struct Parameter {
   double* scalar[most_scalars];
   int64_t* step;
   int64_t n;
+  DType dtype;
 };
 static_assert(sizeof(Table<Parameter>) + sizeof(UpdateArgs) + sizeof(float*) <= 4096, "a kernel's arguments are at most 4 KiB");
 __device__ __forceinline__ Updated updated(const Parameter& p) {
@@ -26,10 +27,22 @@ __device__ __forceinline__ Updated updated(const Parameter& p) {
   return out;
 }
 
+template <class C> __device__ __forceinline__ C load(const void* x, DType dtype, int64_t k) {
+  if constexpr (std::is_same_v<C, double>) return static_cast<const double*>(x)[k];
+  else if (dtype == DType::bf16) return C(static_cast<const bf16*>(x)[k]);
+  else if (dtype == DType::f16) return C(static_cast<const f16*>(x)[k]);
+  else return static_cast<const float*>(x)[k];
+}
+template <class C> __device__ __forceinline__ void store(void* x, DType dtype, int64_t k, C v) {
+  if constexpr (std::is_same_v<C, double>) static_cast<double*>(x)[k] = v;
+  else if (dtype == DType::bf16) static_cast<bf16*>(x)[k] = bf16(v);
+  else if (dtype == DType::f16) static_cast<f16*>(x)[k] = f16(v);
+  else static_cast<float*>(x)[k] = v;
+}
+
 // One thread folds what is the same for all elements, which takes powers in double.
-template <template <class> class Rule, class T>
+template <template <class> class Rule, class C>
 __global__ void update_chunks(Table<Parameter> table, UpdateArgs args, const float* found_inf) {
-  using C = compute_t<T>;
   constexpr int states = Rule<C>::states;
   if (found_inf && *found_inf != 0) return;
   const Chunk here = chunk_of(table);
@@ -41,22 +54,21 @@ __global__ void update_chunks(Table<Parameter> table, UpdateArgs args, const flo
   if constexpr (requires { update.idle(); })
     if (update.idle()) return;
 
-  T* const value = static_cast<T*>(p.value);
-  const T* const grad = static_cast<const T*>(p.grad);
   C* const state[most_states] = {static_cast<C*>(p.state[0]), static_cast<C*>(p.state[1]), static_cast<C*>(p.state[2])};
   for (int64_t k = here.begin + threadIdx.x; k < here.end; k += blockDim.x) {
-    C x = C(value[k]), s[most_states] = {};
+    C x = load<C>(p.value, p.dtype, k), s[most_states] = {};
+    const C grad = load<C>(p.grad, p.dtype, k);
 #pragma unroll
     for (int j = 0; j < states; ++j)
       if (state[j]) s[j] = state[j][k];
-    if constexpr (states == 0) update(x, C(grad[k]));
-    else if constexpr (states == 1) update(x, C(grad[k]), s[0]);
-    else if constexpr (states == 2) update(x, C(grad[k]), s[0], s[1]);
-    else update(x, C(grad[k]), s[0], s[1], s[2]);
+    if constexpr (states == 0) update(x, grad);
+    else if constexpr (states == 1) update(x, grad, s[0]);
+    else if constexpr (states == 2) update(x, grad, s[0], s[1]);
+    else update(x, grad, s[0], s[1], s[2]);
 #pragma unroll
     for (int j = 0; j < states; ++j)
       if (state[j]) state[j][k] = s[j];
-    value[k] = T(x);
+    store(p.value, p.dtype, k, x);
   }
 }
 
@@ -77,15 +89,15 @@ template <template <class> class Rule> __global__ void advance(Table<Parameter> 
 struct SlotEntries {
   const std::vector<OptimizerSlot>& slots;
   int states, scalars;
-  template <class T> bool has(int64_t i) const {
+  template <class C> bool has(int64_t i) const {
     const Tensor& value = slots[size_t(i)].value;
-    return value.dtype() == dtype_of<T> && value.numel() > 0;
+    return (value.dtype() == DType::f64) == std::is_same_v<C, double> && value.numel() > 0;
   }
-  template <class T> Parameter entry(int64_t i) const {
+  template <class C> Parameter entry(int64_t i) const {
     const OptimizerSlot& s = slots[size_t(i)];
     Parameter p = numbers(s);
-    p.value = data<T>(s.value), p.grad = data<T>(s.grad);
-    for (int k = 0; k < states; ++k) p.state[k] = data<compute_t<T>>(s.state[k]);
+    p.value = data_bytes(s.value), p.grad = data_bytes(s.grad), p.dtype = s.value.dtype();
+    for (int k = 0; k < states; ++k) p.state[k] = data<C>(s.state[k]);
     return p;
   }
   Parameter numbers(const OptimizerSlot& s) const {
@@ -116,12 +128,12 @@ void update_all(const UpdateArgs& args, const Tensor& found_inf, const std::vect
   check_slots(slots, states, scalars);
   const float* const found = data<float>(found_inf);
   const SlotEntries entries{slots, states, scalars};
-  for_each_floating([&](auto zero) {
-    using T = decltype(zero);
-    in_tables<Parameter, T>(int64_t(slots.size()), entries, [&](const Table<Parameter>& table) {
-      launch(update_chunks<Rule, T>, unsigned(table.first[table.count]), threads, 0, table, args, found);
+  const auto run = [&]<class C>(C) {
+    in_tables<Parameter, C>(int64_t(slots.size()), entries, [&](const Table<Parameter>& table) {
+      launch(update_chunks<Rule, C>, unsigned(table.first[table.count]), threads, 0, table, args, found);
     });
-  });
+  };
+  run(float{}), run(double{});
   Table<Parameter> counts;
   const auto count = [&] {
     launch(advance<Rule>, unsigned((counts.count + threads - 1) / threads), threads, 0, counts, args, found);

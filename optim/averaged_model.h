@@ -11,7 +11,7 @@ namespace retape {
 
 struct AveragedModelOptions {
   std::optional<double> decay = {};  ///< of an exponential moving average, such as 0.999; without it every update counts the same
-  bool use_buffers = false;     ///< average floating buffers, too; else they are copied
+  bool use_buffers = false;          ///< average floating buffers, too; else they are copied
 };
 
 namespace detail {

@@ -103,7 +103,8 @@ void Adafactor::update(int group, Device device, const Tensor& found_inf, const 
     const Tensor share = pow(cast(slot.step, DType::f64) + 1, o.beta2_decay), grad = cast(slot.grad, dtype), squares = square(grad);
     Tensor variance;
     if (slot.value.dim() > 1) {
-      const Tensor rows = lerp(slot.state[0], mean(squares, {-1}, true), share), columns = lerp(slot.state[1], mean(squares, {-2}, true), share);
+      const Tensor rows = lerp(slot.state[0], mean(squares, {-1}, true), share),
+                   columns = lerp(slot.state[1], mean(squares, {-2}, true), share);
       variance = rows / clamp(mean(rows, {-2}, true), least, INFINITY) * columns;
       put_state(rows, slot.state[0], found_inf), put_state(columns, slot.state[1], found_inf);
     } else {

@@ -54,9 +54,9 @@ struct AdafactorOptions {
   double lr = 1e-2;  ///< the largest relative step; step t makes min(lr, 1 / sqrt(t))
   double beta2_decay = -0.8;
   std::pair<std::optional<double>, double> eps = {std::nullopt, 1e-3};  ///< least root of the mean square of gradients, by default the
-                                                                       ///< dtype's epsilon; least root mean square of the weight
-  double d = 1;             ///< what the direction's root mean square is clipped to
-  double weight_decay = 0;  ///< a step takes lr * weight_decay of the weight away
+                                                                        ///< dtype's epsilon; least root mean square of the weight
+  double d = 1;                                                         ///< what the direction's root mean square is clipped to
+  double weight_decay = 0;                                              ///< a step takes lr * weight_decay of the weight away
   bool maximize = false;
 
   static constexpr auto optimizer = "adafactor";

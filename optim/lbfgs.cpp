@@ -120,8 +120,8 @@ LBFGS::Point LBFGS::search(const Closure& closure, const Point& start, double t,
       done = true;
       break;
     }
-    const double next = cubic_minimum(before.t, before.loss, before.slope, now.t, now.loss, now.slope, now.t + 0.01 * (now.t - before.t),
-                                      now.t * 10);
+    const double next =
+        cubic_minimum(before.t, before.loss, before.slope, now.t, now.loss, now.slope, now.t + 0.01 * (now.t - before.t), now.t * 10);
     before = now;
     now = at(next);
     ++round;
@@ -134,7 +134,8 @@ LBFGS::Point LBFGS::search(const Closure& closure, const Point& start, double t,
   while (!done && round < max_calls) {
     const double left = std::min(bracket[0].t, bracket[1].t), right = std::max(bracket[0].t, bracket[1].t);
     if ((right - left) * size < options().tolerance_change) break;
-    double next = cubic_minimum(bracket[0].t, bracket[0].loss, bracket[0].slope, bracket[1].t, bracket[1].loss, bracket[1].slope, left, right);
+    double next =
+        cubic_minimum(bracket[0].t, bracket[0].loss, bracket[0].slope, bracket[1].t, bracket[1].loss, bracket[1].slope, left, right);
     // Twice close to an end, or at it: a tenth away from that end instead.
     const double margin = 0.1 * (right - left);
     if (std::min(right - next, next - left) < margin) {
@@ -274,8 +275,8 @@ void LBFGS::load_state_dict(const NamedTensors& state) {
     const auto list = [&](const char* name) {
       const Tensor value = entries.require(name);
       if (!(value.shape() == Shape{n, like.numel()}) || value.dtype() != like.dtype())
-        entries.fail(fmt::format("{} is {}; it must be {} {}", name, detail::describe(value), name_of(like.dtype()),
-                                 Shape{n, like.numel()}.str()));
+        entries.fail(
+            fmt::format("{} is {}; it must be {} {}", name, detail::describe(value), name_of(like.dtype()), Shape{n, like.numel()}.str()));
       return unbind(clone(to(value.detach(), like.device())));
     };
     m.old_dirs = list("0.old_dirs"), m.old_stps = list("0.old_stps");

@@ -8,10 +8,10 @@ enum class LineSearch : uint8_t { none, strong_wolfe };
 
 struct LBFGSOptions {
   double lr = 1;
-  int64_t max_iter = 20;            ///< iterations a step()
+  int64_t max_iter = 20;                 ///< iterations a step()
   std::optional<int64_t> max_eval = {};  ///< calls of the closure a step(), by default max_iter * 5 / 4
-  double tolerance_grad = 1e-7;     ///< a step() ends when no element of the gradient is larger,
-  double tolerance_change = 1e-9;   ///< or when neither weights nor loss change by more
+  double tolerance_grad = 1e-7;          ///< a step() ends when no element of the gradient is larger,
+  double tolerance_change = 1e-9;        ///< or when neither weights nor loss change by more
   int64_t history_size = 100;
   LineSearch line_search_fn = LineSearch::none;
   bool maximize = false;

@@ -34,7 +34,8 @@ void MuonOptions::check() const {
   detail::check_betas(optimizer, adamw_betas);
   if (!(momentum >= 0 && momentum < 1))
     throw Error(fmt::format("muon: momentum {} is not valid; it must be at least 0 and below 1", momentum));
-  if (ns_steps < 0 || ns_steps >= 100) throw Error(fmt::format("muon: ns_steps {} is not valid; it must be at least 0 and below 100", ns_steps));
+  if (ns_steps < 0 || ns_steps >= 100)
+    throw Error(fmt::format("muon: ns_steps {} is not valid; it must be at least 0 and below 100", ns_steps));
 }
 
 Tensor detail::orthogonalize(const Tensor& x, const std::array<double, 3>& coefficients, int64_t steps, double eps) {
@@ -68,9 +69,8 @@ void Muon::update(int group, Device device, const Tensor& found_inf, const std::
     }
   }
   if (!matrices.empty()) {
-    const auto args = +[](const MuonOptions& of) -> UpdateArgs {
-      return {.beta1 = of.momentum, .maximize = of.maximize, .option = of.nesterov};
-    };
+    const auto args =
+        +[](const MuonOptions& of) -> UpdateArgs { return {.beta1 = of.momentum, .maximize = of.maximize, .option = of.nesterov}; };
     detail::update(device, UpdateKind::muon, arguments(group, args), found_inf, matrices);
     const Autocast off(DType::bf16, false);
     for (OptimizerSlot& slot : matrices) {

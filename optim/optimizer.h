@@ -98,7 +98,6 @@ class Optimizer {
   static const std::vector<int64_t>& numbers_of(const Optimizer& of, int group) { return of.groups_[size_t(group)]; }
   /// What the last step kept for parameter i; undefined before the first.
   const Tensor& state(int64_t i, int k) const { return states_[size_t(i)].tensors[k]; }
-  const Tensor& step_count(int64_t i) const { return states_[size_t(i)].step; }
   /// Null if update() may be given some rows of a parameter and its state, with the others left as they are; else what forbids it.
   virtual const char* refuses_rows(int) const { return "in any form"; }
   virtual bool takes_dense() const { return true; }
@@ -144,8 +143,9 @@ template <class Options> class OptimizerWith : public Optimizer {
     else return nullptr;
   }
   bool has_betas() const override {
-    return requires(Options & o) { o.betas; }
-    &&!requires(Options & o) { o.momentum; };
+    if constexpr (requires { options().momentum; }) return false;
+    else if constexpr (requires { options().betas; }) return true;
+    else return false;
   }
   void check_options(int group) const override { options(group).check(); }
   /// What a kernel is given, f(options). A captured graph asks f again before each launch.

@@ -94,8 +94,8 @@ struct RMSpropOptions {
 using RMSprop = RuleOptimizer<RMSpropOptions>;
 
 struct RpropOptions {
-  double lr = 1e-2;                                    ///< the first step size; later changes do nothing
-  std::pair<double, double> etas = {0.5, 1.2};         ///< what a step size is multiplied by when the gradient's sign changes, and when not
+  double lr = 1e-2;                             ///< the first step size; later changes do nothing
+  std::pair<double, double> etas = {0.5, 1.2};  ///< what a step size is multiplied by when the gradient's sign changes, and when not
   std::pair<double, double> step_sizes = {1e-6, 50.0};  ///< the smallest and the largest
   bool maximize = false;
 

@@ -26,8 +26,8 @@ struct AdamWScheduleFreeOptions {
 /// after; step() throws Error in between. A new optimizer is as after train().
 class AdamWScheduleFree : public RuleOptimizer<AdamWScheduleFreeOptions> {
  public:
-  using RuleOptimizer::RuleOptimizer;
   using Optimizer::step;
+  using RuleOptimizer::RuleOptimizer;
   void step(const Tensor& found_inf = {}) override;
   void train();
   void eval();

@@ -17,8 +17,12 @@ bool equal(const std::vector<Tensor>& a, const std::vector<Tensor>& b) {
 }  // namespace
 
 TEST_CASE("every optimizer steps on a device as on the CPU", "[cuda][optim]") {
-  for (const OptimizerCase& c : optimizer_cases())
-    for (const DType dtype : {DType::f64, DType::f32, DType::bf16}) {
+  for (const OptimizerCase& c : optimizer_cases()) {
+    const std::string name = c.name;
+    std::vector<DType> dtypes = {DType::f32};
+    if (name.find('.') == std::string::npos) dtypes.push_back(DType::f64);  // once a rule, since an emulated device is slow
+    if (name == "adam.amsgrad" || name == "lamb" || name == "adafactor" || name == "muon") dtypes.push_back(DType::bf16);
+    for (const DType dtype : dtypes) {
       INFO(c.name << " in " << name_of(dtype));
       const OptimizerRun here(c.only_matrices, dtype), there(c.only_matrices, dtype, gpu);
       here.steps(*c.make(here.params), 0, 3);
@@ -35,6 +39,7 @@ TEST_CASE("every optimizer steps on a device as on the CPU", "[cuda][optim]") {
       there.steps(*optimizer, 3, 4);
       CHECK_FALSE(equal(there.values(), before));
     }
+  }
 }
 
 TEST_CASE("every optimizer steps in a graph as without, also when its rate changes", "[cuda][optim][graph]") {
@@ -49,7 +54,7 @@ TEST_CASE("every optimizer steps in a graph as without, also when its rate chang
         return {tables[0] + 1};
       };
       cuda::Graph graph(step);
-      for (int t = 0; t < 5; ++t) {
+      for (int t = 0; t < 3; ++t) {  // runs it, captures it, and launches it with another rate
         optimizer->set_lr(0.01 / (t + 1));
         if (captured) graph(of.tables(t));
         else step(of.tables(t));

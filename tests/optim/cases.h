@@ -48,8 +48,7 @@ inline const std::vector<OptimizerCase>& optimizer_cases() {
       {"adadelta", making<Adadelta>(AdadeltaOptions{})},
       {"adadelta.decay", making<Adadelta>(AdadeltaOptions{.lr = 0.5, .rho = 0.8, .eps = 1e-3, .weight_decay = 0.1, .maximize = true})},
       {"adagrad", making<Adagrad>(AdagradOptions{})},
-      {"adagrad.decay",
-       making<Adagrad>(AdagradOptions{.lr = 0.1, .lr_decay = 0.1, .weight_decay = 0.1, .initial_accumulator_value = 0.2})},
+      {"adagrad.decay", making<Adagrad>(AdagradOptions{.lr = 0.1, .lr_decay = 0.1, .weight_decay = 0.1, .initial_accumulator_value = 0.2})},
       {"rmsprop", making<RMSprop>(RMSpropOptions{})},
       {"rmsprop.momentum",
        making<RMSprop>(RMSpropOptions{.lr = 0.02, .alpha = 0.9, .weight_decay = 0.1, .momentum = 0.8, .maximize = true})},
@@ -58,8 +57,7 @@ inline const std::vector<OptimizerCase>& optimizer_cases() {
       {"rprop", making<Rprop>(RpropOptions{})},
       {"rprop.etas", making<Rprop>(RpropOptions{.lr = 0.05, .etas = {0.4, 1.5}, .step_sizes = {0.01, 0.1}, .maximize = true})},
       {"asgd", making<ASGD>(ASGDOptions{})},
-      {"asgd.average",
-       making<ASGD>(ASGDOptions{.lr = 0.1, .lambd = 0.1, .alpha = 0.6, .t0 = 3, .weight_decay = 0.1, .maximize = true})},
+      {"asgd.average", making<ASGD>(ASGDOptions{.lr = 0.1, .lambd = 0.1, .alpha = 0.6, .t0 = 3, .weight_decay = 0.1, .maximize = true})},
       {"lion", making<Lion>(LionOptions{})},
       {"lion.decay", making<Lion>(LionOptions{.lr = 0.02, .betas = {0.8, 0.95}, .weight_decay = 0.3, .maximize = true})},
       {"lamb", making<LAMB>(LAMBOptions{})},
@@ -69,21 +67,22 @@ inline const std::vector<OptimizerCase>& optimizer_cases() {
       {"lars.decay", making<LARS>(LARSOptions{.lr = 1, .weight_decay = 0.1, .trust_coefficient = 0.1, .maximize = true})},
       {"lars.plain", making<LARS>(LARSOptions{.lr = 0.1, .adapt = false})},
       {"adafactor", making<Adafactor>(AdafactorOptions{})},
-      {"adafactor.decay",
-       making<Adafactor>(AdafactorOptions{
-           .lr = 0.5, .beta2_decay = -0.6, .eps = {1e-4, 0.1}, .d = 1.5, .weight_decay = 0.1, .maximize = true})},
+      {"adafactor.decay", making<Adafactor>(AdafactorOptions{
+                              .lr = 0.5, .beta2_decay = -0.6, .eps = {1e-4, 0.1}, .d = 1.5, .weight_decay = 0.1, .maximize = true})},
       {"muon", making<Muon>(MuonOptions{}), true, bf16, bf16},
-      {"muon.match",
-       making<Muon>(MuonOptions{.lr = 0.05, .momentum = 0.8, .nesterov = false, .adjust_lr_fn = AdjustLr::match_rms_adamw}), true, bf16,
-       bf16},
+      {"muon.match", making<Muon>(MuonOptions{.lr = 0.05, .momentum = 0.8, .nesterov = false, .adjust_lr_fn = AdjustLr::match_rms_adamw}),
+       true, bf16, bf16},
       {"schedule_free", making<AdamWScheduleFree>(AdamWScheduleFreeOptions{})},
       {"schedule_free.warmup",
        making<AdamWScheduleFree>(AdamWScheduleFreeOptions{
            .lr = 0.05, .betas = {0.8, 0.95}, .weight_decay = 0.1, .warmup_steps = 4, .r = 1, .weight_lr_power = 1})},
       {"lookahead",
-       [](const std::vector<Tensor>& params) -> std::unique_ptr<Optimizer> {
-         return std::make_unique<LookaheadCase>(std::make_unique<SGD>(params, SGDOptions{.lr = 0.1}), LookaheadOptions{.k = 3, .alpha = 0.4});
-       }},
+       [](const std::vector<Tensor>& params) -> std::
+                                                 unique_ptr<Optimizer> {
+                                                   return std::make_unique<LookaheadCase>(
+                                                       std::make_unique<SGD>(params, SGDOptions{.lr = 0.1}),
+                                                       LookaheadOptions{.k = 3, .alpha = 0.4});
+                                                 }},
   };
   return cases;
 }

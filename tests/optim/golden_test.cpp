@@ -64,7 +64,8 @@ TEST_CASE("ten steps of SparseAdam are PyTorch's", "[optim][golden]") {
     const Tensor p = cast(wave({6, 3}, 0.1), dtype).set_requires_grad();
     SparseAdam optimizer({p}, {.lr = 0.05});
     for (int64_t t = 0; t < 10; ++t) {
-      set_sparse_grad(p, SparseRows{tensor(std::vector<int64_t>{t % 6, (t + 2) % 6}), cast(wave({2, 3}, 1.3 * double(t) + 0.1), dtype), p.shape()});
+      set_sparse_grad(
+          p, SparseRows{tensor(std::vector<int64_t>{t % 6, (t + 2) % 6}), cast(wave({2, 3}, 1.3 * double(t) + 0.1), dtype), p.shape()});
       optimizer.step();
     }
     CHECK(relative_difference({p.detach()}, expected_params("sparse_adam", dtype)) <= (dtype == DType::f64 ? 1e-12 : 1e-5));
@@ -219,8 +220,7 @@ TEST_CASE("schedules are PyTorch's", "[optim][golden]") {
                                       .final_div_factor = 100,
                                       .three_phase = true});
   check("cyclic", CyclicLR{.base_lr = 0.01, .max_lr = 0.1, .step_size_up = 5});
-  check("cyclic.triangular2",
-        CyclicLR{.base_lr = 0.01, .max_lr = 0.1, .step_size_up = 4, .step_size_down = 6, .mode = Cycle::triangular2});
+  check("cyclic.triangular2", CyclicLR{.base_lr = 0.01, .max_lr = 0.1, .step_size_up = 4, .step_size_down = 6, .mode = Cycle::triangular2});
   check("cyclic.exp_range", CyclicLR{.base_lr = 0.01, .max_lr = 0.1, .step_size_up = 4, .mode = Cycle::exp_range, .gamma = 0.95});
   check("swa", SWALR{.swa_lr = 0.01});
   check("swa.linear", SWALR{.swa_lr = 0.01, .anneal_epochs = 6, .anneal_strategy = Anneal::linear});
@@ -255,5 +255,11 @@ TEST_CASE("rates fall on a plateau as PyTorch's do, also from a state_dict", "[o
   };
   check("plateau", 1, {.patience = 1});
   check("plateau.abs", -1,
-        {.mode = PlateauMode::max, .factor = 0.5, .patience = 0, .threshold = 0.01, .threshold_mode = ThresholdMode::abs, .cooldown = 2, .min_lr = {0.004}});
+        {.mode = PlateauMode::max,
+         .factor = 0.5,
+         .patience = 0,
+         .threshold = 0.01,
+         .threshold_mode = ThresholdMode::abs,
+         .cooldown = 2,
+         .min_lr = {0.004}});
 }

@@ -152,6 +152,18 @@ TEST_CASE("optimizers that cannot take sparse gradients say so", "[optim]") {
   }
 }
 
+TEST_CASE("amsgrad that is switched on later begins with its maximum; means and count go on", "[optim]") {
+  const Tensor p = ones({1}, {DType::f64}).set_requires_grad(), q = ones({1}, {DType::f64}).set_requires_grad();
+  AdamW late({p}, {.lr = 0.1}), never({q}, {.lr = 0.1});
+  for (int i = 0; i < 3; ++i) {
+    for (const Tensor& t : {p, q}) t.set_grad(full({1}, 1 + i, {DType::f64}));  // the mean of squares rises: the maximum is the last one
+    late.options().amsgrad = i > 0;
+    late.step(), never.step();
+  }
+  CHECK(p.item() == Approx(q.item()).epsilon(1e-14));
+  CHECK(late.state_dict().size() == never.state_dict().size() + 1);
+}
+
 TEST_CASE("a closure is called by step(), whose result it gives", "[optim]") {
   const Tensor p = tensor({1.0, -2.0}).set_requires_grad();
   SGD optimizer({p}, {.lr = 0.5});
@@ -328,7 +340,7 @@ TEST_CASE("Lookahead is used like the optimizer it works around, and does not co
   };
   CHECK(step(false) == 0);
   CHECK(step(true) == 0);
-  CHECK(step(false) == 0);   // from 1 half of the way to -1
+  CHECK(step(false) == 0);  // from 1 half of the way to -1
   CHECK(step(false) == -1);
   CHECK_THAT(error_of([&] { optimizer.load_state_dict(fast.state_dict()); }), ContainsSubstring("entry 0.slow_buffer is missing"));
 }
