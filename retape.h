@@ -35,8 +35,15 @@
 #include <retape/nn/nn.h>
 #include <retape/optim/adagrad.h>
 #include <retape/optim/adamw.h>
+#include <retape/optim/averaged_model.h>
 #include <retape/optim/clip.h>
 #include <retape/optim/grad_scaler.h>
+#include <retape/optim/layerwise.h>
+#include <retape/optim/lbfgs.h>
+#include <retape/optim/muon.h>
+#include <retape/optim/rules.h>
 #include <retape/optim/schedule.h>
+#include <retape/optim/schedule_free.h>
 #include <retape/optim/sgd.h>
 #include <retape/optim/sparse_adam.h>
+#include <retape/optim/wrappers.h>

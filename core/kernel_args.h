@@ -38,10 +38,41 @@ struct AdagradArgs {
   bool maximize;
   const AdagradArgs* later = nullptr;
 };
+// What a step does to each element; the structs of core/update_rules.h, by kind.
+#define RETAPE_UPDATE_RULES(X)   \
+  X(amsgrad, AMSGrad)            \
+  X(nadam, NAdam)                \
+  X(radam, RAdam)                \
+  X(adamax, Adamax)              \
+  X(adadelta, Adadelta)          \
+  X(rmsprop, RMSprop)            \
+  X(rprop, Rprop)                \
+  X(asgd, ASGD)                  \
+  X(lion, Lion)                  \
+  X(schedule_free, ScheduleFree) \
+  X(lamb, LambDirection)         \
+  X(lars, Lars)                  \
+  X(adafactor, AdafactorStep)    \
+  X(muon, MuonMomentum)          \
+  X(scaled_step, ScaledStep)     \
+  X(lookahead, Lookahead)        \
+  X(average, RunningAverage)     \
+  X(sam_ascent, SamAscent)       \
+  X(move_toward, MoveToward)
+#define RETAPE_X(kind, ...) kind,
+enum class UpdateKind : uint8_t { RETAPE_UPDATE_RULES(RETAPE_X) };
+#undef RETAPE_X
+// The numbers of all rules: each reads those that it names.
+struct UpdateArgs {
+  double lr = 0, beta1 = 0, beta2 = 0, eps = 0, weight_decay = 0;
+  double other[3] = {};  // what one rule alone has, in the order of its comment
+  bool decoupled = false, maximize = false, option = false;
+  const UpdateArgs* later = nullptr;
+};
 // What one optimizer step needs of one parameter. All contiguous; `state` has the update rule's own tensors.
 struct OptimizerSlot {
   Tensor value, grad;
-  Tensor state[2];
+  Tensor state[4];
   Tensor step;  // i64, no dims: updates so far; the kernel counts this one. On the device, which alone knows whether a step is skipped
 };
 // How a loss scale follows what the gradients were.

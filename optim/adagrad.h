@@ -22,8 +22,7 @@ class Adagrad : public OptimizerWith<AdagradOptions> {
 
  protected:
   std::vector<const char*> state_names() const override;
-  int states(int) const override { return 1; }
-  double initial_state(int group) const override { return options(group).initial_accumulator_value; }
+  double initial_state(int group, int) const override { return options(group).initial_accumulator_value; }
   const char* refuses_rows(int group) const override { return options(group).weight_decay != 0 ? "with weight_decay" : nullptr; }
   void update(int group, Device device, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots) override;
 };

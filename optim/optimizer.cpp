@@ -3,8 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
-#include <map>
 #include <memory>
 
 #include <retape/autograd/index.h>
@@ -13,12 +11,18 @@
 #include <retape/autograd/tape.h>
 #include <retape/autograd/views.h>
 #include <retape/optim/device.h>
+#include <retape/optim/entries.h>
 
 namespace retape {
 namespace {
 
+using detail::describe;
+
 // Half types keep their running means in f32: a bf16 mean would not move any more once it is 256 times its increments.
 DType state_dtype(const Tensor& param) { return param.dtype() == DType::f64 ? DType::f64 : DType::f32; }
+
+// Whether a tensor fits what an optimizer keeps for a parameter.
+bool fits(const Tensor& t, const std::pair<Shape, DType>& layout) { return t.shape() == layout.first && t.dtype() == layout.second; }
 
 // x's rows `ids` become `values`, in place.
 void put_rows(const Tensor& x, const Tensor& ids, const Tensor& values) {
@@ -27,12 +31,40 @@ void put_rows(const Tensor& x, const Tensor& ids, const Tensor& values) {
   if (y.impl() != x.impl()) copy_into(y, x);
 }
 
-std::string describe(const Tensor& t) { return fmt::format("{} {}", name_of(t.dtype()), t.shape().str()); }
-
 }  // namespace
 
 void detail::check_not_negative(const char* optimizer, const char* option, double value) {
   if (!(value >= 0)) throw Error(fmt::format("{}: {} {} is not valid; it must be at least 0", optimizer, option, value));
+}
+
+void detail::update(Device device, UpdateKind rule, const UpdateArgs& args, const Tensor& found_inf,
+                    const std::vector<OptimizerSlot>& slots) {
+  RETAPE_DISPATCH(device, update(rule, args, found_inf, slots));
+}
+
+void detail::add_norms(std::vector<OptimizerSlot>& slots, int first, const Tensor& (*a)(const OptimizerSlot&),
+                       const Tensor& (*b)(const OptimizerSlot&)) {
+  if (slots.empty()) return;
+  const int64_t n = int64_t(slots.size());
+  const Device device = slots.front().value.device();
+  std::vector<Tensor> all;
+  for (const auto of : {a, b})
+    for (const OptimizerSlot& slot : slots) all.push_back(of(slot));
+  Tensor squares = empty({2 * n}, {DType::f64, device});
+  RETAPE_DISPATCH(device, square_norms(all, squares));
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t k = 0; k < 2; ++k) slots[size_t(i)].state[first + int(k)] = select(squares, 0, k * n + i);
+}
+
+void detail::update_everywhere(UpdateKind rule, const UpdateArgs& args, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots) {
+  std::vector<OptimizerSlot> plain = slots;
+  for (OptimizerSlot& slot : plain) slot.value = contiguous(slot.value), slot.grad = contiguous(slot.grad);
+  for (auto& some : split_by_device(plain, [](const OptimizerSlot& s) { return s.value.device(); })) {
+    const Device device = some.front().value.device();
+    update(device, rule, args, found_inf ? to(found_inf, device) : found_inf, some);
+  }
+  for (size_t i = 0; i < slots.size(); ++i)
+    if (plain[i].value.impl() != slots[i].value.impl()) copy_into(plain[i].value, slots[i].value);
 }
 
 void detail::check_betas(const char* optimizer, std::pair<double, double> betas) {
@@ -85,6 +117,19 @@ void Optimizer::set_lr(double lr) {
   for (int g = 0; g < group_count(); ++g) set_lr(g, lr);
 }
 
+double Optimizer::momentum(int group) const {
+  check_group(group);
+  const double* at = const_cast<Optimizer*>(this)->momentum_of(group);
+  if (!at) throw Error(fmt::format("{}: there is neither a momentum nor a beta in its options", name()));
+  return *at;
+}
+void Optimizer::set_momentum(int group, double momentum) {
+  this->momentum(group);
+  if (!(momentum >= 0) || (has_betas() && momentum >= 1))
+    throw Error(fmt::format("{}: momentum {} is not valid; it must be at least 0{}", name(), momentum, has_betas() ? " and below 1" : ""));
+  *momentum_of(group) = momentum;
+}
+
 std::vector<Tensor> Optimizer::parameters() const {
   std::vector<Tensor> params;
   for (auto& state : states_) params.push_back(state.param);
@@ -112,6 +157,15 @@ Optimizer::~Optimizer() { forget_state(); }
 
 // ---- the step -------------------------------------------------------------------------------------------------------
 
+std::pair<Shape, DType> Optimizer::state_layout(const Tensor& param, int) const { return {param.shape(), state_dtype(param)}; }
+
+Tensor Optimizer::step(const Closure& closure) {
+  if (!closure) throw Error(fmt::format("{}: the closure is empty", name()));
+  const Tensor loss = closure();
+  step();
+  return loss;
+}
+
 // With a gradient of some rows the slot has those rows of everything; put_rows() puts them back.
 OptimizerSlot Optimizer::make_slot(int group, int64_t index, const std::optional<SparseRows>& rows) const {
   const State& state = states_[size_t(index)];
@@ -133,17 +187,23 @@ OptimizerSlot Optimizer::make_slot(int group, int64_t index, const std::optional
   const auto no_steps = [&] { return zeros({}, {DType::i64, param.device()}); };
   const auto part = [&](const Tensor& t) { return rows ? index_select(t, 0, rows->ids) : t; };
   OptimizerSlot slot{.value = contiguous(part(param)), .grad = contiguous(grad), .state = {}, .step = state.step ? state.step : no_steps()};
-  for (int k = 0; k < states(group); ++k) {
+  const auto names = state_names();
+  bool made = false, kept = false;
+  for (int k = 0; k < int(names.size()); ++k) {
+    if (!uses_state(group, param, k)) continue;
+    const auto layout = state_layout(param, k);
     slot.state[k] = state.tensors[k];
     if (!slot.state[k]) {
-      slot.state[k] = full(param.shape(), initial_state(group), {state_dtype(param), param.device()});
-      slot.step = no_steps();
-    } else if (slot.state[k].dtype() != state_dtype(param) || !(slot.state[k].device() == param.device()) ||
-               !(slot.state[k].shape() == param.shape())) {
-      throw Error(fmt::format("{}: parameter {} is {}, but its {} was made as {}; make the optimizer after moving or converting the model",
-                              name(), index, describe(param), state_names()[size_t(k)], describe(slot.state[k])));
+      slot.state[k] = full(layout.first, initial_state(group, k), {layout.second, param.device()});
+      made = true;
+      continue;
     }
+    kept = true;
+    if (!fits(slot.state[k], layout) || !(slot.state[k].device() == param.device()))
+      throw Error(fmt::format("{}: parameter {} is {}, but its {} was made as {}; make the optimizer after moving or converting the model",
+                              name(), index, describe(param), names[size_t(k)], describe(slot.state[k])));
   }
+  if (made && !kept) slot.step = no_steps();  // such as a momentum's, which begins with its buffer
   return slot;
 }
 
@@ -171,7 +231,8 @@ void Optimizer::step(const Tensor& found_inf) {
       OptimizerSlot slot = make_slot(g, i, rows);
       work.slots.push_back(slot);
       if (rows)
-        for (int k = 0; k < states(g); ++k) slot.state[k] = index_select(slot.state[k], 0, rows->ids);
+        for (Tensor& t : slot.state)
+          if (t) t = index_select(t, 0, rows->ids);
       work.parts.push_back(std::move(slot));
       work.rows.push_back(rows ? rows->ids : Tensor());
       work.indices.push_back(i);
@@ -187,10 +248,12 @@ void Optimizer::step(const Tensor& found_inf) {
       State& state = states_[size_t(indices[j])];
       new_state |= slots[j].step.impl() != state.step.impl();
       state.step = slots[j].step;
-      for (int k = 0; k < states(group); ++k) state.tensors[k] = slots[j].state[k];
+      for (int k = 0; k < 4; ++k)
+        if (slots[j].state[k]) state.tensors[k] = slots[j].state[k];
       if (rows[j]) {
         put_rows(state.param, rows[j], parts[j].value);
-        for (int k = 0; k < states(group); ++k) put_rows(state.tensors[k], rows[j], parts[j].state[k]);
+        for (int k = 0; k < 4; ++k)
+          if (slots[j].state[k]) put_rows(state.tensors[k], rows[j], parts[j].state[k]);
       } else if (slots[j].value.impl() != state.param.impl()) {
         copy_into(slots[j].value, state.param);
       }
@@ -218,56 +281,15 @@ NamedTensors Optimizer::state_dict() const {
   return out;
 }
 
-namespace {
-
-// The entries of a state_dict, each to be taken once.
-class Entries {
- public:
-  Entries(const char* optimizer, const NamedTensors& state) : optimizer_(optimizer) {
-    for (auto& [name, value] : state) {
-      if (!value) fail(fmt::format("entry {} is undefined", name));
-      if (!entries_.emplace(name, value).second) fail(fmt::format("entry {} is there twice", name));
-    }
-  }
-  [[noreturn]] void fail(const std::string& what) const { throw Error(fmt::format("{}: load_state_dict: {}", optimizer_, what)); }
-  Tensor take(const std::string& name) {
-    const auto found = entries_.find(name);
-    if (found == entries_.end()) return {};
-    Tensor value = found->second;
-    entries_.erase(found);
-    return value;
-  }
-  Tensor require(const std::string& name) {
-    Tensor value = take(name);
-    if (!value) fail(fmt::format("entry {} is missing", name));
-    return value;
-  }
-  double number(const std::string& name, const Tensor& value) const {
-    if (value.numel() != 1) fail(fmt::format("{} is {}; it must be one number", name, describe(value)));
-    const double x = value.item();
-    if (!(x >= 0)) fail(fmt::format("{} is {}; it must be at least 0", name, x));
-    return x;
-  }
-  void check_empty() const {
-    if (!entries_.empty()) fail(fmt::format("unknown entry {}; is this the state of another optimizer or model?", entries_.begin()->first));
-  }
-
- private:
-  const char* optimizer_;
-  std::map<std::string, Tensor> entries_;
-};
-
-}  // namespace
-
 void Optimizer::load_state_dict(const NamedTensors& state) {
   const NoGrad no_grad;
-  Entries entries(name(), state);
+  detail::Entries entries(name(), state);
   std::vector<double> lrs;
   for (int g = 0; g < group_count(); ++g) {
     const std::string lr_name = fmt::format("param_groups.{}.lr", g), params_name = fmt::format("param_groups.{}.params", g);
     const Tensor lr = entries.take(lr_name);
     if (!lr) entries.fail(fmt::format("entry {} is missing; this optimizer has {} parameter groups", lr_name, group_count()));
-    lrs.push_back(entries.number(lr_name, lr));
+    lrs.push_back(entries.number(lr_name, lr, 0));
     const auto numbers = entries.require(params_name).to_vector<int64_t>(), &mine = groups_[size_t(g)];
     if (numbers.size() != mine.size())
       entries.fail(fmt::format("parameter group {} has {} parameters in the state and {} here", g, numbers.size(), mine.size()));
@@ -284,19 +306,18 @@ void Optimizer::load_state_dict(const NamedTensors& state) {
     const std::string step_name = fmt::format("{}.step", i);
     const Tensor step = entries.take(step_name);
     if (!step) continue;
-    const double count = entries.number(step_name, step);
-    if (count != std::floor(count) || count > 0x1p53) entries.fail(fmt::format("{} is {}; it must be a whole number", step_name, count));
-    fresh.step = to(tensor(std::vector<int64_t>{int64_t(count)}, {}), fresh.param.device());
+    fresh.step = to(tensor(std::vector<int64_t>{entries.count(step_name, step)}, {}), fresh.param.device());
     for (size_t k = 0; k < names.size(); ++k) {
       const std::string entry = fmt::format("{}.{}", i, names[k]);
       const Tensor value = entries.take(entry);
       if (!value) {
-        if (int(k) < states(group_of(int64_t(i)))) entries.fail(fmt::format("entry {} is missing", entry));
+        if (uses_state(group_of(int64_t(i)), fresh.param, int(k))) entries.fail(fmt::format("entry {} is missing", entry));
         continue;
       }
-      if (!(value.shape() == fresh.param.shape()) || value.dtype() != state_dtype(fresh.param))
-        entries.fail(fmt::format("{} is {}; parameter {} needs {} {}", entry, describe(value), i, name_of(state_dtype(fresh.param)),
-                                 fresh.param.shape().str()));
+      const auto layout = state_layout(fresh.param, int(k));
+      if (!fits(value, layout))
+        entries.fail(
+            fmt::format("{} is {}; parameter {} needs {} {}", entry, describe(value), i, name_of(layout.second), layout.first.str()));
       fresh.tensors[k] = clone(to(value.detach(), fresh.param.device()));
     }
   }

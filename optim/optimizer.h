@@ -7,6 +7,7 @@
 //     backward(loss);
 //     optimizer.step();
 #pragma once
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,6 +27,16 @@ template <class Options> struct ParamGroup {
   Options options = {};
 };
 
+/// Computes the loss, and its gradients: what some optimizers call several times in a step.
+///
+///     optimizer.step([&] {
+///       optimizer.zero_grad();
+///       const Tensor loss = model.loss(x, y);
+///       backward(loss);
+///       return loss;
+///     });
+using Closure = std::function<Tensor()>;
+
 class Optimizer {
  public:
   virtual ~Optimizer();
@@ -37,7 +48,9 @@ class Optimizer {
   ///
   /// `found_inf` is for loss scaling (GradScaler::step gives it): f32 without dims. Where it is not 0 nothing changes, step counts
   /// and running means included; that is decided on the device, nobody waits for it.
-  void step(const Tensor& found_inf = {});
+  virtual void step(const Tensor& found_inf = {});
+  /// Calls closure(), steps, and returns its loss. LBFGS and SAM call it several times, and cannot do without.
+  virtual Tensor step(const Closure& closure);
   /// Drops all gradients. torch: zero_grad(set_to_none=True).
   void zero_grad();
 
@@ -47,14 +60,18 @@ class Optimizer {
   double lr(int group = 0) const;
   void set_lr(double lr);             ///< of every group
   void set_lr(int group, double lr);  ///< of one group
+  /// The momentum, or the first beta, which some schedules move against the rate. Throws Error if there is none, or for a value below 0,
+  /// or a beta of 1 or more.
+  double momentum(int group = 0) const;
+  void set_momentum(int group, double momentum);
 
   /// What a checkpoint needs: for parameter i (counted through all groups) "i.step" and the optimizer's own tensors, such as
   /// "i.exp_avg", if it has been updated before; for group g "param_groups.g.lr" and "param_groups.g.params". The tensors are
   /// those that the next step changes, not copies.
-  NamedTensors state_dict() const;
+  virtual NamedTensors state_dict() const;
   /// Continues from a state_dict() of the same kind of optimizer with the same parameters; values are copied. Throws Error if
   /// anything is missing, unknown, or of another shape or dtype, and has changed nothing then.
-  void load_state_dict(const NamedTensors& state);
+  virtual void load_state_dict(const NamedTensors& state);
 
  protected:
   Optimizer() = default;
@@ -65,10 +82,22 @@ class Optimizer {
   void add_group(const char* optimizer, const std::vector<Tensor>& params);
 
   virtual const char* name() const = 0;
-  virtual std::vector<const char*> state_names() const = 0;  // of all tensors that a slot may have
-  virtual int states(int group) const = 0;                   // how many of them this group uses
-  virtual double initial_state(int) const { return 0; }      // of all their elements
+  // Of all tensors that a slot may have, in its order. Of them a group may use some; each is like its parameter, in f32 for half types,
+  // and starts with `initial`.
+  virtual std::vector<const char*> state_names() const = 0;
+  virtual bool uses_state(int, const Tensor&, int) const { return true; }
+  virtual double initial_state(int, int) const { return 0; }
+  virtual std::pair<Shape, DType> state_layout(const Tensor& param, int k) const;
   virtual double& lr_of(int group) = 0;
+  virtual double* momentum_of(int) { return nullptr; }
+  virtual bool has_betas() const { return false; }
+  static double& lr_of(Optimizer& of, int group) { return of.lr_of(group); }  // for those that wrap another
+  static double* momentum_of(Optimizer& of, int group) { return of.momentum_of(group); }
+  static bool has_betas(const Optimizer& of) { return of.has_betas(); }
+  const std::vector<int64_t>& numbers_of(int group) const { return groups_[size_t(group)]; }
+  static const std::vector<int64_t>& numbers_of(const Optimizer& of, int group) { return of.groups_[size_t(group)]; }
+  /// What the last step kept for parameter i; undefined before the first.
+  const Tensor& state(int64_t i, int k) const { return states_[size_t(i)].tensors[k]; }
   /// Null if update() may be given some rows of a parameter and its state, with the others left as they are; else what forbids it.
   virtual const char* refuses_rows(int) const { return "in any form"; }
   virtual bool takes_dense() const { return true; }
@@ -78,7 +107,7 @@ class Optimizer {
  private:
   struct State {
     Tensor param;
-    Tensor tensors[2];
+    Tensor tensors[4];
     Tensor step;  // undefined before the first update
   };
   void check_group(int group) const;
@@ -108,6 +137,16 @@ template <class Options> class OptimizerWith : public Optimizer {
  protected:
   const char* name() const override { return Options::optimizer; }
   double& lr_of(int group) override { return options(group).lr; }
+  double* momentum_of([[maybe_unused]] int group) override {
+    if constexpr (requires { options(group).momentum; }) return &options(group).momentum;
+    else if constexpr (requires { options(group).betas; }) return &options(group).betas.first;
+    else return nullptr;
+  }
+  bool has_betas() const override {
+    if constexpr (requires { options().momentum; }) return false;
+    else if constexpr (requires { options().betas; }) return true;
+    else return false;
+  }
   void check_options(int group) const override { options(group).check(); }
   /// What a kernel is given, f(options). A captured graph asks f again before each launch.
   template <class Args> Args arguments(int group, Args (*f)(const Options&)) const {
@@ -130,6 +169,42 @@ namespace detail {
 void check_not_negative(const char* optimizer, const char* option, double value);
 /// Throws Error unless both are at least 0 and below 1.
 void check_betas(const char* optimizer, std::pair<double, double> betas);
+/// Runs a rule of core/update_rules.h on slots of one device.
+void update(Device device, UpdateKind rule, const UpdateArgs& args, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots);
+/// The same for slots of any devices, whose tensors need not be contiguous.
+void update_everywhere(UpdateKind rule, const UpdateArgs& args, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots);
+/// Gives the slots two more states, from `first` on: the squares of the norms of what two of their tensors hold.
+void add_norms(std::vector<OptimizerSlot>& slots, int first, const Tensor& (*a)(const OptimizerSlot&),
+               const Tensor& (*b)(const OptimizerSlot&));
 }  // namespace detail
+
+/// An optimizer that is one rule of core/update_rules.h. Its Options say which, what its states are called (those without dims last), and
+/// what the rule is given.
+template <class Options> class RuleOptimizer : public OptimizerWith<Options> {
+ public:
+  using OptimizerWith<Options>::OptimizerWith;
+
+ protected:
+  std::vector<const char*> state_names() const override { return {std::begin(Options::states), std::end(Options::states)}; }
+  bool uses_state([[maybe_unused]] int group, const Tensor&, [[maybe_unused]] int k) const override {
+    if constexpr (requires(const Options& o) { o.uses(0); }) return this->options(group).uses(k);
+    else return true;
+  }
+  double initial_state([[maybe_unused]] int group, [[maybe_unused]] int k) const override {
+    if constexpr (requires(const Options& o) { o.initial(0); }) return this->options(group).initial(k);
+    else return 0;
+  }
+  std::pair<Shape, DType> state_layout(const Tensor& param, int k) const override {
+    if constexpr (requires { Options::scalars; })
+      if (k >= int(std::size(Options::states)) - Options::scalars) return {Shape{}, DType::f64};
+    return Optimizer::state_layout(param, k);
+  }
+  void update(int group, Device device, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots) override {
+    detail::update(device, Options::rule,
+                   this->arguments(
+                       group, +[](const Options& o) { return o.args(); }),
+                   found_inf, slots);
+  }
+};
 
 }  // namespace retape

@@ -23,7 +23,7 @@ class SGD : public OptimizerWith<SGDOptions> {
 
  protected:
   std::vector<const char*> state_names() const override;
-  int states(int group) const override { return options(group).momentum != 0 ? 1 : 0; }
+  bool uses_state(int group, const Tensor&, int) const override { return options(group).momentum != 0; }
   const char* refuses_rows(int group) const override {
     return options(group).momentum != 0 ? "with momentum" : options(group).weight_decay != 0 ? "with weight_decay" : nullptr;
   }

@@ -21,7 +21,6 @@ class SparseAdam : public OptimizerWith<SparseAdamOptions> {
 
  protected:
   std::vector<const char*> state_names() const override;
-  int states(int) const override { return 2; }
   const char* refuses_rows(int) const override { return nullptr; }
   bool takes_dense() const override { return false; }
   void update(int group, Device device, const Tensor& found_inf, const std::vector<OptimizerSlot>& slots) override;
