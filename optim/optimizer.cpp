@@ -167,7 +167,7 @@ Tensor Optimizer::step(const Closure& closure) {
 }
 
 // With a gradient of some rows the slot has those rows of everything; put_rows() puts them back.
-OptimizerSlot Optimizer::make_slot(int group, int64_t index, const std::optional<SparseRows>& rows) const {
+OptimizerSlot Optimizer::make_slot(int group, int64_t index, const std::optional<SparseRows>& rows, int states) const {
   const State& state = states_[size_t(index)];
   const Tensor& param = state.param;
   const Tensor grad = rows ? rows->values : param.grad();
@@ -187,9 +187,8 @@ OptimizerSlot Optimizer::make_slot(int group, int64_t index, const std::optional
   const auto no_steps = [&] { return zeros({}, {DType::i64, param.device()}); };
   const auto part = [&](const Tensor& t) { return rows ? index_select(t, 0, rows->ids) : t; };
   OptimizerSlot slot{.value = contiguous(part(param)), .grad = contiguous(grad), .state = {}, .step = state.step ? state.step : no_steps()};
-  const auto names = state_names();
   bool made = false, kept = false;
-  for (int k = 0; k < int(names.size()); ++k) {
+  for (int k = 0; k < states; ++k) {
     if (!uses_state(group, param, k)) continue;
     const auto layout = state_layout(param, k);
     slot.state[k] = state.tensors[k];
@@ -201,7 +200,7 @@ OptimizerSlot Optimizer::make_slot(int group, int64_t index, const std::optional
     kept = true;
     if (!fits(slot.state[k], layout) || !(slot.state[k].device() == param.device()))
       throw Error(fmt::format("{}: parameter {} is {}, but its {} was made as {}; make the optimizer after moving or converting the model",
-                              name(), index, describe(param), names[size_t(k)], describe(slot.state[k])));
+                              name(), index, describe(param), state_names()[size_t(k)], describe(slot.state[k])));
   }
   if (made && !kept) slot.step = no_steps();  // such as a momentum's, which begins with its buffer
   return slot;
@@ -213,6 +212,7 @@ void Optimizer::step(const Tensor& found_inf) {
   const NoGrad no_grad;
   const Scoped op(ctx.op, name());
   bool new_state = false;
+  const int states = int(state_names().size());
   struct Work {
     int group;
     std::vector<int64_t> indices;
@@ -228,7 +228,7 @@ void Optimizer::step(const Tensor& found_inf) {
       const Tensor& param = states_[size_t(i)].param;
       const auto rows = sparse_grad(param);
       if (!rows && !param.grad()) continue;
-      OptimizerSlot slot = make_slot(g, i, rows);
+      OptimizerSlot slot = make_slot(g, i, rows, states);
       work.slots.push_back(slot);
       if (rows)
         for (Tensor& t : slot.state)

@@ -111,7 +111,7 @@ class Optimizer {
     Tensor step;  // undefined before the first update
   };
   void check_group(int group) const;
-  OptimizerSlot make_slot(int group, int64_t index, const std::optional<SparseRows>& rows) const;
+  OptimizerSlot make_slot(int group, int64_t index, const std::optional<SparseRows>& rows, int states) const;
   int group_of(int64_t index) const;
   void count_state();
   void forget_state();
