@@ -51,7 +51,6 @@ Work beam_decoding() {
   constexpr int64_t sentences = 250, source_length = 16, target_length = 24, beam = 4;
   return {.name = "beam-4 decoding, 250 sentences of 16 tokens to 24 each",
           .peer = "beam_decoding " + numbers(sentences, source_length, target_length),
-          .at_least = 3,
           .make = []() -> Step {
             auto model = std::make_shared<translate::Translator>(config);
             model->eval();
