@@ -57,10 +57,15 @@ Pair operands(const char* name, const Operand& a, const Operand& b) {
   return a.tensor() ? Pair{x, n} : Pair{n, x};
 }
 
+// The order in memory of a result of this shape: that of the operands that are as large.
+MemoryFormat format_of(const Shape& shape, const Tensor& a, const Tensor& b) {
+  const auto last = [&](const Tensor& x) { return x.memory_format() == MemoryFormat::channels_last && x.shape() == shape; };
+  return last(a) || last(b) ? MemoryFormat::channels_last : MemoryFormat::contiguous;
+}
 template <class F> Tensor broadcast_kernel(const char* name, const Tensor& a, const Tensor& b, DType dtype, F&& run) {
   check_one_device(name, a, b);
   const Shape shape = a.shape() == b.shape() ? a.shape() : broadcast_shapes(name, a.shape(), b.shape());
-  Tensor y = empty(shape, {dtype, a.device()});
+  Tensor y = empty(shape, {dtype, a.device()}, format_of(shape, a, b));
   if (a.shape() == shape && b.shape() == shape) run(a, b, y);
   else run(broadcast_view(a, shape), broadcast_view(b, shape), y);
   return y;
@@ -201,7 +206,7 @@ struct Where {
     check_one_device(name, a, b), check_one_device(name, c, a);
     condition = save(c);
     const Shape shape = broadcast_shapes(name, c.shape(), broadcast_shapes(name, a.shape(), b.shape()));
-    Tensor y = empty(shape, a.options());
+    Tensor y = empty(shape, a.options(), format_of(shape, a, b));
     RETAPE_DISPATCH(y.device(), where(broadcast_view(c, shape), broadcast_view(a, shape), broadcast_view(b, shape), y));
     return y;
   }

@@ -2,6 +2,7 @@
 #pragma once
 #include <retape/autograd/attention.h>
 #include <retape/autograd/binary.h>
+#include <retape/autograd/convolution.h>
 #include <retape/autograd/cross_entropy.h>
 #include <retape/autograd/diagonal.h>
 #include <retape/autograd/dropout.h>
@@ -13,6 +14,7 @@
 #include <retape/autograd/layer_norm.h>
 #include <retape/autograd/linalg.h>
 #include <retape/autograd/matmul.h>
+#include <retape/autograd/pool.h>
 #include <retape/autograd/rearrange.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/rms_norm.h>

@@ -186,7 +186,9 @@ Entry remember(const Tensor& t, int what, bool for_backward) {
   return e;
 }
 
-bool owns_alone(const Tensor& t) { return t->refs.load() == 1 && t->storage->owners() == 1 && t.is_contiguous(); }
+bool owns_alone(const Tensor& t) {
+  return t->refs.load() == 1 && t->storage->owners() == 1 && (t.is_contiguous() || t.is_contiguous(MemoryFormat::channels_last));
+}
 
 void add_in_place(Tensor& into, const Tensor& x) {
   const Scoped inside(ctx.inside_forward, true);
@@ -237,6 +239,7 @@ void add_to_leaf(Pass& pass, TensorImpl& leaf, Tensor& dx) {
     }
   if (pass.only_captures) return;
   const LeafLock lock(leaf);
+  if (!dx.is_contiguous() && dx.memory_format() != Tensor(Ref<TensorImpl>::share(&leaf)).memory_format()) dx = clone(dx);
   if (!leaf.gradient) leaf.gradient = owns_alone(dx) ? std::move(dx) : clone(dx);  // optimizers write into it: nobody may share it
   else accumulate_grad(leaf.gradient, dx, false);
   if (leaf.row_gradient) merge_rows(leaf);

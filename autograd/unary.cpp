@@ -16,7 +16,7 @@ struct UnaryCurve {
   const char* name;
   UnaryKind kind;
   Tensor forward(const Tensor& dy, const Tensor& kept) {
-    Tensor out = empty_like(kept);
+    Tensor out = empty_like(kept, kept.memory_format());
     RETAPE_DISPATCH(kept.device(), unary_curve(kind, dy, kept, out));
     return out;
   }
@@ -28,7 +28,7 @@ struct UnaryBackward {
   Saved dy = {}, kept = {};
   Tensor forward(const Tensor& d, const Tensor& k) {
     dy = save(d, 1), kept = save(k);
-    Tensor dx = empty_like(k);
+    Tensor dx = empty_like(k, k.memory_format());
     RETAPE_DISPATCH(k.device(), unary_backward(kind, d, k, dx));
     return dx;
   }
@@ -65,7 +65,7 @@ struct Unary {
   Precision precision = precision_of(kind);
   Saved kept = {};
   Tensor forward(const Tensor& x) {
-    Tensor y = empty_like(x);
+    Tensor y = empty_like(x, x.memory_format());
     RETAPE_DISPATCH(x.device(), unary(kind, x, y));
     kept = save(keeps_y(kind) ? y : x);
     return y;

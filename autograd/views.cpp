@@ -21,8 +21,8 @@ Tensor view(const Tensor& x, const Shape& shape, const Shape& strides, int64_t o
 Tensor view(const Tensor& x, const Shape& shape, const Shape& strides) { return view(x, shape, strides, x.offset()); }
 
 void run_copy(const Tensor& x, Tensor y) { RETAPE_DISPATCH(y.device(), copy(x, y)); }
-Tensor copied(const Tensor& x) {
-  Tensor y = empty_like(x);
+Tensor copied(const Tensor& x, MemoryFormat format = MemoryFormat::contiguous) {
+  Tensor y = empty_like(x, format);
   run_copy(x, y);
   return y;
 }
@@ -241,14 +241,15 @@ void UnfoldBackward::backward(const Tensor& ddx, Grads& g) { g.set(0, record(Unf
 
 struct Copy {
   const char* name;
-  Tensor forward(const Tensor& x) { return copied(x); }
+  MemoryFormat format = MemoryFormat::contiguous;
+  Tensor forward(const Tensor& x) { return copied(x, format); }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, dy); }
 };
 struct Cast {
   static constexpr auto name = "cast";
   DType to;
   Tensor forward(const Tensor& x) {
-    Tensor y = empty(x.shape(), {to, x.device()});
+    Tensor y = empty(x.shape(), {to, x.device()}, x.memory_format());
     RETAPE_DISPATCH(y.device(), copy(x, y));
     return y;
   }
@@ -522,6 +523,14 @@ Tensor atleast_3d(const Tensor& x) {
 Tensor contiguous(const Tensor& x) {
   check_defined("contiguous", x);
   return x.is_contiguous() ? x : record(Copy{"contiguous"}, x);
+}
+Tensor contiguous(const Tensor& x, MemoryFormat format) {
+  if (format == MemoryFormat::contiguous) return contiguous(x);
+  check_defined("contiguous", x);
+  if (x.dim() < 3)
+    throw Error(
+        fmt::format("contiguous: a tensor of shape {} has no channels to put last; it needs 3 dims or more, (N, C, ...)", x.shape().str()));
+  return x.is_contiguous(format) ? x : record(Copy{"contiguous", format}, x);
 }
 Tensor clone(const Tensor& x) {
   check_defined("clone", x);

@@ -74,6 +74,9 @@ Tensor atleast_3d(const Tensor& x);
 
 /// x itself if it is contiguous, else a copy that is. torch: contiguous.
 Tensor contiguous(const Tensor& x);
+/// The same for another order of the elements: channels_last for (N, C, ...). Throws Error for fewer than 3 dims.
+/// torch: contiguous(memory_format=torch.channels_last).
+Tensor contiguous(const Tensor& x, MemoryFormat format);
 /// A copy in new, contiguous memory. torch: clone.
 Tensor clone(const Tensor& x);
 /// x in another dtype; x itself if it has it. Floating to integer truncates. torch: Tensor.to(dtype).

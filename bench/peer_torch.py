@@ -313,6 +313,19 @@ def row_op(name, rows):
     }[name]()
 
 
+def image_op(name):
+    image = lambda size: torch.randn(16, 64, size, size).contiguous(memory_format=torch.channels_last)
+    return {
+        "conv": lambda: ForwardBackward(lambda x, w: F.conv2d(x, w, padding=1), image(56), torch.randn(64, 64, 3, 3)),
+        "depthwise": lambda: ForwardBackward(lambda x, w: F.conv2d(x, w, padding=1, groups=64), image(56), torch.randn(64, 1, 3, 3)),
+        "transposed": lambda: ForwardBackward(
+            lambda x, w: F.conv_transpose2d(x, w, stride=2, padding=1), image(28), torch.randn(64, 64, 4, 4)
+        ),
+        "max_pool": lambda: ForwardBackward(lambda x: F.max_pool2d(x, 3, 2, 1), image(56)),
+        "avg_pool": lambda: ForwardBackward(lambda x: F.avg_pool2d(x, 2), image(56)),
+    }[name]()
+
+
 def cross_entropy(rows, classes):
     return ForwardBackward(F.cross_entropy, torch.randn(rows, classes), torch.randint(classes, (rows,)))
 
@@ -393,7 +406,7 @@ def make(line):
     name, *words = line.split()
     if name == "row_op":
         return row_op(*words)
-    of_words = {"adamw": AdamW, "gpt_amp": gpt_amp, "elementwise": elementwise, "rows": rows_of}
+    of_words = {"image_op": image_op, "adamw": AdamW, "gpt_amp": gpt_amp, "elementwise": elementwise, "rows": rows_of}
     if name in of_words:
         return of_words[name](*words)
     makers = {

@@ -106,6 +106,43 @@ Work attention(int64_t batch, int64_t heads, int64_t length, int64_t dim, double
           .of_roof = of_peak};
 }
 
+// Ops on images; both sides have them channels-last in memory.
+void add_image_ops(std::vector<Work>& all) {
+  struct Op {
+    const char *name, *peer;
+    double at_least;
+    Shape x, weight;  // weight: none
+    RowOp f;
+  };
+  const Shape image{16, 64, 56, 56};
+  const Op ops[] = {
+      {"conv2d 3 x 3, 64 to 64 channels", "conv", 1, image, {64, 64, 3, 3}, [](auto& x) { return conv2d(x[0], x[1], {}, {.padding = 1}); }},
+      {"conv2d 3 x 3, depthwise",
+       "depthwise",
+       1.5,
+       image,
+       {64, 1, 3, 3},
+       [](auto& x) { return conv2d(x[0], x[1], {}, {.padding = 1, .groups = 64}); }},
+      {"conv_transpose2d 4 x 4, stride 2, of 28 x 28",
+       "transposed",
+       1,
+       {16, 64, 28, 28},
+       {64, 64, 4, 4},
+       [](auto& x) { return conv_transpose2d(x[0], x[1], {}, {.stride = 2, .padding = 1}); }},
+      {"max_pool2d 3 x 3, stride 2", "max_pool", 1.3, image, {}, [](auto& x) { return max_pool2d(x[0], 3, {.stride = 2, .padding = 1}); }},
+      {"avg_pool2d 2 x 2", "avg_pool", 1.3, image, {}, [](auto& x) { return avg_pool2d(x[0], 2); }},
+  };
+  for (const Op& op : ops)
+    all.push_back({.name = fmt::format("{}, 16 images of 56 x 56, forward + backward", op.name),
+                   .peer = fmt::format("image_op {}", op.peer),
+                   .at_least = op.at_least,
+                   .make = [=] {
+                     std::vector<Tensor> inputs = {contiguous(randn(op.x), MemoryFormat::channels_last)};
+                     if (op.weight.rank()) inputs.push_back(randn(op.weight));
+                     return forward_backward(inputs, op.f);
+                   }});
+}
+
 // ---- training steps -------------------------------------------------------------------------------------------------
 
 struct Product {  // a linear layer: x (m, k), weight (n, k)
@@ -259,6 +296,7 @@ std::vector<Work> all_works() {
        .rates = {{"an op of that chain without recording", "ops/us", 1000 * 1e-6, 1 / 0.3}}},
   };
   add_row_ops(all);
+  add_image_ops(all);
   all.push_back(cross_entropy_of_logits());
   all.push_back(attention(8, 6, 512, 64, 0.4));
   all.push_back(attention(2, 8, 4096, 64, 0.6));

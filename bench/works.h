@@ -38,7 +38,7 @@ template <class F> Step forward_backward(std::vector<Tensor> inputs, F f) {
   for (Tensor& x : inputs)
     if (is_floating(x.dtype())) x.set_requires_grad();
   const NoGrad off;
-  const Tensor dy = randn_like(f(inputs));
+  const Tensor y = f(inputs), dy = contiguous(randn_like(y), y.memory_format());
   return [=]() mutable {
     for (Tensor& x : inputs)
       if (x.requires_grad()) x.set_grad({});

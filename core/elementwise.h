@@ -67,19 +67,9 @@ template <int N> [[gnu::noinline]] void walk_tiles(const Loops<N>& loops, int ac
   });
 }
 
-// Puts the dim in which the output (the last operand) is dense last; returns the dim in which another operand is, or -1.
-template <int N> RETAPE_INLINE int dim_across(Loops<N>& loops) {
+// The dim in which another operand is dense than the output (the last operand), whose dense dim is the last; or -1.
+template <int N> RETAPE_INLINE int dim_across(const Loops<N>& loops) {
   const int last = loops.rank - 1;
-  for (int d = 0; d < last && loops.stride[last][N - 1] != loops.bytes[N - 1]; ++d) {
-    if (loops.stride[d][N - 1] != loops.bytes[N - 1] || loops.size[d] < 8) continue;
-    const auto swap = [](int64_t& a, int64_t& b) {
-      const int64_t held = a;
-      a = b;
-      b = held;
-    };
-    swap(loops.size[d], loops.size[last]);
-    for (int k = 0; k < N; ++k) swap(loops.stride[d][k], loops.stride[last][k]);
-  }
   if (loops.size[last] < 8) return -1;
   for (int k = 0; k < N - 1; ++k) {
     if (loops.stride[last][k] < 64) continue;
@@ -95,10 +85,8 @@ template <int N> [[gnu::noinline]] void walk(Loops<N> loops, InnerLoop inner, co
   int64_t rows = 1;
   for (int d = 0; d < last; ++d) rows *= loops.size[d];
   if constexpr (N > 1) {
-    if (const int64_t all = rows * loops.size[last]; last > 0 && all >= worth_tiles) {
+    if (last > 0 && rows * loops.size[last] >= worth_tiles)
       if (const int across = dim_across(loops); across >= 0) return walk_tiles(loops, across, inner, argument);
-      rows = all / loops.size[last];
-    }
   }
   const int64_t n = loops.size[last];
   if (rows * n == 0) return;

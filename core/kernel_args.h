@@ -75,6 +75,21 @@ struct OptimizerSlot {
   Tensor state[4];
   Tensor step;  // i64, no dims: updates so far; the kernel counts this one. On the device, which alone knows whether a step is skipped
 };
+// A window that moves over an image of up to 3 dims of space, (depth, height, width); those that are missing are of size 1. Window o begins at
+// o * stride - padding, and its elements are `dilation` apart. A kernel of 0 stands for windows of varying size that part the image evenly:
+// [floor(o in / out), ceil((o + 1) in / out)).
+struct WindowArgs {
+  int64_t in[3], out[3], kernel[3], stride[3], padding[3], dilation[3];
+  RETAPE_HD int64_t places_in() const { return in[0] * in[1] * in[2]; }
+  RETAPE_HD int64_t places_out() const { return out[0] * out[1] * out[2]; }
+  RETAPE_HD int64_t elements() const { return kernel[0] * kernel[1] * kernel[2]; }
+};
+// What a mean over a window divides by: divisor if it is not 0, else the window's elements inside the image or, if count_padding, also
+// those in its padding.
+struct AvgPoolArgs {
+  int64_t divisor = 0;
+  bool count_padding = true;
+};
 // How a loss scale follows what the gradients were.
 struct LossScaleArgs {
   double growth_factor, backoff_factor;

@@ -31,8 +31,15 @@ template <int N> [[gnu::noinline]] Loops<N> make_loops(const Shape& shape, const
     for (int k = 0; k < N; ++k) loops.stride[0][k] = loops.bytes[k];
     return loops;
   }
-  loops.rank = 0;
+  int order[Shape::max_rank];  // as the last operand, the output, lies in memory
   for (int d = 0; d < shape.rank(); ++d) {
+    int at = d;
+    for (; at > 0 && t[N - 1]->strides()[order[at - 1]] < t[N - 1]->strides()[d]; --at) order[at] = order[at - 1];
+    order[at] = d;
+  }
+  loops.rank = 0;
+  for (int i = 0; i < shape.rank(); ++i) {
+    const int d = order[i];
     if (shape[d] == 1) continue;
     int64_t here[N];
     bool merge = loops.rank > 0;

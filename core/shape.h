@@ -75,6 +75,15 @@ RETAPE_INLINE Shape contiguous_strides(const Shape& shape) {
   for (int i = shape.rank(); i-- > 0; n *= shape[i]) s[i] = n;
   return s;
 }
+/// Those of (N, C, ...) whose elements lie as row-major (N, ..., C) would.
+RETAPE_INLINE Shape channels_last_strides(const Shape& shape) {
+  Shape s = shape;
+  s[1] = 1;
+  int64_t n = shape[1];
+  for (int i = shape.rank(); i-- > 2; n *= shape[i]) s[i] = n;
+  s[0] = n;
+  return s;
+}
 /// `dim` as an index in [0, rank); throws Error naming the op unless -rank <= dim < rank (a scalar has dims -1 and 0).
 int normalize_dim(const char* op, int64_t dim, int rank);
 /// The common shape of a and b by NumPy's rules; throws Error naming the op.

@@ -29,6 +29,11 @@ struct Options {
   Device device = {};
 };
 
+/// The order of elements in memory: row-major; or, of a tensor (N, C, sizes of space...), that of a row-major (N, sizes of space..., C),
+/// so that the channels of a place lie side by side. Ops on images take both and give channels_last, which elementwise ops
+/// keep. torch: memory_format, there for images and volumes only.
+enum class MemoryFormat : uint8_t { contiguous, channels_last };
+
 class Tensor {
  public:
   Tensor() = default;  ///< undefined: converts to false, and ops take it where an input is optional
@@ -45,6 +50,10 @@ class Tensor {
   RETAPE_INLINE Device device() const;
   Options options() const;
   RETAPE_INLINE bool is_contiguous() const;
+  /// Whether the elements lie in that order without gaps. With one channel, or one place, both are true.
+  bool is_contiguous(MemoryFormat format) const;
+  /// channels_last if the elements lie so and not in row-major order, else contiguous.
+  MemoryFormat memory_format() const;
 
   /// Typed read access from the tensor's first element on. Throws Error for another dtype, a device that is not the CPU, and
   /// for an undefined tensor. Elements lie at strides(), in elements.
@@ -206,7 +215,10 @@ Tensor make_tensor(Ref<Storage> storage, const Layout& layout);
 
 /// Uninitialised. All of these throw Error for a negative size and for sizes whose product overflows.
 Tensor empty(const Shape& shape, Options options = {});
+/// In that order; channels_last needs a channel and something else, else it is row-major.
+Tensor empty(const Shape& shape, Options options, MemoryFormat format);
 Tensor empty_like(const Tensor& x);  ///< same shape, dtype and device; contiguous
+inline Tensor empty_like(const Tensor& x, MemoryFormat format) { return empty(x.shape(), x.options(), format); }
 Tensor full(const Shape& shape, double value, Options options = {});
 Tensor zeros(const Shape& shape, Options options = {});
 Tensor ones(const Shape& shape, Options options = {});

@@ -2,6 +2,7 @@
 #pragma once
 #include <retape/nn/activation.h>
 #include <retape/nn/attention.h>
+#include <retape/nn/convolution.h>
 #include <retape/nn/dropout.h>
 #include <retape/nn/embedding.h>
 #include <retape/nn/estimate_memory.h>
@@ -13,6 +14,7 @@
 #include <retape/nn/loss.h>
 #include <retape/nn/mae.h>
 #include <retape/nn/module.h>
+#include <retape/nn/pool.h>
 #include <retape/nn/rms_norm.h>
 #include <retape/nn/rope.h>
 #include <retape/nn/sequential.h>

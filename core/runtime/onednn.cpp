@@ -3,29 +3,20 @@
 // block K differently, which changes the last bits: `plan` keeps them to shapes where that does not happen.
 #include <retape/core/runtime/onednn.h>
 
-#include <omp.h>
-#include <oneapi/dnnl/dnnl.hpp>
-
-#include <algorithm>
-#include <array>
 #include <memory>
-#include <string>
-#include <unordered_map>
 
-#include <retape/core/error.h>
+#include <retape/core/runtime/onednn_engine.h>
 
 namespace retape::onednn {
-namespace {
 
-using dnnl::memory;
-
-bool isa_includes(dnnl_cpu_isa_t isa) { return (dnnl_get_effective_cpu_isa() & isa) == isa; }
-
-// Never destroyed: thread-local primitives of any thread may outlive static objects.
 dnnl::engine& engine() {
   static auto& e = *new dnnl::engine(dnnl::engine::kind::cpu, 0);
   return e;
 }
+
+namespace {
+
+using dnnl::memory;
 
 // ---- one operand as BLAS sees it ----
 
@@ -156,21 +147,10 @@ void gemm_tiles(const Gemm& g, Side a, Side b) {
 
 // ---- matmul primitive ----
 
-// A primitive with its memory objects, whose handles are set for every call. Each thread has its own: no lock, and executing one
-// is then safe.
+// A primitive with its memory objects, whose handles are set for every call.
 struct Primitive {
   dnnl::matmul run;
   std::unordered_map<int, memory> arguments;
-  uint64_t last_use = 0;
-};
-
-using Key = std::array<int64_t, 12>;
-struct KeyHash {
-  size_t operator()(const Key& key) const {
-    uint64_t h = 0x9e3779b97f4a7c15u;
-    for (const int64_t v : key) h = (h ^ uint64_t(v)) * 0xff51afd7ed558ccdu, h ^= h >> 32;
-    return size_t(h);
-  }
 };
 
 Primitive make_primitive(const Gemm& g, Side a, Side b, memory::data_type in, memory::data_type out) {
@@ -209,38 +189,22 @@ Primitive make_primitive(const Gemm& g, Side a, Side b, memory::data_type in, me
 }
 
 void gemm_primitive(const Gemm& g, Side a, Side b, memory::data_type in, memory::data_type out) try {
-  constexpr size_t capacity = 512;
-  struct Cache {
-    std::unordered_map<Key, Primitive, KeyHash> map;
-    uint64_t clock = 0;
-    dnnl::stream stream{engine()};
-  };
-  thread_local Cache cache;
-  // A primitive is built for a number of threads; executing it with another is not promised to work.
-  const int threads = omp_in_parallel() ? 1 : omp_get_max_threads();
+  thread_local PrimitiveCache<12, Primitive> cache;
+  const ThreadsHere threads;
   const bool batched = g.batch > 1;
   const bool in_bf16 = in == memory::data_type::bf16, out_bf16 = out == memory::data_type::bf16;
   const int64_t flags = a.transposed | b.transposed << 1 | g.accumulate << 2 | (g.bias != nullptr) << 3 | in_bf16 << 4 | out_bf16 << 5;
-  const Key key{
-      g.batch, g.m,    g.n, g.k, a.stride, b.stride, g.c_row, batched ? g.a_batch : 0, batched ? g.b_batch : 0, batched ? g.c_batch : 0,
-      flags,   threads};
-  auto found = cache.map.find(key);
-  if (found == cache.map.end()) {
-    if (cache.map.size() >= capacity)
-      cache.map.erase(std::min_element(cache.map.begin(), cache.map.end(),
-                                       [](const auto& x, const auto& y) { return x.second.last_use < y.second.last_use; }));
-    found = cache.map.emplace(key, make_primitive(g, a, b, in, out)).first;
-  }
-  Primitive& p = found->second;
-  p.last_use = ++cache.clock;
+  Primitive& p = cache.get({g.batch, g.m, g.n, g.k, a.stride, b.stride, g.c_row, batched ? g.a_batch : 0, batched ? g.b_batch : 0,
+                            batched ? g.c_batch : 0, flags, omp_get_max_threads()},
+                           [&] { return make_primitive(g, a, b, in, out); });
   for (auto& [which, memory] : p.arguments) {
     const void* data = which == DNNL_ARG_SRC ? g.a : which == DNNL_ARG_WEIGHTS ? g.b : which == DNNL_ARG_DST ? g.c : g.bias;
     memory.set_data_handle(const_cast<void*>(data));
   }
-  p.run.execute(cache.stream, p.arguments);
-  cache.stream.wait();
+  p.run.execute(cache.stream(), p.arguments);
+  cache.stream().wait();
 } catch (const dnnl::error& e) {
-  throw Error(std::string("matmul: oneDNN failed with status ") + std::to_string(int(e.status)) + " (" + e.what() + ")");
+  fail("matmul", e);
 }
 
 }  // namespace

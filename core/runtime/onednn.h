@@ -1,7 +1,7 @@
-// Matrix products through oneDNN. This file hides its headers and its two C++ interfaces (2.x and 3.x).
+// Matrix products and convolutions through oneDNN. This file hides its headers and its two C++ interfaces (2.x and 3.x).
 // A result depends on shapes, layouts and the processor, never on the number of threads.
 #pragma once
-#include <cstdint>
+#include <retape/core/kernel_args.h>
 
 namespace retape::onednn {
 
@@ -30,5 +30,19 @@ bool has_bf16();
 
 /// bf16 operands, sums in f32, a bf16 or f32 result. Throws Error if oneDNN has no such product for this processor.
 void gemm_bf16(const Gemm& gemm, bool output_f32);
+
+/// A convolution of f32, with the channels last: x (batch, in, in_channels), y (batch, out, out_channels), weight row-major (out_channels,
+/// in_channels / groups, kernel); in, out and kernel are the last `rank` dims of the window's.
+struct Convolution {
+  int rank;
+  int64_t batch, groups, in_channels, out_channels;
+  WindowArgs window;
+};
+/// Whether oneDNN has kernels for it that are worth calling, and whose results do not depend on the number of threads.
+bool convolves(const Convolution& c);
+/// bias (out_channels), or null. These throw Error if oneDNN fails.
+void convolution(const Convolution& c, const float* x, const float* weight, const float* bias, float* y);
+void convolution_backward_input(const Convolution& c, const float* dy, const float* weight, float* dx);
+void convolution_backward_weight(const Convolution& c, const float* dy, const float* x, float* dweight);
 
 }  // namespace retape::onednn

@@ -177,6 +177,23 @@ Tensor empty(const Shape& shape, Options options) {
   if (options.device.is_cpu() && !detail::cpu_kernels) detail::check_cpu_backend();
   return make_tensor(Storage::make(zero ? 0 : size_t(bytes), options.device), {shape, contiguous_strides(shape), 0, options.dtype});
 }
+Tensor empty(const Shape& shape, Options options, MemoryFormat format) {
+  Tensor y = empty(shape, options);
+  if (format == MemoryFormat::channels_last && shape.rank() > 2) y->layout.strides = channels_last_strides(shape);
+  return y;
+}
+bool Tensor::is_contiguous(MemoryFormat format) const {
+  if (format == MemoryFormat::contiguous) return is_contiguous();
+  if (dim() < 3) return false;
+  if (numel() == 0) return true;
+  const Shape wanted = channels_last_strides(shape());
+  for (int d = 0; d < dim(); ++d)
+    if (shape()[d] != 1 && strides()[d] != wanted[d]) return false;
+  return true;
+}
+MemoryFormat Tensor::memory_format() const {
+  return !is_contiguous() && is_contiguous(MemoryFormat::channels_last) ? MemoryFormat::channels_last : MemoryFormat::contiguous;
+}
 Tensor empty_like(const Tensor& x) { return empty(x.shape(), x.options()); }
 
 Tensor full(const Shape& shape, double value, Options options) {

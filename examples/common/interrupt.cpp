@@ -19,7 +19,7 @@ void handle(int number) {
 void install(int number, struct sigaction& old) {
   struct sigaction action = {};
   action.sa_handler = handle;
-  action.sa_flags = SA_RESTART;  // a write that is under way goes on
+  action.sa_flags = SA_RESTART | SA_ONSTACK;  // a write that is under way goes on
   sigemptyset(&action.sa_mask);
   ::sigaction(number, nullptr, &old);
   if (old.sa_handler != SIG_IGN) ::sigaction(number, &action, nullptr);
@@ -27,7 +27,10 @@ void install(int number, struct sigaction& old) {
 
 }  // namespace
 
-InterruptGuard::InterruptGuard() {
+InterruptGuard::InterruptGuard() : stack_(64 << 10) {
+  stack_t stack = {};
+  stack.ss_sp = stack_.data(), stack.ss_size = stack_.size();
+  ::sigaltstack(&stack, &old_stack_);
   stop_requested = false;
   install(SIGINT, old_interrupt_);
   install(SIGTERM, old_terminate_);
@@ -36,6 +39,7 @@ InterruptGuard::InterruptGuard() {
 InterruptGuard::~InterruptGuard() {
   ::sigaction(SIGINT, &old_interrupt_, nullptr);
   ::sigaction(SIGTERM, &old_terminate_, nullptr);
+  ::sigaltstack(&old_stack_, nullptr);
 }
 
 bool InterruptGuard::requested() const { return stop_requested; }

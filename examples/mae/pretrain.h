@@ -20,7 +20,7 @@ nn::MAEConfig config_of(const ModelOptions& options);
 struct TrainOptions : examples::RunOptions {
   vision::DataOptions data;
   ModelOptions model;
-  int64_t batch = 128, epochs = 40;
+  int64_t batch = 128, epochs = 20;
   double lr = 2e-3, min_lr = 0;
   int64_t warmup = 500;
   double beta1 = 0.9, beta2 = 0.95, weight_decay = 0.05, clip = 1;

@@ -19,7 +19,8 @@ using examples::OnResume;
 
 void declare(examples::Settings& settings, ClassifyOptions& o, const std::string& name, Task task) {
   if (task == Task::train) {
-    o.data.augment = "crop,flip";
+    o.data.augment = "crop:1,flip", o.batch = 64, o.eval_every = 1000;
+    o.model.positions = "sincos";
     settings
         .add("--init", o.from, "start from this folder of Hugging Face's, config.json and model.safetensors; its sizes hold",
              OnResume::refuse)

@@ -7,7 +7,7 @@
 namespace retape::vision {
 
 struct ModelOptions {
-  int64_t patch = 4, dim = 128, depth = 6, heads = 4, mlp_dim = 0;
+  int64_t patch = 4, dim = 96, depth = 6, heads = 4, mlp_dim = 0;
   double dropout = 0;
   std::string act = "gelu", pool = "mean", positions = "learned";
   double norm_eps = 1e-6;

@@ -14,7 +14,9 @@
 #include <string>
 #include <vector>
 
+#include <sys/mman.h>
 #include <sys/wait.h>
+#include <ucontext.h>
 #include <unistd.h>
 #include <CLI/CLI.hpp>
 
@@ -622,6 +624,29 @@ TEST_CASE("the second Ctrl-C ends the program, an ignored one is ignored", "[exa
   });
   CHECK(WIFEXITED(ignored));
   CHECK(WEXITSTATUS(ignored) == 7);
+}
+
+TEST_CASE("a handler for Ctrl-C needs no room below the stack pointer", "[examples]") {
+  static ucontext_t context;
+  static pid_t self;
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const InterruptGuard interrupt;
+    // A page that cannot be written, and 1 KiB of stack above it: a signal's frame takes more.
+    char* pages = static_cast<char*>(::mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    ::mprotect(pages, 4096, PROT_NONE);
+    ::getcontext(&context);
+    context.uc_stack.ss_sp = pages + 4096, context.uc_stack.ss_size = 1024;
+    self = ::getpid();
+    ::kill(self, 0);  // the linker's search for the function takes stack, too
+    ::makecontext(
+        &context, [] { ::kill(self, SIGINT), ::_exit(7); }, 0);
+    ::setcontext(&context);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 7);
 }
 
 // --- command line ---
