@@ -14,6 +14,7 @@
 #include <retape/autograd/linalg.h>
 #include <retape/autograd/matmul.h>
 #include <retape/autograd/rearrange.h>
+#include <retape/autograd/recurrent.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/rms_norm.h>
 #include <retape/autograd/rope.h>

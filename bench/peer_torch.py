@@ -322,6 +322,18 @@ def attention(*shape, dtype=torch.float32):
     return ForwardBackward(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), q, k, v)
 
 
+class Recurrent:
+    def __init__(self, name, steps, batch, inputs, units):
+        self.module = getattr(nn, name)(int(inputs), int(units), num_layers=2)
+        self.x = torch.randn(int(steps), int(batch), int(inputs), requires_grad=True)
+        self.dy = torch.randn(int(steps), int(batch), int(units))
+
+    def run(self):
+        self.module.zero_grad(set_to_none=True)
+        self.x.grad = None
+        self.module(self.x)[0].backward(self.dy)
+
+
 def gpt_amp(how, *sizes):
     return GptStep(*map(int, sizes), amp=True, compiled={"eager": False, "compiled": True}[how])
 
@@ -393,7 +405,7 @@ def make(line):
     name, *words = line.split()
     if name == "row_op":
         return row_op(*words)
-    of_words = {"adamw": AdamW, "gpt_amp": gpt_amp, "elementwise": elementwise, "rows": rows_of}
+    of_words = {"adamw": AdamW, "gpt_amp": gpt_amp, "elementwise": elementwise, "rows": rows_of, "recurrent": Recurrent}
     if name in of_words:
         return of_words[name](*words)
     makers = {

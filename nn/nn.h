@@ -14,6 +14,7 @@
 #include <retape/nn/mae.h>
 #include <retape/nn/module.h>
 #include <retape/nn/rms_norm.h>
+#include <retape/nn/rnn.h>
 #include <retape/nn/rope.h>
 #include <retape/nn/sequential.h>
 #include <retape/nn/transformer.h>
