@@ -18,7 +18,7 @@ template <class C> struct Simd {
   typedef C V __attribute__((vector_size(vector_bytes)));
   static constexpr int lanes = vector_bytes / int(sizeof(C)), panel = 2 * lanes;
 };
-constexpr int64_t most_vectors = 6;  // of a block
+constexpr int64_t most_vectors = 8;  // of a block
 
 template <class V, class C> RETAPE_INLINE V load(const C* p) {
   V v;
@@ -64,9 +64,8 @@ template <class C> void multiply_rows(int64_t rows, const C* a, int64_t a_row, c
 // Columns of a matrix (depth, parts * units) in blocks of neighbouring units, each block with these units of every part: panels of two
 // vectors, (depth, 2, lanes).
 template <class C> struct Packed {
-  static constexpr int64_t lanes = Simd<C>::lanes, panel = Simd<C>::panel;
+  static constexpr int64_t lanes = Simd<C>::lanes, panel = Simd<C>::panel, block = panel;  // units of a block
   int64_t depth, parts, units;
-  int64_t block;  // units of a block
   int64_t width;  // columns of a block
   int64_t count;  // blocks
   Scratch<C> values;
@@ -75,7 +74,6 @@ template <class C> struct Packed {
       : depth(depth_),
         parts(parts_),
         units(units_),
-        block(parts_ % 2 ? panel : lanes),
         width(parts_ * block),
         count((units_ + block - 1) / block),
         values(count * width * depth_) {
@@ -121,7 +119,33 @@ template <class C, class F> RETAPE_INLINE void step(const C* a, int64_t a_row, i
 
 // ---- what all kinds share ----
 
-template <class C> RETAPE_INLINE C sigmoid(C x) { return C(1) / (C(1) + m::exp(-x)); }
+// e^r = 1 + rest * 2^n, x = n log 2 + r: inlined, so that a loop over units keeps its registers. f32, for |x| <= 87 and nan.
+struct Exponential {
+  float rest, power;
+};
+RETAPE_INLINE Exponential exponential(float x) {
+  const float shifted = x * 0x1.715476p0f + (0x1.8p23f + 127.0f);  // the last bits of the sum are round(x / log 2) + 127
+  const float n = shifted - (0x1.8p23f + 127.0f);
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // log 2 in two parts; the product with the first is exact
+  float y = r * 0.00138146162659f + 0.00836871209586f;          // minimax for the relative error on |r| <= log(2) / 2
+  y = y * r + 0.0416683874789f;
+  y = y * r + 0.16666520671f;
+  y = y * r + 0.499999934507f;
+  return {y * r * r + r, __builtin_bit_cast(float, __builtin_bit_cast(int32_t, shifted) << 23)};
+}
+RETAPE_INLINE float sigmoid(float x) {
+  const float low = x > 87 ? 87 : x, limited = low < -87 ? -87 : low;
+  const Exponential e = exponential(-limited);
+  return 1 / (1 + (e.rest * e.power + e.power));
+}
+RETAPE_INLINE float tanh(float x) {  // by e^2x - 1, which is as exact as x for small x
+  const float low = x > 10 ? 10 : x, limited = low < -10 ? -10 : low;
+  const Exponential e = exponential(2 * limited);
+  const float less_one = e.rest * e.power + (e.power - 1);
+  return less_one / (less_one + 2);
+}
+RETAPE_INLINE double sigmoid(double x) { return 1 / (1 + m::exp(-x)); }
+RETAPE_INLINE double tanh(double x) { return m::tanh(x); }
 
 RETAPE_INLINE int64_t gates_of(RecurrentKind kind) { return kind == RecurrentKind::lstm ? 4 : kind == RecurrentKind::gru ? 3 : 1; }
 // Rows a multiple of 4 KiB apart would all fall into the same few places of the cache.
@@ -162,41 +186,52 @@ template <class C> void copy_or_zero(const C* from, int64_t rows, int64_t n, C* 
 
 // ---- forward ----
 
-// `x` and `h` begin at the unit's column of the first gate, whose columns are x_gate and h_gate apart; `n` units.
-template <class C>
-RETAPE_INLINE void lstm_units(C* x, int64_t x_gate, const C* h, int64_t h_gate, const C* c_before, int64_t n, C* c_now, C* y) {
+// `x` and `h` begin at the unit's column of the first gate, whose columns are `gate` and Packed::block apart; `n` units, whose results go to
+// y and state. Loops of whole blocks have a length that the compiler knows.
+template <class C, class N>
+RETAPE_INLINE void lstm_units(N n, C* x, int64_t gate, const C* h, const C* c_before, C* c_now, C* y, C* state) {
+  constexpr int64_t block = Packed<C>::block;
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
-    const C in = sigmoid(x[i] + h[i]), forget = sigmoid(x[x_gate + i] + h[h_gate + i]);
-    const C cell = m::tanh(x[2 * x_gate + i] + h[2 * h_gate + i]), out = sigmoid(x[3 * x_gate + i] + h[3 * h_gate + i]);
+    const C in = sigmoid(x[i] + h[i]), forget = sigmoid(x[gate + i] + h[block + i]);
+    const C cell = tanh(x[2 * gate + i] + h[2 * block + i]), out = sigmoid(x[3 * gate + i] + h[3 * block + i]);
     const C c = forget * c_before[i] + in * cell;
-    x[i] = in, x[x_gate + i] = forget, x[2 * x_gate + i] = cell, x[3 * x_gate + i] = out;
+    x[i] = in, x[gate + i] = forget, x[2 * gate + i] = cell, x[3 * gate + i] = out;
     c_now[i] = c;
-    y[i] = out * m::tanh(c);
+    y[i] = state[i] = out * tanh(c);
   }
 }
-template <class C>
-RETAPE_INLINE void gru_units(C* x, int64_t x_gate, const C* h, int64_t h_gate, const C* bias, const C* before, int64_t n, C* hidden, C* y) {
+template <class C, class N>
+RETAPE_INLINE void gru_units(N n, C* x, int64_t gate, const C* h, const C* bias, const C* before, C* hidden, C* y, C* state) {
+  constexpr int64_t block = Packed<C>::block;
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
-    const C reset = sigmoid(x[i] + h[i]), update = sigmoid(x[x_gate + i] + h[h_gate + i]), product = h[2 * h_gate + i] + bias[i];
-    const C fresh = m::tanh(x[2 * x_gate + i] + reset * product);
-    x[i] = reset, x[x_gate + i] = update, x[2 * x_gate + i] = fresh;
+    const C reset = sigmoid(x[i] + h[i]), update = sigmoid(x[gate + i] + h[block + i]), product = h[2 * block + i] + bias[i];
+    const C fresh = tanh(x[2 * gate + i] + reset * product);
+    x[i] = reset, x[gate + i] = update, x[2 * gate + i] = fresh;
     hidden[i] = product;
-    y[i] = fresh + update * (before[i] - fresh);
+    y[i] = state[i] = fresh + update * (before[i] - fresh);
   }
 }
-template <class C> RETAPE_INLINE void plain_units(bool relu, const C* x, const C* h, int64_t n, C* y) {
+template <class C, class N> RETAPE_INLINE void plain_units(N n, bool relu, const C* x, const C* h, C* y, C* state) {
   if (relu) {
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) {
       const C v = x[i] + h[i];
-      y[i] = v > C(0) ? v : v != v ? v : C(0);
+      y[i] = state[i] = v > C(0) ? v : v != v ? v : C(0);
     }
   } else {
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) y[i] = m::tanh(x[i] + h[i]);
+    for (int64_t i = 0; i < n; ++i) y[i] = state[i] = tanh(x[i] + h[i]);
   }
+}
+template <int64_t n> struct Known {
+  RETAPE_INLINE operator int64_t() const { return n; }
+};
+// f(n), with n known where it is that of a whole block.
+template <class C, class F> RETAPE_INLINE void for_units(int64_t n, const F& f) {
+  if (n == Packed<C>::block) f(Known<Packed<C>::block>{});
+  else f(n);
 }
 template <class C> RETAPE_INLINE void copy_units(const C* from, int64_t n, C* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = from[i];
@@ -230,22 +265,22 @@ template <class C> struct Forward {
         for (int64_t r = begin; r < end; ++r, product += w.width) {
           C* const xr = x + r * count * H + unit;
           C* const yr = projects ? to_project + r * padded(H) + unit : out + r * R + unit;
+          C* const state = projects ? hidden + r * H + unit : next + r * row + unit;
           C* const cr = c_now ? c_now + r * H + unit : nullptr;
-          const bool active = l.active(t, r);
-          if (!active) {
+          const C* const before = now + r * row + unit;
+          if (!l.active(t, r)) {
             for (int64_t g = 0; g < count; ++g) zero_units(n, xr + g * H);
             zero_units(n, yr);
             if (cells) copy_units(c_before + r * H + unit, n, cr);
-            if (l.kind == RecurrentKind::gru) zero_units(n, hidden + r * H + unit);
-          } else if (l.kind == RecurrentKind::lstm) {
-            lstm_units(xr, H, product, w.block, c_before + r * H + unit, n, cr, yr);
-          } else if (l.kind == RecurrentKind::gru) {
-            gru_units(xr, H, product, w.block, bias + unit, static_cast<const C*>(now) + r * row + unit, n, hidden + r * H + unit, yr);
-          } else {
-            plain_units(l.kind == RecurrentKind::relu, xr, product, n, yr);
+            if (extra) zero_units(n, hidden + r * H + unit);
+            if (!projects) copy_units(before, n, state);
+            continue;
           }
-          if (projects) copy_units(static_cast<const C*>(yr), n, hidden + r * H + unit);
-          else copy_units(active ? static_cast<const C*>(yr) : now + r * row + unit, n, next + r * row + unit);
+          for_units<C>(n, [&](auto many) {
+            if (l.kind == RecurrentKind::lstm) lstm_units(many, xr, H, product, c_before + r * H + unit, cr, yr, state);
+            else if (l.kind == RecurrentKind::gru) gru_units(many, xr, H, product, bias + unit, before, hidden + r * H + unit, yr, state);
+            else plain_units(many, l.kind == RecurrentKind::relu, xr, product, yr, state);
+          });
         }
       });
       if (projects)
@@ -268,13 +303,13 @@ template <class C> struct Forward {
 // ---- backward ----
 
 // dh, the gradient of the output, gives those of the gates before their functions, and turns dc into that of the cell before.
-template <class C>
-RETAPE_INLINE void lstm_units_backward(const C* dh, const C* gate, int64_t gate_step, const C* c, const C* c_before, int64_t n, C* dc, C* d,
+template <class C, class N>
+RETAPE_INLINE void lstm_units_backward(N n, const C* dh, const C* gate, int64_t gate_step, const C* c, const C* c_before, C* dc, C* d,
                                        int64_t d_step) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const C in = gate[i], forget = gate[gate_step + i], cell = gate[2 * gate_step + i], out = gate[3 * gate_step + i];
-    const C bent = m::tanh(c[i]), total = dc[i] + dh[i] * out * (C(1) - bent * bent);
+    const C bent = tanh(c[i]), total = dc[i] + dh[i] * out * (C(1) - bent * bent);
     d[i] = total * cell * in * (C(1) - in);
     d[d_step + i] = total * c_before[i] * forget * (C(1) - forget);
     d[2 * d_step + i] = total * in * (C(1) - cell * cell);
@@ -283,8 +318,8 @@ RETAPE_INLINE void lstm_units_backward(const C* dh, const C* gate, int64_t gate_
   }
 }
 // The gradients of n, r and z before their functions, and of n's product with h; dh becomes what goes to the output before directly.
-template <class C>
-RETAPE_INLINE void gru_units_backward(C* dh, const C* gate, int64_t gate_step, const C* hidden, const C* before, int64_t n, C* d,
+template <class C, class N>
+RETAPE_INLINE void gru_units_backward(N n, C* dh, const C* gate, int64_t gate_step, const C* hidden, const C* before, C* d,
                                       int64_t d_step) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
@@ -292,12 +327,12 @@ RETAPE_INLINE void gru_units_backward(C* dh, const C* gate, int64_t gate_step, c
     const C dn = dh[i] * (C(1) - update) * (C(1) - fresh * fresh);
     d[i] = dn;
     d[d_step + i] = dn * hidden[i] * reset * (C(1) - reset);
-    d[2 * d_step + i] = dh[i] * ((before ? before[i] : C(0)) - fresh) * update * (C(1) - update);
+    d[2 * d_step + i] = dh[i] * (before[i] - fresh) * update * (C(1) - update);
     d[3 * d_step + i] = dn * reset;
     dh[i] *= update;
   }
 }
-template <class C> RETAPE_INLINE void plain_units_backward(bool relu, const C* dh, const C* y, int64_t n, C* d) {
+template <class C, class N> RETAPE_INLINE void plain_units_backward(N n, bool relu, const C* dh, const C* y, C* d) {
   if (relu) {
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) d[i] = y[i] > C(0) ? dh[i] : C(0);
@@ -322,51 +357,56 @@ template <class C> struct Backward {
     const int64_t d_plane = l.rows * dgates_row, from_h = gru ? H : 0;  // where the gradients of the products with h begin
     const Packed<C> w(l.w_hh, count * H, R, 1, 1, R), project(l.w_hr, projects ? R : 0, H, 1, 1, projects ? H : 0);
     // `kept` is what reaches the output of the step before other than through the gates, dc the gradient of the cell.
-    Scratch<C> kept_values(l.rows * R), dc_values(lstm ? plane : 0), zeros(lstm ? plane : 0), nothing(w.width);
-    C *const kept = kept_values, *const dc = dc_values;
+    Scratch<C> kept_values(l.rows * R), dc_values(lstm ? plane : 0), zeros(lstm ? plane : 0), nothing_values(w.width + H);
+    C *const kept = kept_values, *const dc = dc_values, *const nothing = nothing_values;
+    zero_units(w.width + H, nothing);
     copy_or_zero(dh_n, l.rows, R, kept, R);
     if (lstm) copy_or_zero(dc_n, l.rows, H, dc, H);
     if (lstm) copy_or_zero(l.c0, l.rows, H, static_cast<C*>(zeros), H);
     const C* const c_start = zeros;
 
-    // Of one row's units at step t: from dh, which is overwritten, to the gates.
-    const auto finish = [&](int64_t t, int64_t r, int64_t unit, int64_t n, C* dh) {
+    // Of one row's units at step t: from dh, which a GRU overwrites, to the gates.
+    const auto finish = [&](auto n, int64_t t, int64_t r, int64_t unit, C* dh) {
       const int64_t before = l.before(t);
       const C* const gate = gates ? gates + (t * l.rows + r) * count * H + unit : nullptr;
       C* const d = dgates + t * d_plane + r * dgates_row + unit;
-      const C* const c_before = lstm ? (before < 0 || before >= l.steps ? c_start : cells + before * plane) + r * H + unit : nullptr;
-      if (lstm) return lstm_units_backward<C>(dh, gate, H, cells + t * plane + r * H + unit, c_before, n, dc + r * H + unit, d, H);
-      if (!gru) return plain_units_backward<C>(kind == RecurrentKind::relu, dh, y + t * plane + r * H + unit, n, d);
-      const C* const h_before = !l.begins(t, r) ? y + before * plane + r * H + unit : l.h0 ? l.h0 + r * H + unit : nullptr;
-      gru_units_backward<C>(dh, gate, H, extra + t * plane + r * H + unit, h_before, n, d, H);
+      if (lstm) {
+        const C* const c_before = before < 0 || before >= l.steps ? c_start : cells + before * plane;
+        lstm_units_backward(n, dh, gate, H, cells + t * plane + r * H + unit, c_before + r * H + unit, dc + r * H + unit, d, H);
+      } else if (gru) {
+        const C* const h_before = !l.begins(t, r) ? y + before * plane + r * H + unit : l.h0 ? l.h0 + r * H + unit : nothing;
+        gru_units_backward(n, dh, gate, H, extra + t * plane + r * H + unit, h_before, d, H);
+      } else {
+        plain_units_backward(n, kind == RecurrentKind::relu, dh, y + t * plane + r * H + unit, d);
+      }
     };
 
     for (int64_t s = l.steps; s-- > 0;) {
       const int64_t t = l.reverse ? l.steps - 1 - s : s, after = l.reverse ? t - 1 : t + 1;
       const bool last = s == l.steps - 1;
       const auto combine = [&](int64_t begin, int64_t end, int64_t unit, int64_t n, const C* product) {
-        C dh[Simd<C>::panel];
-        for (int64_t r = begin; r < end; ++r, product += w.width) {
+        alignas(64) C dh[Packed<C>::block];
+        for (int64_t r = begin; r < end; ++r, product += last ? 0 : w.width) {
           C* const direct = kept + r * R + unit;
-          const C* const own = dy ? dy + (t * l.rows + r) * R + unit : nullptr;
-          const bool active = l.active(t, r);
-          if (!last)
+          const C* const own = dy ? dy + (t * l.rows + r) * R + unit : nothing;
+          C* const to = projects ? dprojected + (t * l.rows + r) * R + unit : dh;
+          if (!l.active(t, r)) {
             for (int64_t i = 0; i < n; ++i) direct[i] += product[i];
-          if (!active) {
-            if (projects) zero_units(n, dprojected + (t * l.rows + r) * R + unit);
+            if (projects) zero_units(n, to);
             else
               for (int64_t g = 0; g < (gru ? 4 : count); ++g) zero_units(n, dgates + t * d_plane + r * dgates_row + g * H + unit);
             continue;
           }
-          for (int64_t i = 0; i < n; ++i) dh[i] = own ? direct[i] + own[i] : direct[i];
-          if (projects) {
-            copy_units(static_cast<const C*>(dh), n, dprojected + (t * l.rows + r) * R + unit);
-            zero_units(n, direct);
-          } else {
-            finish(t, r, unit, n, dh);
-            if (gru) copy_units(static_cast<const C*>(dh), n, direct);
-            else zero_units(n, direct);
-          }
+          for_units<C>(n, [&](auto many) {
+#pragma omp simd
+            for (int64_t i = 0; i < many; ++i) {
+              to[i] = direct[i] + product[i] + own[i];
+              direct[i] = 0;
+            }
+            if (projects) return;
+            finish(many, t, r, unit, dh);
+            if (gru) copy_units(static_cast<const C*>(dh), many, direct);
+          });
         }
       };
       if (last) {
@@ -377,14 +417,14 @@ template <class C> struct Backward {
       if (projects)
         step<C>(dprojected + t * l.rows * R, R, l.rows, project,
                 [&](int64_t begin, int64_t end, int64_t unit, int64_t n, const C* product) {
-                  C dh[Simd<C>::panel];
+                  alignas(64) C dh[Packed<C>::block];
                   for (int64_t r = begin; r < end; ++r, product += project.width) {
                     if (!l.active(t, r)) {
                       for (int64_t g = 0; g < count; ++g) zero_units(n, dgates + t * d_plane + r * dgates_row + g * H + unit);
                       continue;
                     }
                     copy_units(product, n, dh);
-                    finish(t, r, unit, n, dh);
+                    for_units<C>(n, [&](auto many) { finish(many, t, r, unit, dh); });
                   }
                 });
     }
