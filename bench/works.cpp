@@ -229,6 +229,25 @@ template <class M, class Options> Work recurrent(const char* name) {
           .amount = 6.0 * double(steps * batch * gates * units * (inputs + 3 * units))};
 }
 
+// N 16, 64 channels, 56 x 56, channels next to each other in memory.
+template <class M> Work norm(const char* name, const M& module) {
+  constexpr int64_t n = 16, channels = 64, side = 56;
+  return {.name = fmt::format("{}, N {}, {} x {} x {}, forward + backward", name, n, channels, side, side),
+          .peer = fmt::format("norm {} {} {} {}", name, n, channels, side),
+          .at_least = 1.3,
+          .make = [clone = std::make_shared<M>(module.clone())]() -> Step {
+            const auto image = [] { return movedim(randn({n, side, side, channels}), -1, 1); };
+            const Tensor x = image().detach().set_requires_grad(), dy = image();
+            return [=] {
+              clone->zero_grad(), x.set_grad({});
+              backward((*clone)(x), {}, dy);
+            };
+          },
+          .roof = Roof::copy,
+          .amount = 8.0 * 4 * n* channels* side* side,  // x twice, y; dy and x twice, dx
+          .roof_bytes = 4 * n* channels* side* side};
+}
+
 Work cross_entropy_of_logits() {
   constexpr int64_t rows = 1024, classes = 50257;
   return {.name = fmt::format("cross_entropy {} x {}, forward + backward", rows, classes),
@@ -278,6 +297,8 @@ std::vector<Work> all_works() {
   };
   add_row_ops(all);
   all.push_back(cross_entropy_of_logits());
+  all.push_back(norm("BatchNorm2d", nn::BatchNorm2d(64)));
+  all.push_back(norm("GroupNorm", nn::GroupNorm(8, 64)));
   all.push_back(recurrent<nn::LSTM, nn::LSTMOptions>("LSTM"));
   all.push_back(recurrent<nn::GRU, nn::GRUOptions>("GRU"));
   all.push_back(attention(8, 6, 512, 64, 0.4));

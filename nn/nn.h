@@ -2,9 +2,11 @@
 #pragma once
 #include <retape/nn/activation.h>
 #include <retape/nn/attention.h>
+#include <retape/nn/batch_norm.h>
 #include <retape/nn/dropout.h>
 #include <retape/nn/embedding.h>
 #include <retape/nn/estimate_memory.h>
+#include <retape/nn/group_norm.h>
 #include <retape/nn/hugging_face.h>
 #include <retape/nn/init.h>
 #include <retape/nn/kv_cache.h>
@@ -13,6 +15,7 @@
 #include <retape/nn/loss.h>
 #include <retape/nn/mae.h>
 #include <retape/nn/module.h>
+#include <retape/nn/parametrizations.h>
 #include <retape/nn/rms_norm.h>
 #include <retape/nn/rnn.h>
 #include <retape/nn/rope.h>

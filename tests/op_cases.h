@@ -269,6 +269,19 @@ inline std::vector<OpCase> op_cases() {
        [mask](auto& x) { return matmul(softmax(masked_fill(matmul(x[0], transpose(x[1])) * 0.3, logical_not(mask), -INFINITY), -1), x[2]); }},
       {"attention with dropout", [](auto& x) { Generator g(2); return scaled_dot_product_attention(x[0], x[1], x[2], {.dropout_p = 0.3}, g); }, {{{1, 2, 3, 4}}, {{1, 2, 5, 4}}, {{1, 2, 5, 3}}},
        [](auto& x) { Generator g(2); return matmul(dropout(softmax(matmul(x[0], transpose(x[1])) / std::sqrt(std::max(1., double(x[0].size(-1)))), -1), 0.3, true, g), x[2]); }},
+      {"group_norm", [](auto& x) { return group_norm(x[0], 2, x[1], x[2]); }, {{{2, 4, 3}}, {{4}}, {{4}}},
+       [](auto& x) {
+         const Tensor in = reshape(x[0], {2, 2, 2, 3}), c = in - mean(in, {2, 3}, true);
+         return reshape(c * rsqrt(mean(square(c), {2, 3}, true) + 1e-5), {2, 4, 3}) * unsqueeze(x[1], 1) + unsqueeze(x[2], 1);
+       }},
+      {"group_norm without parameters", [](auto& x) { return group_norm(x[0], 1, {}, {}, 1e-2); }, {{{2, 3, 2, 2}}}},
+      {"batch_norm, of the batch", [](auto& x) { return batch_norm(x[0], {}, {}, x[1], x[2], true); }, {{{3, 2, 2}}, {{2}}, {{2}}},
+       [](auto& x) { const Tensor c = x[0] - mean(x[0], {0, 2}, true); return c * rsqrt(mean(square(c), {0, 2}, true) + 1e-5) * unsqueeze(x[1], 1) + unsqueeze(x[2], 1); }},
+      {"batch_norm, by running moments", [](auto& x) { return batch_norm(x[0], full({2}, 0.3, {DType::f64, x[0].device()}), full({2}, 0.8, {DType::f64, x[0].device()}), x[1], x[2]); }, {{{3, 2, 2, 2}}, {{2}}, {{2}}},
+       [](auto& x) { return (x[0] - 0.3) / std::sqrt(0.8 + 1e-5) * reshape(x[1], {2, 1, 1}) + reshape(x[2], {2, 1, 1}); }},
+      {"instance_norm", [](auto& x) { return instance_norm(x[0], {}, {}, x[1]); }, {{{2, 3, 4}}, {{3}}},
+       [](auto& x) { const Tensor c = x[0] - mean(x[0], {2}, true); return c * rsqrt(mean(square(c), {2}, true) + 1e-5) * unsqueeze(x[1], 1); }},
+      {"local_response_norm", [](auto& x) { return local_response_norm(x[0], 3, 0.5, 0.6, 2); }, {{{2, 4, 2}}}},
       {"lstm", [](auto& x) { return joined(recurrent_layer(RecurrentKind::lstm, x[0], {x[1], x[2], x[3], x[4], {}}, x[5], x[6])); }, {{{3, 2, 3}}, {{8, 3}}, {{8, 2}}, {{8}}, {{8}}, {{2, 2}}, {{2, 2}}},
        [](auto& x) {
          Tensor h = x[5], c = x[6];
