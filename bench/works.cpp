@@ -236,11 +236,10 @@ template <class M> Work norm(const char* name, const M& module) {
           .peer = fmt::format("norm {} {} {} {}", name, n, channels, side),
           .at_least = 1.3,
           .make = [clone = std::make_shared<M>(module.clone())]() -> Step {
-            const auto image = [] { return movedim(randn({n, side, side, channels}), -1, 1); };
-            const Tensor x = image().detach().set_requires_grad(), dy = image();
+            const Tensor x = randn({n, side, side, channels}).set_requires_grad(), dy = movedim(randn({n, side, side, channels}), -1, 1);
             return [=] {
               clone->zero_grad(), x.set_grad({});
-              backward((*clone)(x), {}, dy);
+              backward((*clone)(movedim(x, -1, 1)), {}, dy);
             };
           },
           .roof = Roof::copy,

@@ -27,22 +27,133 @@ template <class F> RETAPE_INLINE void for_row_chunks(const Sizes& s, const F& f)
   });
 }
 
-// The means of columns of x (rows, n), and the sums of squared differences to them.
-template <class T, class C> void column_moments(const T* x, int64_t rows, int64_t n, C* mean, C* squares) {
-  for (int64_t c = 0; c < n; ++c) mean[c] = squares[c] = 0;
-  for (int64_t r = 1; r < rows; ++r) {
-    const T* const row = x + r * n;
-#pragma omp simd
-    for (int64_t c = 0; c < n; ++c) mean[c] += C(row[c]) - C(x[c]);  // as small as the deviations, however large the mean is
-  }
-#pragma omp simd
-  for (int64_t c = 0; c < n; ++c) mean[c] = C(x[c]) + mean[c] / C(rows);
-  for (int64_t r = 0; r < rows; ++r) {
-    const T* const row = x + r * n;
-#pragma omp simd
-    for (int64_t c = 0; c < n; ++c) squares[c] += (C(row[c]) - mean[c]) * (C(row[c]) - mean[c]);
+// ---- down the columns: what belongs to a column stays in a register ----
+
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64;
+#elif defined(__AVX2__)
+constexpr int vector_bytes = 32;
+#else
+constexpr int vector_bytes = 16;
+#endif
+template <class C> struct Wide { typedef C V __attribute__((vector_size(vector_bytes))); };
+
+template <class V, class T> RETAPE_INLINE V load(const T* p) {
+  if constexpr (std::is_same_v<V, compute_t<T>>) return V(*p);
+  else {
+    V v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
   }
 }
+template <class V, class T> RETAPE_INLINE void store(T* p, V v) {
+  if constexpr (std::is_same_v<V, compute_t<T>>) *p = T(v);
+  else __builtin_memcpy(p, &v, sizeof v);
+}
+// Calls f.template run<V, count>(c) for `count` vectors V of columns from c on: four, one, and single columns where none fits. Half types
+// go by columns, a cache line's worth at a time.
+template <class T, class F> RETAPE_INLINE void for_columns(int64_t n, const F& f) {
+  using C = compute_t<T>;
+  int64_t c = 0;
+  if constexpr (std::is_same_v<T, C>) {
+    using V = typename Wide<C>::V;
+    constexpr int64_t lanes = vector_bytes / int64_t(sizeof(C));
+    for (; c + 4 * lanes <= n; c += 4 * lanes) f.template run<V, 4>(c);
+    for (; c + lanes <= n; c += lanes) f.template run<V, 1>(c);
+  } else {
+    for (; c + 32 <= n; c += 32) f.template run<C, 32>(c);
+  }
+  for (; c < n; ++c) f.template run<C, 1>(c);
+}
+template <class V, class C> constexpr int64_t step_of = int64_t(sizeof(V) / sizeof(C));
+
+// The means of columns of x (rows, n), and the sums of squared differences to them.
+template <class T, class C> struct ColumnMoments {
+  const T* x;
+  int64_t rows, n;
+  C *mean, *squares;
+  template <class V, int count> RETAPE_INLINE void run(int64_t c) const {
+    constexpr int64_t step = step_of<V, C>;
+    V pivot[count], sum[count] = {}, square[count] = {};
+    for (int v = 0; v < count; ++v) pivot[v] = load<V>(x + c + v * step);  // differences are as small as the deviations
+    for (int64_t r = 1; r < rows; ++r) {
+#pragma GCC unroll 32
+      for (int v = 0; v < count; ++v) sum[v] += load<V>(x + r * n + c + v * step) - pivot[v];
+    }
+    for (int v = 0; v < count; ++v) pivot[v] += sum[v] / C(rows);
+    for (int64_t r = 0; r < rows; ++r) {
+#pragma GCC unroll 32
+      for (int v = 0; v < count; ++v) {
+        const V d = load<V>(x + r * n + c + v * step) - pivot[v];
+        square[v] += d * d;
+      }
+    }
+    for (int v = 0; v < count; ++v) store(mean + c + v * step, pivot[v]), store(squares + c + v * step, square[v]);
+  }
+};
+// y = (x - center) factor + shift
+template <class T, class C> struct Normalize {
+  const T* x;
+  int64_t rows, n;
+  const C *center, *factor, *shift;
+  T* y;
+  template <class V, int count> RETAPE_INLINE void run(int64_t c) const {
+    constexpr int64_t step = step_of<V, C>;
+    V m[count], f[count], b[count];
+    for (int v = 0; v < count; ++v)
+      m[v] = load<V>(center + c + v * step), f[v] = load<V>(factor + c + v * step), b[v] = load<V>(shift + c + v * step);
+    for (int64_t i = c; i < rows * n + c; i += n) {
+#pragma GCC unroll 32
+      for (int v = 0; v < count; ++v) store(y + i + v * step, V((load<V>(x + i + v * step) - m[v]) * f[v] + b[v]));
+    }
+  }
+};
+// The sums of dy, and of dy (x - center).
+template <class T, class C> struct ColumnSums {
+  const T *dy, *x;
+  int64_t rows, n;
+  const C* center;
+  C *plain, *product;
+  template <class V, int count> RETAPE_INLINE void run(int64_t c) const {
+    constexpr int64_t step = step_of<V, C>;
+    V m[count], sum[count] = {}, products[count] = {};
+    for (int v = 0; v < count; ++v) m[v] = load<V>(center + c + v * step);
+    for (int64_t i = c; i < rows * n + c; i += n) {
+#pragma GCC unroll 32
+      for (int v = 0; v < count; ++v) {
+        const V d = load<V>(dy + i + v * step);
+        sum[v] += d;
+        products[v] += d * (load<V>(x + i + v * step) - m[v]);
+      }
+    }
+    for (int v = 0; v < count; ++v) store(plain + c + v * step, sum[v]), store(product + c + v * step, products[v]);
+  }
+};
+// dx = dy a - (x - center) b - rest; b and rest are null where they are 0
+template <class T, class C> struct Gradient {
+  const T *dy, *x;
+  int64_t rows, n;
+  const C *center, *a, *b, *rest;
+  T* dx;
+  template <class V, int count> RETAPE_INLINE void run(int64_t c) const {
+    constexpr int64_t step = step_of<V, C>;
+    V m[count], f[count], g[count], e[count];
+    for (int v = 0; v < count; ++v) m[v] = load<V>(center + c + v * step), f[v] = load<V>(a + c + v * step);
+    if (!b) {
+      for (int64_t i = c; i < rows * n + c; i += n) {
+#pragma GCC unroll 32
+        for (int v = 0; v < count; ++v) store(dx + i + v * step, V(load<V>(dy + i + v * step) * f[v]));
+      }
+      return;
+    }
+    for (int v = 0; v < count; ++v) g[v] = load<V>(b + c + v * step), e[v] = load<V>(rest + c + v * step);
+    for (int64_t i = c; i < rows * n + c; i += n) {
+#pragma GCC unroll 32
+      for (int v = 0; v < count; ++v)
+        store(dx + i + v * step, V(load<V>(dy + i + v * step) * f[v] - (load<V>(x + i + v * step) - m[v]) * g[v] - e[v]));
+    }
+  }
+};
 
 // mean, var (samples, groups). Means and squares of parts are joined pairwise (Chan et al. 1979).
 template <class T, class C> void moments(const T* x, const Sizes& s, C* mean, C* var) {
@@ -50,7 +161,7 @@ template <class T, class C> void moments(const T* x, const Sizes& s, C* mean, C*
   const Scratch<C> parts(s.samples * s.chunks * 2 * n);
   C* const all = parts;
   for_row_chunks(s, [&](int64_t sample, int64_t begin, int64_t end, int64_t t) {
-    column_moments<T, C>(x + (sample * s.rows + begin) * n, end - begin, n, all + t * 2 * n, all + t * 2 * n + n);
+    for_columns<T>(n, ColumnMoments<T, C>{x + (sample * s.rows + begin) * n, end - begin, n, all + t * 2 * n, all + t * 2 * n + n});
   });
   parallel_for(s.samples, max_of(int64_t{1}, 16384 / (s.chunks * n + 1)), [&](int64_t from, int64_t to) {
     for (int64_t i = from; i < to; ++i) {
@@ -110,11 +221,8 @@ void group_norm(const Tensor& x, int64_t groups, bool given, const Tensor& weigh
     for (int64_t i = 0; i < s.samples; ++i)
       for (int64_t c = 0; c < n; ++c) by.rstd[i * n + c] *= static_cast<const C*>(w)[c];
     for_row_chunks(s, [&](int64_t sample, int64_t begin, int64_t end, int64_t) {
-      const C *const center = by.center + sample * n, *const factor = by.rstd + sample * n;
-      for (int64_t r = sample * s.rows + begin; r < sample * s.rows + end; ++r) {
-#pragma omp simd
-        for (int64_t c = 0; c < n; ++c) put(out[r * n + c], (C(in[r * n + c]) - center[c]) * factor[c] + shift[c]);
-      }
+      const int64_t first = (sample * s.rows + begin) * n;
+      for_columns<T>(n, Normalize<T, C>{in + first, end - begin, n, by.center + sample * n, by.rstd + sample * n, shift, out + first});
     });
   });
 }
@@ -134,21 +242,14 @@ void group_norm_backward(const Tensor& dy, const Tensor& x, int64_t groups, bool
     const C* const scale = w;
     const Channels<C> by(s, mean.data<C>(), var.data<C>(), C(eps));
     const bool sums = !given || dweight || dbias;
-    const Scratch<C> parts(sums ? s.samples * s.chunks * pair : 0), coefficients(s.samples * pair);
-    C *const all = parts, *const means = coefficients;  // of g and of g hat, for every channel
+    const Scratch<C> parts(sums ? s.samples * s.chunks * pair : 0), coefficients(s.samples * 3 * n);
+    C *const all = parts, *const factors = coefficients;  // a, b and rest of every channel
     if (sums) {
       for_row_chunks(s, [&](int64_t sample, int64_t begin, int64_t end, int64_t t) {
-        const C *const center = by.center + sample * n, *const rstd = by.rstd + sample * n;
+        const int64_t first = (sample * s.rows + begin) * n;
         C *const plain = all + t * pair, *const with_hat = plain + n;
-        for (int64_t c = 0; c < pair; ++c) plain[c] = 0;
-        for (int64_t r = sample * s.rows + begin; r < sample * s.rows + end; ++r) {
-#pragma omp simd
-          for (int64_t c = 0; c < n; ++c) {
-            plain[c] += C(d[r * n + c]);
-            with_hat[c] += C(d[r * n + c]) * (C(in[r * n + c]) - center[c]);
-          }
-        }
-        for (int64_t c = 0; c < n; ++c) with_hat[c] *= rstd[c];
+        for_columns<T>(n, ColumnSums<T, C>{d + first, in + first, end - begin, n, by.center + sample * n, plain, with_hat});
+        for (int64_t c = 0; c < n; ++c) with_hat[c] *= by.rstd[sample * n + c];
       });
       parallel_for(s.samples, max_of(int64_t{1}, 16384 / (s.chunks * pair + 1)), [&](int64_t from, int64_t to) {
         for (int64_t i = from; i < to; ++i) {
@@ -162,8 +263,11 @@ void group_norm_backward(const Tensor& dy, const Tensor& x, int64_t groups, bool
             for (int64_t c = g * s.per_group; c < (g + 1) * s.per_group; ++c)
               of_g += scale[c] * total[c], of_hat += scale[c] * total[n + c];
             const C share = C(1) / (C(s.rows) * C(s.per_group));
-            for (int64_t c = g * s.per_group; c < (g + 1) * s.per_group; ++c)
-              means[i * pair + c] = of_g * share, means[i * pair + n + c] = of_hat * share;
+            for (int64_t c = g * s.per_group; c < (g + 1) * s.per_group; ++c) {
+              const C rstd = by.rstd[i * n + c];
+              factors[i * 3 * n + n + c] = rstd * rstd * of_hat * share;
+              factors[i * 3 * n + pair + c] = rstd * of_g * share;
+            }
           }
         }
       });
@@ -178,21 +282,13 @@ void group_norm_backward(const Tensor& dy, const Tensor& x, int64_t groups, bool
       if (dbias) add_up(dbias, all);
       if (dweight) add_up(dweight, all + n);
     }
+    for (int64_t i = 0; i < s.samples; ++i)
+      for (int64_t c = 0; c < n; ++c) factors[i * 3 * n + c] = by.rstd[i * n + c] * scale[c];
     for_row_chunks(s, [&](int64_t sample, int64_t begin, int64_t end, int64_t) {
-      const C *const center = by.center + sample * n, *const rstd = by.rstd + sample * n;
-      const C *const of_g = means + sample * pair, *const of_hat = of_g + n;
-      for (int64_t r = sample * s.rows + begin; r < sample * s.rows + end; ++r) {
-        const T *const dr = d + r * n, *const xr = in + r * n;
-        T* const to = out + r * n;
-        if (given) {
-#pragma omp simd
-          for (int64_t c = 0; c < n; ++c) put(to[c], C(dr[c]) * scale[c] * rstd[c]);
-        } else {
-#pragma omp simd
-          for (int64_t c = 0; c < n; ++c)
-            put(to[c], rstd[c] * (C(dr[c]) * scale[c] - of_g[c] - (C(xr[c]) - center[c]) * rstd[c] * of_hat[c]));
-        }
-      }
+      const int64_t first = (sample * s.rows + begin) * n;
+      const C* const a = factors + sample * 3 * n;
+      for_columns<T>(n, Gradient<T, C>{d + first, in + first, end - begin, n, by.center + sample * n, a, given ? nullptr : a + n, a + pair,
+                                       out + first});
     });
   });
 }

@@ -1,4 +1,6 @@
 // Recurrent layers against the numbers of PyTorch that tests/golden/make_layers_recurrent.py writes, and what they do with bad input.
+#include <omp.h>
+
 #include "golden.h"
 
 using namespace retape;
@@ -146,6 +148,26 @@ TEST_CASE("large recurrent layers agree with steps of their cells", "[nn][rnn]")
     check(gru, gru_cell, [&](auto& cell, const Tensor& in) { return h = cell(in, h); });
     check(rnn, rnn_cell, [&](auto& cell, const Tensor& in) { return g = cell(in, g); });
   }
+}
+
+TEST_CASE("recurrent layers do not depend on the number of threads", "[nn][rnn]") {
+  const int before = omp_get_max_threads();
+  manual_seed(1);
+  nn::LSTM lstm(40, 70, {.proj_size = 60});
+  nn::GRU gru(40, 70);
+  const Tensor x = values({3, 30, 40}, -1, 1, 2, DType::f32);
+  std::vector<std::vector<Tensor>> found;
+  for (const int threads : {1, 3}) {
+    omp_set_num_threads(threads);
+    lstm.zero_grad(), gru.zero_grad();
+    const Tensor y = lstm(x).first, z = gru(x).first;
+    backward(sum(square(y)) + sum(square(z)));
+    found.push_back({y, z});
+    for (const auto& p : {lstm.parameters(), gru.parameters()})
+      for (const Tensor& t : p) found.back().push_back(clone(t.grad()));
+  }
+  omp_set_num_threads(before);
+  for (size_t i = 0; i < found[0].size(); ++i) CHECK(same_bits(found[0][i], found[1][i]));
 }
 
 TEST_CASE("a length is as if the sequence ended there", "[nn][rnn]") {
