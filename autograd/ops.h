@@ -8,6 +8,7 @@
 #include <retape/autograd/dropout.h>
 #include <retape/autograd/einsum.h>
 #include <retape/autograd/fft.h>
+#include <retape/autograd/group_norm.h>
 #include <retape/autograd/index.h>
 #include <retape/autograd/indexing.h>
 #include <retape/autograd/iterate.h>
@@ -16,6 +17,7 @@
 #include <retape/autograd/matmul.h>
 #include <retape/autograd/pool.h>
 #include <retape/autograd/rearrange.h>
+#include <retape/autograd/recurrent.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/rms_norm.h>
 #include <retape/autograd/rope.h>

@@ -335,6 +335,46 @@ def attention(*shape, dtype=torch.float32):
     return ForwardBackward(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), q, k, v)
 
 
+class Norm:
+    """Each layer in the layout in which it is faster."""
+
+    def __init__(self, name, n, channels, side):
+        channels = int(channels)
+        self.module = nn.BatchNorm2d(channels) if name == "BatchNorm2d" else nn.GroupNorm(8, channels)
+        layouts = (torch.contiguous_format, torch.channels_last)
+        x = torch.randn(int(n), channels, int(side), int(side))
+        pairs = [[torch.randn_like(x).contiguous(memory_format=layout) for _ in range(2)] for layout in layouts]
+        self.x, self.dy = min(pairs, key=self.seconds_of)
+
+    def step(self, x, dy):
+        self.module.zero_grad(set_to_none=True)
+        x.requires_grad_().grad = None
+        self.module(x).backward(dy)
+
+    def seconds_of(self, pair):
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            self.step(*pair)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    def run(self):
+        self.step(self.x, self.dy)
+
+
+class Recurrent:
+    def __init__(self, name, steps, batch, inputs, units):
+        self.module = getattr(nn, name)(int(inputs), int(units), num_layers=2)
+        self.x = torch.randn(int(steps), int(batch), int(inputs), requires_grad=True)
+        self.dy = torch.randn(int(steps), int(batch), int(units))
+
+    def run(self):
+        self.module.zero_grad(set_to_none=True)
+        self.x.grad = None
+        self.module(self.x)[0].backward(self.dy)
+
+
 def gpt_amp(how, *sizes):
     return GptStep(*map(int, sizes), amp=True, compiled={"eager": False, "compiled": True}[how])
 
@@ -406,7 +446,7 @@ def make(line):
     name, *words = line.split()
     if name == "row_op":
         return row_op(*words)
-    of_words = {"image_op": image_op, "adamw": AdamW, "gpt_amp": gpt_amp, "elementwise": elementwise, "rows": rows_of}
+    of_words = {"image_op": image_op, "adamw": AdamW, "gpt_amp": gpt_amp, "elementwise": elementwise, "rows": rows_of, "recurrent": Recurrent, "norm": Norm}
     if name in of_words:
         return of_words[name](*words)
     makers = {

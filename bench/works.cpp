@@ -248,6 +248,42 @@ Work adamw(const char* form, double at_least, double of_roof) {
           .of_roof = of_roof};
 }
 
+// Two layers, 128 inputs and 256 units, 100 steps of 32 sequences.
+template <class M, class Options> Work recurrent(const char* name) {
+  constexpr int64_t steps = 100, batch = 32, inputs = 128, units = 256, gates = std::is_same_v<M, nn::LSTM> ? 4 : 3;
+  return {.name = fmt::format("{}, 2 layers, B {} T {}, {} to {}, forward + backward", name, batch, steps, inputs, units),
+          .peer = fmt::format("recurrent {} {} {} {} {}", name, steps, batch, inputs, units),
+          .at_least = 1.5,
+          .make = []() -> Step {
+            auto module = std::make_shared<M>(inputs, units, Options{.num_layers = 2});
+            const Tensor x = randn({steps, batch, inputs}).set_requires_grad(), dy = randn({steps, batch, units});
+            return [=] {
+              module->zero_grad(), x.set_grad({});
+              backward((*module)(x).first, {}, dy);
+            };
+          },
+          .roof = Roof::fma,
+          .amount = 6.0 * double(steps * batch * gates * units * (inputs + 3 * units))};
+}
+
+// N 16, 64 channels, 56 x 56, channels next to each other in memory.
+template <class M> Work norm(const char* name, const M& module) {
+  constexpr int64_t n = 16, channels = 64, side = 56;
+  return {.name = fmt::format("{}, N {}, {} x {} x {}, forward + backward", name, n, channels, side, side),
+          .peer = fmt::format("norm {} {} {} {}", name, n, channels, side),
+          .at_least = 1.3,
+          .make = [clone = std::make_shared<M>(module.clone())]() -> Step {
+            const Tensor x = randn({n, side, side, channels}).set_requires_grad(), dy = movedim(randn({n, side, side, channels}), -1, 1);
+            return [=] {
+              clone->zero_grad(), x.set_grad({});
+              backward((*clone)(movedim(x, -1, 1)), {}, dy);
+            };
+          },
+          .roof = Roof::copy,
+          .amount = 8.0 * 4 * n* channels* side* side,  // x twice, y; dy and x twice, dx
+          .roof_bytes = 4 * n* channels* side* side};
+}
+
 Work cross_entropy_of_logits() {
   constexpr int64_t rows = 1024, classes = 50257;
   return {.name = fmt::format("cross_entropy {} x {}, forward + backward", rows, classes),
@@ -298,6 +334,10 @@ std::vector<Work> all_works() {
   add_row_ops(all);
   add_image_ops(all);
   all.push_back(cross_entropy_of_logits());
+  all.push_back(norm("BatchNorm2d", nn::BatchNorm2d(64)));
+  all.push_back(norm("GroupNorm", nn::GroupNorm(8, 64)));
+  all.push_back(recurrent<nn::LSTM, nn::LSTMOptions>("LSTM"));
+  all.push_back(recurrent<nn::GRU, nn::GRUOptions>("GRU"));
   all.push_back(attention(8, 6, 512, 64, 0.4));
   all.push_back(attention(2, 8, 4096, 64, 0.6));
   all.push_back(training_step("nanoGPT's CPU settings", nano, 1.5, 0, 1 / 1.5));

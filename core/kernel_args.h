@@ -101,4 +101,24 @@ struct Word2VecWindows {
   Tensor contexts, context_begin, targets, target_begin, labels;
 };
 
+enum class RecurrentKind : uint8_t { tanh, relu, lstm, gru };
+// One direction of a recurrent layer over T steps of B sequences: H units, and R outputs, H or those of a projection. All contiguous but
+// dgates, whose rows may have gaps. The CPU's kernels take f32 and f64. What is kept for backward:
+//
+//   gates (T, B, gates * H): come in as projections of x and become what the gates are: i, f, g, o of an LSTM, r, z, n of a GRU
+//   cells (T, B, H): an LSTM's, f32 for half types; they stay as they were where a sequence has ended, or not begun
+//   extra (T, B, H): what a projection takes, or a GRU's w_hn h + b_hn; undefined where there is neither
+//   y (T, B, R), 0 behind the end of a sequence; h_n (B, R), c_n (B, H)
+//   dgates (T, B, gates * H) before the gates' functions; of a GRU (T, B, 4 H): n, r, z, and w_hn h + b_hn
+//   dprojected (T, B, R): with a projection, the gradient of what it makes, whichever way that goes on
+struct RecurrentLayer {
+  RecurrentKind kind;
+  bool reverse;    // from the last step to the first, each sequence from its own last step
+  Tensor w_hh;     // (gates * H, R)
+  Tensor b_hn;     // (H): a GRU's, or undefined
+  Tensor w_hr;     // (R, H): an LSTM's projection, or undefined
+  Tensor h0, c0;   // (B, R), (B, H), or undefined: 0
+  Tensor lengths;  // i64 (B), or undefined: T
+};
+
 }  // namespace retape

@@ -1,8 +1,6 @@
 // Matrix products over the last two dimensions: cuBLASLt multiplies; here operands are brought into a form that it takes. Gemm and its
 // strides are explained in libraries/blas.h; within this file its strides may be anything, and k may be 0.
-#include <retape/cuda/launch.h>
-
-#include <retape/cuda/libraries/blas.h>
+#include <retape/cuda/gemm.h>
 
 namespace retape::cuda {
 namespace {
@@ -197,6 +195,11 @@ void matmul(const Tensor& a, const Tensor& b, const Tensor& bias, bool accumulat
     detail::kernel_error("matmul: operands, bias and result differ in dtype; cast them to one first");
   if (c.numel() == 0) return;
   with_floating("matmul", a.dtype(), [&](auto zero) { matmul_typed<decltype(zero)>(a, b, bias, accumulate, c); });
+}
+
+void multiply(const Gemm& g) {
+  if (g.batch * g.m * g.n == 0) return;
+  with_floating("matmul", g.dtype, [&](auto zero) { gemm<decltype(zero)>(g); });
 }
 
 namespace {

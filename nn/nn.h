@@ -2,10 +2,12 @@
 #pragma once
 #include <retape/nn/activation.h>
 #include <retape/nn/attention.h>
+#include <retape/nn/batch_norm.h>
 #include <retape/nn/convolution.h>
 #include <retape/nn/dropout.h>
 #include <retape/nn/embedding.h>
 #include <retape/nn/estimate_memory.h>
+#include <retape/nn/group_norm.h>
 #include <retape/nn/hugging_face.h>
 #include <retape/nn/init.h>
 #include <retape/nn/kv_cache.h>
@@ -14,8 +16,10 @@
 #include <retape/nn/loss.h>
 #include <retape/nn/mae.h>
 #include <retape/nn/module.h>
+#include <retape/nn/parametrizations.h>
 #include <retape/nn/pool.h>
 #include <retape/nn/rms_norm.h>
+#include <retape/nn/rnn.h>
 #include <retape/nn/rope.h>
 #include <retape/nn/sequential.h>
 #include <retape/nn/transformer.h>

@@ -22,8 +22,16 @@ struct OpCase {
   bool exact_integers = true;  // false: integers are rounded on the way
 };
 
+// All that a recurrent layer gives, as one vector.
+inline Tensor joined(const RecurrentResult& r) {
+  std::vector<Tensor> all = {reshape(r.y, {-1}), reshape(r.h_n, {-1})};
+  if (r.c_n) all.push_back(reshape(r.c_n, {-1}));
+  return cat(all);
+}
+
 inline std::vector<OpCase> op_cases() {
   const Tensor ids = tensor<int64_t>({1, 0, 2, 1}), pairs = tensor<int64_t>({0, 2, 1, 1, 0, 0}, {2, 3});
+  const Tensor lengths = tensor<int64_t>({2, 3});
   const Tensor mask = tensor<bool>({true, false, true, true, true, false}, {2, 3});
   std::vector<OpCase> cases;
 #define RETAPE_X(name, F, low, high, ...) cases.push_back({#name, [](auto& x) { return name(x[0]); }, {{{2, 3}, low, high}}});
@@ -302,6 +310,45 @@ inline std::vector<OpCase> op_cases() {
        [mask](auto& x) { return matmul(softmax(masked_fill(matmul(x[0], transpose(x[1])) * 0.3, logical_not(mask), -INFINITY), -1), x[2]); }},
       {"attention with dropout", [](auto& x) { Generator g(2); return scaled_dot_product_attention(x[0], x[1], x[2], {.dropout_p = 0.3}, g); }, {{{1, 2, 3, 4}}, {{1, 2, 5, 4}}, {{1, 2, 5, 3}}},
        [](auto& x) { Generator g(2); return matmul(dropout(softmax(matmul(x[0], transpose(x[1])) / std::sqrt(std::max(1., double(x[0].size(-1)))), -1), 0.3, true, g), x[2]); }},
+      {"group_norm", [](auto& x) { return group_norm(x[0], 2, x[1], x[2]); }, {{{2, 4, 3}}, {{4}}, {{4}}},
+       [](auto& x) {
+         const Tensor in = reshape(x[0], {2, 2, 2, 3}), c = in - mean(in, {2, 3}, true);
+         return reshape(c * rsqrt(mean(square(c), {2, 3}, true) + 1e-5), {2, 4, 3}) * unsqueeze(x[1], 1) + unsqueeze(x[2], 1);
+       }},
+      {"group_norm without parameters", [](auto& x) { return group_norm(x[0], 1, {}, {}, 1e-2); }, {{{2, 3, 2, 2}}}},
+      {"batch_norm, of the batch", [](auto& x) { return batch_norm(x[0], {}, {}, x[1], x[2], true); }, {{{3, 2, 2}}, {{2}}, {{2}}},
+       [](auto& x) { const Tensor c = x[0] - mean(x[0], {0, 2}, true); return c * rsqrt(mean(square(c), {0, 2}, true) + 1e-5) * unsqueeze(x[1], 1) + unsqueeze(x[2], 1); }},
+      {"batch_norm, by running moments", [](auto& x) { return batch_norm(x[0], full({2}, 0.3, {DType::f64, x[0].device()}), full({2}, 0.8, {DType::f64, x[0].device()}), x[1], x[2]); }, {{{3, 2, 2, 2}}, {{2}}, {{2}}},
+       [](auto& x) { return (x[0] - 0.3) / std::sqrt(0.8 + 1e-5) * reshape(x[1], {2, 1, 1}) + reshape(x[2], {2, 1, 1}); }},
+      {"instance_norm", [](auto& x) { return instance_norm(x[0], {}, {}, x[1]); }, {{{2, 3, 4}}, {{3}}},
+       [](auto& x) { const Tensor c = x[0] - mean(x[0], {2}, true); return c * rsqrt(mean(square(c), {2}, true) + 1e-5) * unsqueeze(x[1], 1); }},
+      {"local_response_norm", [](auto& x) { return local_response_norm(x[0], 3, 0.5, 0.6, 2); }, {{{2, 4, 2}}}},
+      {"lstm", [](auto& x) { return joined(recurrent_layer(RecurrentKind::lstm, x[0], {x[1], x[2], x[3], x[4], {}}, x[5], x[6])); }, {{{3, 2, 3}}, {{8, 3}}, {{8, 2}}, {{8}}, {{8}}, {{2, 2}}, {{2, 2}}},
+       [](auto& x) {
+         Tensor h = x[5], c = x[6];
+         std::vector<Tensor> y;
+         for (int64_t t = 0; t < x[0].size(0); ++t) {
+           const auto a = chunk(linear(select(x[0], 0, t), x[1], x[3]) + linear(h, x[2], x[4]), 4, 1);
+           c = sigmoid(a[1]) * c + sigmoid(a[0]) * tanh(a[2]), h = sigmoid(a[3]) * tanh(c), y.push_back(h);
+         }
+         return joined({stack(y), h, c});
+       }},
+      {"lstm, reverse, lengths, projection", [lengths](auto& x) { return joined(recurrent_layer(RecurrentKind::lstm, x[0], {x[1], x[2], {}, {}, x[3]}, x[4], x[5], to(lengths, x[0].device()), true)); }, {{{3, 2, 1}}, {{12, 1}}, {{12, 2}}, {{2, 3}}, {{2, 2}}, {{2, 3}}}},
+      {"lstm, lengths, no start", [lengths](auto& x) { return joined(recurrent_layer(RecurrentKind::lstm, x[0], {x[1], x[2], x[3], x[3], {}}, {}, {}, to(lengths, x[0].device()))); }, {{{3, 2, 3}}, {{8, 3}}, {{8, 2}}, {{8}}}},
+      {"gru", [](auto& x) { return joined(recurrent_layer(RecurrentKind::gru, x[0], {x[1], x[2], x[3], x[4], {}}, x[5])); }, {{{3, 2, 3}}, {{6, 3}}, {{6, 2}}, {{6}}, {{6}}, {{2, 2}}},
+       [](auto& x) {
+         Tensor h = x[5];
+         std::vector<Tensor> y;
+         for (int64_t t = 0; t < x[0].size(0); ++t) {
+           const auto a = chunk(linear(select(x[0], 0, t), x[1], x[3]), 3, 1), b = chunk(linear(h, x[2], x[4]), 3, 1);
+           const Tensor z = sigmoid(a[1] + b[1]);
+           h = (1 - z) * tanh(a[2] + sigmoid(a[0] + b[0]) * b[2]) + z * h, y.push_back(h);
+         }
+         return joined({stack(y), h, {}});
+       }},
+      {"gru, reverse, lengths", [lengths](auto& x) { return joined(recurrent_layer(RecurrentKind::gru, x[0], {x[1], x[2], {}, {}, {}}, x[3], {}, to(lengths, x[0].device()), true)); }, {{{3, 2, 3}}, {{6, 3}}, {{6, 2}}, {{2, 2}}}},
+      {"rnn, tanh", [](auto& x) { return joined(recurrent_layer(RecurrentKind::tanh, x[0], {x[1], x[2], x[3], x[4], {}}, x[5])); }, {{{3, 2, 3}}, {{4, 3}}, {{4, 4}}, {{4}}, {{4}}, {{2, 4}}}},
+      {"rnn, relu, reverse, lengths", [lengths](auto& x) { return joined(recurrent_layer(RecurrentKind::relu, x[0], {x[1], x[2], {}, {}, {}}, x[3], {}, to(lengths, x[0].device()), true)); }, {{{3, 2, 3}}, {{4, 3}}, {{4, 4}}, {{2, 4}}}},
   };
   // clang-format on
   cases.insert(cases.end(), more.begin(), more.end());
