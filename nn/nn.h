@@ -2,9 +2,14 @@
 #pragma once
 #include <retape/nn/activation.h>
 #include <retape/nn/attention.h>
+#include <retape/nn/class_loss.h>
+#include <retape/nn/contrastive_loss.h>
+#include <retape/nn/distance.h>
 #include <retape/nn/dropout.h>
 #include <retape/nn/embedding.h>
+#include <retape/nn/embedding_bag.h>
 #include <retape/nn/estimate_memory.h>
+#include <retape/nn/gated.h>
 #include <retape/nn/hugging_face.h>
 #include <retape/nn/init.h>
 #include <retape/nn/kv_cache.h>
@@ -12,7 +17,10 @@
 #include <retape/nn/linear.h>
 #include <retape/nn/loss.h>
 #include <retape/nn/mae.h>
+#include <retape/nn/margin_loss.h>
+#include <retape/nn/mixture_of_experts.h>
 #include <retape/nn/module.h>
+#include <retape/nn/rle_loss.h>
 #include <retape/nn/rms_norm.h>
 #include <retape/nn/rope.h>
 #include <retape/nn/sequential.h>
