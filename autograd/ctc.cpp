@@ -27,7 +27,7 @@ struct CtcBackward {
   }
   void backward(const Tensor&, Grads&) { throw Error("ctc_loss: second derivatives are not provided"); }
 };
-struct Ctc {  // losses (N), and log alpha (N, T, most) for backward; f32 for half types
+struct Ctc {  // of f32 and f64: losses (N), and log alpha (N, T, most) for backward
   static constexpr auto name = "ctc_loss";
   static constexpr auto precision = Precision::full;
   static constexpr int differentiable = 1;
@@ -36,8 +36,7 @@ struct Ctc {  // losses (N), and log alpha (N, T, most) for backward; f32 for ha
   Saved log_probs = {}, targets = {}, places = {}, losses = {}, alpha = {};
   std::array<Tensor, 2> forward(const Tensor& x, const Tensor& labels, const Tensor& where) {
     const Tensor in = contiguous(x);
-    const Options wide{x.dtype() == DType::f64 ? DType::f64 : DType::f32, x.device()};
-    Tensor all = empty({x.shape()[1]}, wide), rows = empty({x.shape()[1], x.shape()[0], most}, wide);
+    Tensor all = empty({x.shape()[1]}, x.options()), rows = empty({x.shape()[1], x.shape()[0], most}, x.options());
     RETAPE_DISPATCH(x.device(), ctc(in, labels, where, blank, all, rows));
     log_probs = save(x), targets = save(labels), places = save(where), losses = save(all), alpha = save(rows);
     return {all, rows};
@@ -80,7 +79,7 @@ Tensor ctc_loss(const Tensor& log_probs, const Tensor& targets, const Tensor& in
     throw Error(fmt::format("ctc_loss: log_probs have shape {}; they must be (T, N, C) or (T, C)", log_probs.shape().str()));
   if (options.reduction == Reduction::batchmean) throw Error("ctc_loss: reduction batchmean is not valid; it must be none, mean or sum");
   const bool batched = log_probs.dim() == 3;
-  const Tensor x = batched ? log_probs : unsqueeze(log_probs, 1);
+  const Tensor wide = cast(log_probs, log_probs.dtype() == DType::f64 ? DType::f64 : DType::f32), x = batched ? wide : unsqueeze(wide, 1);
   const int64_t frames = x.shape()[0], sequences = x.shape()[1], classes = x.shape()[2];
   if (options.blank < 0 || options.blank >= classes)
     throw Error(fmt::format("ctc_loss: blank {} is out of range; expected 0 <= blank < {}", options.blank, classes));

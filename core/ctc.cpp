@@ -76,6 +76,13 @@ template <class C> struct Workspace {
   RETAPE_INLINE C* extra(int64_t b, int i) const { return numbers + b * each + (3 + i) * (most + 4); }
 };
 
+// Half types are f32 here already.
+template <class F> RETAPE_INLINE void with_wide(const char* kernel, DType d, const F& f) {
+  if (d == DType::f64) f(double{});
+  else if (d == DType::f32) f(float{});
+  else detail::unsupported_dtype(kernel, d);
+}
+
 RETAPE_INLINE void check_labels(const int64_t* targets, const int64_t* places, int64_t sequences, int64_t classes) {
   for (int64_t b = 0; b < sequences; ++b)
     for (int64_t i = 0; i < places[3 * b + 1]; ++i)
@@ -90,7 +97,7 @@ void ctc(const Tensor& log_probs, const Tensor& targets, const Tensor& places, i
   const int64_t frames = log_probs.shape()[0], sequences = log_probs.shape()[1], classes = log_probs.shape()[2], most = alpha.shape()[2];
   const int64_t *labels = targets.data<int64_t>(), *place = places.data<int64_t>();
   check_labels(labels, place, sequences, classes);
-  with_floating("ctc", log_probs.dtype(), [&](auto zero) {
+  with_wide("ctc", log_probs.dtype(), [&](auto zero) {
     using T = decltype(zero);
     using C = compute_t<T>;
     const T* in = log_probs.data<T>();
@@ -126,7 +133,7 @@ void ctc_backward(const Tensor& dlosses, const Tensor& log_probs, const Tensor& 
                   const Tensor& alpha, int64_t blank, bool zero_infinity, Tensor& dlog_probs) {
   const int64_t frames = log_probs.shape()[0], sequences = log_probs.shape()[1], classes = log_probs.shape()[2], most = alpha.shape()[2];
   const int64_t *labels = targets.data<int64_t>(), *place = places.data<int64_t>();
-  with_floating("ctc_backward", log_probs.dtype(), [&](auto zero) {
+  with_wide("ctc_backward", log_probs.dtype(), [&](auto zero) {
     using T = decltype(zero);
     using C = compute_t<T>;
     const T* in = log_probs.data<T>();

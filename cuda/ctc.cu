@@ -131,12 +131,19 @@ __global__ void ctc_gradients(const compute_t<T>* dlosses, const T* log_probs, c
 
 constexpr int threads_for_states = 128;
 
+// Half types are f32 here already.
+template <class F> void with_wide(const char* kernel, DType d, const F& f) {
+  if (d == DType::f64) f(double{});
+  else if (d == DType::f32) f(float{});
+  else retape::detail::unsupported_dtype(kernel, d);
+}
+
 }  // namespace
 
 // log_probs (T, N, C); targets flat; places (N, 3): begin, target length, input length; losses (N), alpha (N, T, most)
 void ctc(const Tensor& log_probs, const Tensor& targets, const Tensor& places, int64_t blank, Tensor& losses, Tensor& alpha) {
   const int64_t frames = log_probs.shape()[0], sequences = log_probs.shape()[1], classes = log_probs.shape()[2], most = alpha.shape()[2];
-  with_floating("ctc", log_probs.dtype(), [&](auto zero) {
+  with_wide("ctc", log_probs.dtype(), [&](auto zero) {
     using T = decltype(zero);
     using C = compute_t<T>;
     launch(ctc_forward<T>, dim3(unsigned(sequences)), threads_for_states, 0, data<T>(log_probs), data<int64_t>(targets),
@@ -148,7 +155,7 @@ void ctc(const Tensor& log_probs, const Tensor& targets, const Tensor& places, i
 void ctc_backward(const Tensor& dlosses, const Tensor& log_probs, const Tensor& targets, const Tensor& places, const Tensor& losses,
                   const Tensor& alpha, int64_t blank, bool zero_infinity, Tensor& dlog_probs) {
   const int64_t frames = log_probs.shape()[0], sequences = log_probs.shape()[1], classes = log_probs.shape()[2], most = alpha.shape()[2];
-  with_floating("ctc_backward", log_probs.dtype(), [&](auto zero) {
+  with_wide("ctc_backward", log_probs.dtype(), [&](auto zero) {
     using T = decltype(zero);
     using C = compute_t<T>;
     const Scratch<C> numbers(3 * sequences * most);
