@@ -19,6 +19,7 @@ namespace {
 using detail::check_pair;
 using detail::in_full_precision;
 using detail::reduced;
+using nn::normalize;
 
 Tensor own_class(int64_t n, Device device) { return arange(double(n), {DType::i64, device}); }
 void check_features(const char* name, const Tensor& image, const Tensor& text) {

@@ -10,13 +10,13 @@ Tensor pairwise_distance(const Tensor& x1, const Tensor& x2, double p, double ep
   detail::check_floating("pairwise_distance", x1, "x1"), detail::check_floating("pairwise_distance", x2, "x2");
   return norm(x1 - x2 + eps, p, {-1}, keepdim);
 }
-Tensor normalize(const Tensor& x, double p, int64_t dim, double eps) {
-  detail::check_floating("normalize", x, "x");
+Tensor nn::normalize(const Tensor& x, double p, int64_t dim, double eps) {
+  retape::detail::check_floating("normalize", x, "x");
   return x / maximum(norm(x, p, {dim}, true), eps);
 }
 Tensor cosine_similarity(const Tensor& x1, const Tensor& x2, int64_t dim, double eps) {
   detail::check_floating("cosine_similarity", x1, "x1"), detail::check_floating("cosine_similarity", x2, "x2");
-  return sum(normalize(x1, 2, dim, eps) * normalize(x2, 2, dim, eps), {dim});
+  return sum(nn::normalize(x1, 2, dim, eps) * nn::normalize(x2, 2, dim, eps), {dim});
 }
 
 }  // namespace retape

@@ -8,10 +8,11 @@ namespace retape {
 Tensor pairwise_distance(const Tensor& x1, const Tensor& x2, double p = 2, double eps = 1e-6, bool keepdim = false);
 /// The cosine of the angle between x1 and x2 along a dim; the two broadcast. Norms below eps count as eps. torch: functional.cosine_similarity.
 Tensor cosine_similarity(const Tensor& x1, const Tensor& x2, int64_t dim = 1, double eps = 1e-8);
-/// x divided by its p-norm along a dim, or by eps where that is less. torch: functional.normalize.
-Tensor normalize(const Tensor& x, double p = 2, int64_t dim = 1, double eps = 1e-12);
 
 namespace nn {
+
+/// x divided by its p-norm along a dim, or by eps where that is less. torch: functional.normalize.
+Tensor normalize(const Tensor& x, double p = 2, int64_t dim = 1, double eps = 1e-12);
 
 struct PairwiseDistanceOptions {
   double p = 2, eps = 1e-6;

@@ -8,8 +8,7 @@ namespace retape::nn {
 
 struct EmbeddingOptions {
   std::optional<int64_t> padding_idx = {};  ///< this row starts at 0 and gets no gradient; negative counts from the end
-  std::optional<double> max_norm =
-      {};  ///< rows that are read and whose norm is larger are scaled to it first, in place, while training or not
+  std::optional<double> max_norm = {};      ///< rows that are read are scaled, in place, so that their norm is no larger
   double norm_type = 2;
   bool sparse = false;  ///< the weight's gradient has the rows that were read only: for SGD, Adagrad and SparseAdam (autograd/sparse.h)
 };

@@ -268,7 +268,7 @@ inline std::vector<OpCase> op_cases() {
       {"binary_cross_entropy_with_logits, pos_weight", [](auto& x) { return binary_cross_entropy_with_logits(x[0], x[1], {.pos_weight = x[2]}); }, {{{2, 3}, -2, 2}, {{2, 3}, 0, 1}, {{3}, 0.5, 2}},
        [](auto& x) { return mean(x[1] * x[2] * softplus(neg(x[0])) + (1 - x[1]) * softplus(x[0])); }},
       {"kl_div", [](auto& x) { return kl_div(x[0], x[1], {.reduction = Reduction::batchmean}); }, {{{2, 3}, -2, -0.5}, {{2, 3}, 0.1, 0.9}},
-       [](auto& x) { return sum(x[1] * (log(x[1]) - x[0])) / 2; }},
+       [](auto& x) { return sum(x[1] * (log(x[1]) - x[0])) / double(x[0].size(0)); }},
       {"gaussian_nll_loss", [](auto& x) { return gaussian_nll_loss(x[0], x[1], x[2]); }, {{{2, 3}}, {{2, 3}}, {{2, 1}, 0.5, 2}},
        [](auto& x) { return mean(log(x[2]) + square(x[0] - x[1]) / x[2]) / 2; }},
       {"nll_loss, weights, one ignored", [ids](auto& x) { return nll_loss(x[0], to(ids, x[0].device()), {.weight = x[1], .ignore_index = 0}); }, {{{4, 3}}, {{3}, 0.5, 2}}},
