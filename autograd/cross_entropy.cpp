@@ -4,6 +4,7 @@
 
 #include <retape/autograd/binary.h>
 #include <retape/autograd/check.h>
+#include <retape/autograd/index.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/softmax.h>
 #include <retape/autograd/tape.h>
@@ -79,15 +80,47 @@ void check(const Tensor& logits, const Tensor& target, const CrossEntropyOptions
                             target.shape().str(), logits.shape().str(), wanted.str()));
   if (!(options.label_smoothing >= 0 && options.label_smoothing <= 1))
     throw Error(fmt::format("cross_entropy: label_smoothing {} is not valid; it must be from 0 to 1", options.label_smoothing));
+  if (options.reduction == Reduction::batchmean)
+    throw Error("cross_entropy: reduction batchmean is not valid; it must be none, mean or sum");
+  if (!options.weight) return;
+  check_one_device("cross_entropy", logits, options.weight);
+  if (const Shape classes{logits.shape()[class_dim(logits)]}; !(options.weight.shape() == classes))
+    throw Error(fmt::format("cross_entropy: weight has shape {}; there are {} classes", options.weight.shape().str(),
+                            logits.shape()[class_dim(logits)]));
+}
+DType wide(const Tensor& logits) { return logits.dtype() == DType::f64 ? DType::f64 : DType::f32; }
+// The weight of each class, along the classes of logits.
+Tensor along_classes(const Tensor& weight, const Tensor& logits) {
+  Shape shape = Shape::filled(logits.dim(), 1);
+  shape[class_dim(logits)] = weight.numel();
+  return reshape(cast(weight, wide(logits)), shape);
+}
+
+// Class numbers, where each class has a weight: the losses, and the weights that the mean divides by.
+struct Weighted {
+  Tensor losses, weights;
+};
+Weighted of_weighted(const Tensor& logits, const Tensor& target, const CrossEntropyOptions& options) {
+  const Tensor counts = ne(target, options.ignore_index), plain = record(CrossEntropy{options.ignore_index, 0}, logits, target);
+  const Tensor of_class = cast(options.weight, plain.dtype());
+  const Tensor picked = reshape(index_select(of_class, 0, reshape(where(counts, target, 0), {-1})), target.shape());
+  Weighted result{plain * where(counts, picked, 0), where(counts, picked, 0)};
+  if (const double smoothing = options.label_smoothing; smoothing > 0) {
+    const int dim = class_dim(logits);
+    const Tensor all = neg(sum(log_softmax(cast(logits, plain.dtype()), dim) * along_classes(options.weight, logits), {dim}));
+    result.losses = result.losses * (1 - smoothing) + where(counts, all, 0) * (smoothing / double(logits.shape()[dim]));
+  }
+  return result;
 }
 
 // target has the share of each class.
 Tensor of_shares(const Tensor& logits, const Tensor& target, const CrossEntropyOptions& options) {
-  const DType dtype = logits.dtype() == DType::f64 ? DType::f64 : DType::f32;
+  const DType dtype = wide(logits);
   const int dim = class_dim(logits);
   const double smoothing = options.label_smoothing, classes = double(logits.shape()[dim]);
   Tensor shares = cast(target, dtype);
   if (smoothing > 0) shares = shares * (1 - smoothing) + smoothing / classes;
+  if (options.weight) shares = shares * along_classes(options.weight, logits);
   const Tensor losses = neg(sum(shares * log_softmax(cast(logits, dtype), dim), {dim}));
   if (options.reduction == Reduction::none) return losses;
   return options.reduction == Reduction::sum ? sum(losses) : mean(losses);
@@ -101,6 +134,11 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target, CrossEntropyOpt
         CrossEntropy::precision, [&](const Tensor& in) { return cross_entropy(in, target, options); }, logits);
   check(logits, target, options);
   if (target.dtype() != DType::i64) return cast(of_shares(logits, target, options), logits.dtype());
+  if (options.weight) {
+    const auto [losses, weights] = of_weighted(logits, target, options);
+    if (options.reduction == Reduction::none) return cast(losses, logits.dtype());
+    return cast(options.reduction == Reduction::sum ? sum(losses) : sum(losses) / sum(weights), logits.dtype());
+  }
   Tensor loss = record(CrossEntropy{options.ignore_index, options.label_smoothing}, logits, target);
   if (options.reduction != Reduction::none) loss = sum(loss);
   if (options.reduction == Reduction::mean) loss = loss / cast(sum(ne(target, options.ignore_index)), loss.dtype());

@@ -1,9 +1,11 @@
 // Every op of the library, a header a stem: autograd/softmax.h declares what autograd/softmax.cpp defines and core/softmax.cpp computes.
 #pragma once
+#include <retape/autograd/activation.h>
 #include <retape/autograd/attention.h>
 #include <retape/autograd/binary.h>
 #include <retape/autograd/convolution.h>
 #include <retape/autograd/cross_entropy.h>
+#include <retape/autograd/ctc.h>
 #include <retape/autograd/diagonal.h>
 #include <retape/autograd/dropout.h>
 #include <retape/autograd/einsum.h>

@@ -330,6 +330,49 @@ def cross_entropy(rows, classes):
     return ForwardBackward(F.cross_entropy, torch.randn(rows, classes), torch.randint(classes, (rows,)))
 
 
+def ctc(frames, sequences, classes, length):
+    targets = torch.randint(1, classes, (sequences, length))
+    sizes = [torch.full((sequences,), n) for n in (frames, length)]
+    return ForwardBackward(lambda x: F.ctc_loss(F.log_softmax(x, 2), targets, *sizes), torch.randn(frames, sequences, classes))
+
+
+def info_nce(batch, width):
+    target = torch.arange(batch)
+    return ForwardBackward(lambda q, k: F.cross_entropy(F.normalize(q) / 0.1 @ F.normalize(k).T, target), torch.randn(batch, width), torch.randn(batch, width))
+
+
+class Rle(nn.Module):
+    def __init__(self):
+        super().__init__()
+        net = lambda *last: nn.Sequential(nn.Linear(2, 64), nn.LeakyReLU(), nn.Linear(64, 64), nn.LeakyReLU(), nn.Linear(64, 2), *last)
+        self.s = nn.ModuleList(net(nn.Tanh()) for _ in range(6))
+        self.t = nn.ModuleList(net() for _ in range(6))
+        self.register_buffer("masks", torch.tensor([[0.0, 1.0], [1.0, 0.0]] * 3))
+
+    def forward(self, pred, sigma, target):
+        error = (pred - target) / sigma
+        z = error.reshape(-1, 2)
+        log_det = z.new_zeros(len(z))
+        for mask, s, t in reversed(list(zip(self.masks, self.s, self.t))):
+            same = mask * z
+            scale, shift = s(same) * (1 - mask), t(same) * (1 - mask)
+            z = (1 - mask) * (z - shift) * torch.exp(-scale) + same
+            log_det = log_det - scale.sum(1)
+        log_flow = (log_det - (z * z).sum(1) / 2 - math.log(2 * math.pi)).reshape(*pred.shape[:2], 1)
+        return (torch.log(sigma) - log_flow + torch.log(2 * sigma) + error.abs()).sum() / len(pred)
+
+
+def rle(batch, points):
+    shape = (batch, points, 2)
+    return ForwardBackward(Rle(), torch.randn(shape), torch.rand(shape) / 2 + 0.5, torch.randn(shape))
+
+
+def pointwise_loss(logits, rows, columns):
+    target = torch.rand(rows, columns)
+    f = F.binary_cross_entropy_with_logits if logits else F.smooth_l1_loss
+    return ForwardBackward(lambda x: f(x, target), torch.randn(rows, columns))
+
+
 def attention(*shape, dtype=torch.float32):
     q, k, v = (torch.randn(shape, dtype=dtype) for _ in range(3))
     return ForwardBackward(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), q, k, v)
@@ -452,6 +495,10 @@ def make(line):
     makers = {
         "chain": Chain,
         "cross_entropy": cross_entropy,
+        "ctc": ctc,
+        "info_nce": info_nce,
+        "rle": rle,
+        "pointwise_loss": pointwise_loss,
         "attention": attention,
         "attention_bf16": lambda *shape: attention(*shape, dtype=torch.bfloat16),
         "gpt": GptStep,

@@ -299,6 +299,32 @@ Work cross_entropy_of_logits() {
           .roof_bytes = 4 * rows * classes};
 }
 
+Work loss(const std::string& name, const std::string& peer, std::function<Step()> make) {
+  return {.name = name + ", forward + backward", .peer = peer, .at_least = 1.3, .make = std::move(make)};
+}
+void add_losses(std::vector<Work>& all) {
+  all.push_back(loss("ctc_loss T 100 N 16 C 32, targets of 30", "ctc 100 16 32 30", [] {
+    const Tensor targets = randint(1, 32, {16, 30});
+    const std::vector<int64_t> frames(16, 100), lengths(16, 30);
+    return forward_backward({randn({100, 16, 32})}, [=](auto& x) { return ctc_loss(log_softmax(x[0], 2), targets, frames, lengths); });
+  }));
+  all.push_back(loss("info_nce_loss B 256 D 128", "info_nce 256 128", [] {
+    return forward_backward({randn({256, 128}), randn({256, 128})}, [](auto& x) { return info_nce_loss(x[0], x[1]); });
+  }));
+  all.push_back(loss("RLELoss B 64 K 17", "rle 64 17", [] {
+    return forward_backward({randn({64, 17, 2}), uniform({64, 17, 2}, 0.5, 1), randn({64, 17, 2})},
+                            [module = std::make_shared<nn::RLELoss>()](auto& x) { return (*module)(x[0], x[1], x[2]); });
+  }));
+  for (const bool logits : {false, true})
+    all.push_back(loss(fmt::format("{} 4096 x 768", logits ? "binary_cross_entropy_with_logits" : "smooth_l1_loss"),
+                       fmt::format("pointwise_loss {} 4096 768", int(logits)), [logits] {
+                         return forward_backward({randn({4096, 768}), uniform({4096, 768}, 0, 1)}, [logits](auto& x) {
+                           const Tensor target = x[1].detach();
+                           return logits ? binary_cross_entropy_with_logits(x[0], target) : smooth_l1_loss(x[0], target);
+                         });
+                       }));
+}
+
 Work generation() {
   StepSettings s = nano;
   s.block = 512;
@@ -334,6 +360,7 @@ std::vector<Work> all_works() {
   add_row_ops(all);
   add_image_ops(all);
   all.push_back(cross_entropy_of_logits());
+  add_losses(all);
   all.push_back(norm("BatchNorm2d", nn::BatchNorm2d(64)));
   all.push_back(norm("GroupNorm", nn::GroupNorm(8, 64)));
   all.push_back(recurrent<nn::LSTM, nn::LSTMOptions>("LSTM"));

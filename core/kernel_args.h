@@ -4,6 +4,7 @@
 
 #include <retape/core/binary_ops.h>
 #include <retape/core/philox.h>
+#include <retape/core/pointwise_ops.h>
 #include <retape/core/tensor.h>
 #include <retape/core/unary_ops.h>
 

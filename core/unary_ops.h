@@ -239,7 +239,7 @@ struct Hardsigmoid {  // clamp(x / 6 + 1 / 2, 0, 1)
 };
 struct Hardswish {  // x hardsigmoid(x) (Howard et al. 2019)
   template <class T> static RETAPE_HD T value(T x) { return x < T(-3) ? T(0) : x > T(3) ? x : x * (x + T(3)) / T(6); }
-  template <class T> static RETAPE_HD T slope(T x) { return x < T(-3) ? T(0) : x > T(3) ? T(1) : x / T(3) + T(0.5); }
+  template <class T> static RETAPE_HD T slope(T x) { return x <= T(-3) ? T(0) : x >= T(3) ? T(1) : x / T(3) + T(0.5); }
 };
 struct Relu6 {  // the slope at 0 and 6 is 0
   template <class T> static RETAPE_HD T value(T x) { return x > T(6) ? T(6) : x > T(0) ? x : x != x ? x : T(0); }

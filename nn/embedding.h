@@ -8,6 +8,8 @@ namespace retape::nn {
 
 struct EmbeddingOptions {
   std::optional<int64_t> padding_idx = {};  ///< this row starts at 0 and gets no gradient; negative counts from the end
+  std::optional<double> max_norm = {};      ///< rows that are read are scaled, in place, so that their norm is no larger
+  double norm_type = 2;
   bool sparse = false;  ///< the weight's gradient has the rows that were read only: for SGD, Adagrad and SparseAdam (autograd/sparse.h)
 };
 /// Row ids[...] of weight (num_embeddings, embedding_dim) for integer ids (...): (..., embedding_dim). Throws Error for an id that is
@@ -15,6 +17,8 @@ struct EmbeddingOptions {
 struct Embedding : Module {
   Parameter weight;
   std::optional<int64_t> padding_idx;
+  std::optional<double> max_norm;
+  double norm_type;
   bool sparse;
   Embedding(int64_t num_embeddings, int64_t embedding_dim, EmbeddingOptions options = {});
   Tensor forward(const Tensor& ids) const;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <utility>
 
 #include <retape/autograd/tape.h>
 #include <retape/autograd/views.h>
@@ -67,6 +68,27 @@ double calculate_gain(Nonlinearity nonlinearity, double negative_slope) {
   return 1;
 }
 
+double calculate_gain(const std::string& nonlinearity, double negative_slope) {
+  static constexpr std::pair<const char*, Nonlinearity> names[] = {{"linear", Nonlinearity::linear},
+                                                                   {"conv1d", Nonlinearity::linear},
+                                                                   {"conv2d", Nonlinearity::linear},
+                                                                   {"conv3d", Nonlinearity::linear},
+                                                                   {"conv_transpose1d", Nonlinearity::linear},
+                                                                   {"conv_transpose2d", Nonlinearity::linear},
+                                                                   {"conv_transpose3d", Nonlinearity::linear},
+                                                                   {"sigmoid", Nonlinearity::sigmoid},
+                                                                   {"tanh", Nonlinearity::tanh},
+                                                                   {"relu", Nonlinearity::relu},
+                                                                   {"leaky_relu", Nonlinearity::leaky_relu},
+                                                                   {"selu", Nonlinearity::selu}};
+  for (const auto& [name, kind] : names)
+    if (nonlinearity == name) return calculate_gain(kind, negative_slope);
+  throw Error(
+      fmt::format("calculate_gain: nonlinearity \"{}\" is not known; it must be linear, a conv, sigmoid, tanh, relu, leaky_relu or selu",
+                  nonlinearity));
+}
+
+int64_t fan_out(const Tensor& x) { return int64_t(fans("fan_out", x).out); }
 int64_t fan_in(const Tensor& x) { return int64_t(fans("fan_in", x).in); }
 
 void constant(const Tensor& x, double value) {
@@ -141,6 +163,42 @@ void orthogonal(const Tensor& x, double gain, Generator& generator) {
       for (int64_t c = 0; c < cols; ++c)
         out[size_t(r * cols + c)] = gain * (rows <= cols ? v[size_t(r * length + c)] : v[size_t(c * length + r)]);
     return out;
+  });
+}
+
+void eye(const Tensor& x) {
+  if (x.dim() != 2) throw Error(fmt::format("eye: shape {} is not a matrix; two dims are needed", x.shape().str()));
+  const NoGrad off;
+  if (!x.device().is_meta()) copy_into(retape::eye(x.shape()[0], x.shape()[1], {x.dtype(), x.device()}), x);
+}
+void dirac(const Tensor& x, int64_t groups) {
+  if (x.dim() < 3 || x.dim() > 5)
+    throw Error(fmt::format("dirac: shape {} is not a convolution's weight; 3, 4 or 5 dims are needed", x.shape().str()));
+  if (groups < 1 || x.shape()[0] % groups)
+    throw Error(fmt::format("dirac: size 0 of shape {} is no multiple of {} groups", x.shape().str(), groups));
+  const Shape& shape = x.shape();
+  int64_t kernel = 1, middle = 0;  // elements of a kernel, and the place of its middle
+  for (int d = 2; d < x.dim(); ++d) kernel *= shape[d], middle = middle * shape[d] + shape[d] / 2;
+  fill_from_doubles(x, [&] {
+    std::vector<double> v(size_t(x.numel()), 0);
+    const int64_t out = shape[0] / groups;
+    for (int64_t g = 0; g < groups && kernel > 0; ++g)
+      for (int64_t c = 0; c < std::min(out, shape[1]); ++c) v[size_t(((g * out + c) * shape[1] + c) * kernel + middle)] = 1;
+    return v;
+  });
+}
+void sparse(const Tensor& x, double sparsity, double std, Generator& generator) {
+  if (x.dim() != 2) throw Error(fmt::format("sparse: shape {} is not a matrix; two dims are needed", x.shape().str()));
+  if (!(sparsity >= 0 && sparsity <= 1)) throw Error(fmt::format("sparse: sparsity {} is not valid; it must be from 0 to 1", sparsity));
+  const int64_t rows = x.shape()[0], columns = x.shape()[1], none = int64_t(std::ceil(sparsity * double(rows)));
+  fill_from_doubles(x, [&] {
+    auto v = randn({x.numel()}, {DType::f64}, generator).to_vector<double>();
+    for (double& value : v) value *= std;
+    for (int64_t c = 0; c < columns; ++c) {
+      const auto order = randperm(rows, generator).to_vector<int64_t>();
+      for (int64_t i = 0; i < none; ++i) v[size_t(order[size_t(i)] * columns + c)] = 0;
+    }
+    return v;
   });
 }
 

@@ -10,6 +10,8 @@ enum class Nonlinearity : uint8_t { linear, sigmoid, tanh, relu, leaky_relu, sel
 
 /// The factor that keeps the variance of activations: 1, 1, 5/3, sqrt(2), sqrt(2 / (1 + slope^2)), 3/4. torch: calculate_gain.
 double calculate_gain(Nonlinearity nonlinearity, double negative_slope = 0.01);
+/// The same by PyTorch's names, of which conv1d, conv2d, conv3d and conv_transpose1d to 3d count as linear. Throws Error for any other.
+double calculate_gain(const std::string& nonlinearity, double negative_slope = 0.01);
 
 void zeros(const Tensor& x);
 void ones(const Tensor& x);
@@ -37,7 +39,17 @@ void xavier_normal(const Tensor& x, double gain = 1, Generator& generator = defa
 /// A random (semi-)orthogonal matrix of (size 0, product of the rest), times gain. Saxe et al. 2013; torch: orthogonal_.
 void orthogonal(const Tensor& x, double gain = 1, Generator& generator = default_generator());
 
-/// The fan_in of a weight.
+/// Ones on the diagonal of a matrix, else 0. Throws Error unless there are two dims. torch: eye_.
+void eye(const Tensor& x);
+/// A convolution's weight (out, in, k1, ...) that passes its input on, as many channels as it can in each of `groups` parts of the outputs: 1 in the middle of
+/// their kernels, else 0. Throws Error unless there are 3, 4 or 5 dims and size 0 is a multiple of groups. torch: dirac_.
+void dirac(const Tensor& x, int64_t groups = 1);
+/// Normal with standard deviation std, except for ceil(sparsity * rows) elements of each column, which are 0. Throws Error unless there are two dims. Martens
+/// 2010; torch: sparse_.
+void sparse(const Tensor& x, double sparsity, double std = 0.01, Generator& generator = default_generator());
+
+/// The fan_in and fan_out of a weight. Throws Error for less than two dims.
 int64_t fan_in(const Tensor& x);
+int64_t fan_out(const Tensor& x);
 
 }  // namespace retape::nn::init

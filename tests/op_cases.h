@@ -20,6 +20,7 @@ struct OpCase {
   TensorFunction composite = {};
   bool half = true;            // false: an integer-like or piecewise function whose half result says nothing
   bool exact_integers = true;  // false: integers are rounded on the way
+  bool second = true;          // false: there is no second derivative, and asking for one is an error
 };
 
 // All that a recurrent layer gives, as one vector.
@@ -291,6 +292,43 @@ inline std::vector<OpCase> op_cases() {
       {"combinations", [](auto& x) { return square(combinations(x[0], 2, true)); }, {{{3}}}},
       {"dropout", [](auto& x) { Generator g(5); return dropout(x[0], 0.4, true, g); }, {{{3, 5}}},
        [](auto& x) { Generator g(5); return x[0] * dropout(ones({3, 5}, x[0].options()), 0.4, true, g); }},
+      {"leaky_relu", [](auto& x) { return leaky_relu(x[0], 0.2); }, {{{2, 3}}}, [](auto& x) { return where(gt(x[0], 0), x[0], x[0] * 0.2); }},
+      {"prelu", [](auto& x) { return prelu(x[0], x[1]); }, {{{2, 3, 2}}, {{3}}}, [](auto& x) { return where(gt(x[0], 0), x[0], x[0] * reshape(x[1], {-1, 1})); }},
+      {"rrelu", [](auto& x) { Generator g(5); return rrelu(x[0], 0.1, 0.3, true, g); }, {{{2, 3}}}},
+      {"elu", [](auto& x) { return elu(x[0], 0.7); }, {{{2, 3}, -2, 2}}, [](auto& x) { return where(gt(x[0], 0), x[0], 0.7 * expm1(x[0])); }},
+      {"celu", [](auto& x) { return celu(x[0], 0.7); }, {{{2, 3}, -2, -0.1}}, [](auto& x) { return 0.7 * expm1(x[0] / 0.7); }},
+      {"hardtanh", [](auto& x) { return square(hardtanh(x[0], -0.5, 0.5)); }, {{{2, 3}}}, [](auto& x) { return square(clamp(x[0], -0.5, 0.5)); }},
+      {"hardshrink", [](auto& x) { return square(hardshrink(x[0], 0.3)); }, {{{2, 3}, 0.35, 2}}, [](auto& x) { return square(x[0]); }},
+      {"softshrink", [](auto& x) { return square(softshrink(x[0], 0.3)); }, {{{2, 3}, -2, -0.35}}, [](auto& x) { return square(x[0] + 0.3); }},
+      {"threshold", [](auto& x) { return square(threshold(x[0], 0.1, 3)); }, {{{2, 3}, 0.2, 2}}, [](auto& x) { return square(x[0]); }},
+      {"softplus with beta", [](auto& x) { return softplus(x[0], 3); }, {{{2, 3}, -2, 2}}, [](auto& x) { return softplus(x[0] * 3) / 3; }},
+      {"glu", [](auto& x) { return glu(x[0], 0); }, {{{4, 3}}}},
+      {"gumbel_softmax", [](auto& x) { Generator g(5); return gumbel_softmax(x[0], 0.9, false, 1, g); }, {{{2, 3}}}},
+      {"feature_dropout", [](auto& x) { Generator g(5); return feature_dropout(square(x[0]), 2, 0.4, true, g); }, {{{2, 3, 2}}}},
+      {"alpha_dropout", [](auto& x) { Generator g(5); return square(alpha_dropout(x[0], 0.4, true, g)); }, {{{2, 3}}}},
+      {"smooth_l1_loss", [](auto& x) { return smooth_l1_loss(x[0], x[1], Reduction::none, 0.8); }, {{{2, 3}}, {{2, 3}}},
+       [](auto& x) { const Tensor d = abs(x[0] - x[1]); return where(lt(d, 0.8), square(d) / 1.6, d - 0.4); }},
+      {"huber_loss", [](auto& x) { return huber_loss(x[0], x[1], Reduction::sum, 0.8); }, {{{2, 3}}, {{2, 3}}},
+       [](auto& x) { const Tensor d = abs(x[0] - x[1]); return sum(where(lt(d, 0.8), square(d) / 2, 0.8 * (d - 0.4))); }},
+      {"binary_cross_entropy", [](auto& x) { return binary_cross_entropy(x[0], x[1], {.reduction = Reduction::none}); }, {{{2, 3}, 0.1, 0.9}, {{2, 3}, 0.1, 0.9}},
+       [](auto& x) { return -(x[1] * log(x[0]) + (1 - x[1]) * log(1 - x[0])); }},
+      {"binary_cross_entropy_with_logits", [](auto& x) { return binary_cross_entropy_with_logits(x[0], x[1]); }, {{{2, 3}, -2, 2}, {{2, 3}, 0, 1}},
+       [](auto& x) { return mean(softplus(x[0]) - x[0] * x[1]); }},
+      {"binary_cross_entropy_with_logits, pos_weight", [](auto& x) { return binary_cross_entropy_with_logits(x[0], x[1], {.pos_weight = x[2]}); }, {{{2, 3}, -2, 2}, {{2, 3}, 0, 1}, {{3}, 0.5, 2}},
+       [](auto& x) { return mean(x[1] * x[2] * softplus(neg(x[0])) + (1 - x[1]) * softplus(x[0])); }},
+      {"kl_div", [](auto& x) { return kl_div(x[0], x[1], {.reduction = Reduction::batchmean}); }, {{{2, 3}, -2, -0.5}, {{2, 3}, 0.1, 0.9}},
+       [](auto& x) { return sum(x[1] * (log(x[1]) - x[0])) / double(x[0].size(0)); }},
+      {"gaussian_nll_loss", [](auto& x) { return gaussian_nll_loss(x[0], x[1], x[2]); }, {{{2, 3}}, {{2, 3}}, {{2, 1}, 0.5, 2}},
+       [](auto& x) { return mean(log(x[2]) + square(x[0] - x[1]) / x[2]) / 2; }},
+      {"nll_loss, weights, one ignored", [ids](auto& x) { return nll_loss(x[0], to(ids, x[0].device()), {.weight = x[1], .ignore_index = 0}); }, {{{4, 3}}, {{3}, 0.5, 2}}},
+      {"cross_entropy, weights", [ids](auto& x) { return cross_entropy(x[0], to(ids, x[0].device()), {.weight = x[1], .label_smoothing = 0.2, .reduction = Reduction::none}); }, {{{4, 3}, -2, 2}, {{3}, 0.5, 2}},
+       [ids](auto& x) { const Tensor l = log_softmax(x[0], 1) * x[1]; return -0.8 * squeeze(gather(l, 1, unsqueeze(ids, 1)), 1) - 0.2 * mean(l, {1}); }},
+      {"cosine_embedding_loss", [](auto& x) { return cosine_embedding_loss(x[0], x[1], ones({2}, x[0].options())); }, {{{2, 3}, 0.5, 1}, {{2, 3}, -1, -0.5}},
+       [](auto& x) { return 1 - mean(cosine_similarity(x[0], x[1])); }},
+      {"info_nce_loss", [](auto& x) { return info_nce_loss(x[0], x[1], x[2]); }, {{{2, 3}}, {{2, 3}}, {{4, 3}}}, {}, false},
+      {"ctc_loss", [ids](auto& x) { return ctc_loss(log_softmax(x[0], 2), reshape(to(ids, x[0].device()) + 1, {2, 2}), {6, 5}, {2, 1}, {.reduction = Reduction::none}); }, {{{6, 2, 4}}}, {}, true, true, false},
+      {"embedding_bag", [ids](auto& x) { return square(embedding_bag(to(ids, x[0].device()), x[0], {.offsets = to(tensor<int64_t>({0, 3, 3}), x[0].device()), .padding_idx = 2})); }, {{{3, 2}}},
+       [](auto& x) { return square(stack({(select(x[0], 0, 1) + select(x[0], 0, 0)) / 2, zeros({2}, x[0].options()), select(x[0], 0, 1)})); }},
       {"rope", [](auto& x) { const auto [c, s] = rope_tables(3, 4, 10, x[0].options()); return rope(x[0], c, s); }, {{{2, 3, 4}}},
        [](auto& x) {
          const auto [c, s] = rope_tables(3, 4, 10, x[0].options());

@@ -20,6 +20,7 @@ TEST_CASE("first derivatives agree with differences", "[ops]") {
 
 TEST_CASE("second derivatives agree with differences", "[ops]") {
   for (auto& c : op_cases()) {
+    if (!c.second) continue;
     INFO(c.name);
     const auto result = gradgradcheck(c.f, draw(c));
     INFO(result.report);

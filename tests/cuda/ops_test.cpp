@@ -63,6 +63,7 @@ TEST_CASE("strides do not matter on CUDA", "[cuda][ops]") {
 
 TEST_CASE("second derivatives on CUDA agree with the CPU", "[cuda][ops]") {
   each_case([](const OpCase& c) {
+    if (!c.second) return;
     std::vector<Tensor> second[2];
     for (int k = 0; k < 2; ++k) {
       const auto x = leaves(c, DType::f64, k ? gpu : Device::cpu(), plain);

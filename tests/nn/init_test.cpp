@@ -129,3 +129,45 @@ TEST_CASE("initialisers fill half types and parameters, and leave meta tensors a
   CHECK_NOTHROW(init::orthogonal(m));
   CHECK_NOTHROW(init::trunc_normal(m));
 }
+
+TEST_CASE("gains by name know PyTorch's names, and no others") {
+  for (const char* name : {"linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "sigmoid"})
+    CHECK(init::calculate_gain(name) == 1);
+  CHECK(init::calculate_gain("leaky_relu", 0.2) == Approx(1.3867504905630728));
+  CHECK(init::calculate_gain("leaky_relu") == Approx(std::sqrt(2 / 1.0001)));
+  CHECK(init::calculate_gain("selu") == 0.75);
+  CHECK_THROWS_AS(init::calculate_gain("swish"), Error);
+}
+
+TEST_CASE("fans multiply a kernel's sizes, of any rank") {
+  CHECK((init::fan_in(empty({7, 5})) == 5 && init::fan_out(empty({7, 5})) == 7));
+  CHECK((init::fan_in(empty({7, 5, 3})) == 15 && init::fan_out(empty({7, 5, 3})) == 21));
+  CHECK((init::fan_in(empty({7, 5, 3, 2, 4})) == 120 && init::fan_out(empty({7, 5, 3, 2, 4})) == 168));
+}
+
+TEST_CASE("eye and dirac pass their input on") {
+  const Tensor x = empty({2, 3});
+  init::eye(x);
+  CHECK(x.to_vector<double>() == std::vector<double>{1, 0, 0, 0, 1, 0});
+  CHECK_THROWS_AS(init::eye(empty({2, 2, 2})), Error);
+  const Tensor w = empty({4, 2, 3});  // torch.nn.init.dirac_(w, 2)
+  init::dirac(w, 2);
+  std::vector<double> expected(24, 0);
+  for (const size_t at : {1, 10, 13, 22}) expected[at] = 1;
+  CHECK(w.to_vector<double>() == expected);
+  const Tensor square = empty({3, 2, 3, 2});
+  init::dirac(square);
+  expected.assign(36, 0);
+  for (const size_t at : {3, 21}) expected[at] = 1;
+  CHECK(square.to_vector<double>() == expected);
+  CHECK_THROWS_AS(init::dirac(empty({3, 2})), Error);
+  CHECK_THROWS_AS(init::dirac(empty({3, 2, 1}), 2), Error);
+}
+
+TEST_CASE("sparse leaves equally many zeros in each column") {
+  const Tensor x = empty({50, 40});
+  init::sparse(x, 0.33, 0.1);
+  for (const int64_t none : count_nonzero(eq(x, 0), {0}).to_vector<int64_t>()) CHECK(none == 17);
+  CHECK(moments(x).std == Approx(0.1 * std::sqrt(0.66)).epsilon(0.1));
+  CHECK_THROWS_AS(init::sparse(empty({3}), 0.5), Error);
+}
