@@ -160,7 +160,8 @@ struct Convolution {
     if (out.numel() == 0 || in.device().is_meta()) return out;
     const Tensor image = dense_channels_behind(in), kernel = contiguous(w), y = channels_behind(out), b = bias ? contiguous(bias) : bias;
     if (goes_to_onednn(g, image, y))
-      onednn::convolution(described(g, image, y), image.data<float>(), kernel.data<float>(), b ? b.data<float>() : nullptr, y.mutable_data<float>());
+      onednn::convolution(described(g, image, y), image.data<float>(), kernel.data<float>(), b ? b.data<float>() : nullptr,
+                          y.mutable_data<float>());
     else forward_by_columns(g, image, kernel, b, y);
     return out;
   }
@@ -236,18 +237,20 @@ void check_weight(const char* op, int rank, const Tensor& x, const Tensor& weigh
   checked(op, "groups", groups, 1);
   const int64_t channels = x.shape()[1];
   if (weight.dim() != rank + 2)
-    throw Error(fmt::format("{}: weight {} has {} dims; it must have {}, ({}, {} / groups, kernel)", op, weight.shape().str(), weight.dim(), rank + 2,
-                            transposed ? "in" : "out", transposed ? "out" : "in"));
+    throw Error(fmt::format("{}: weight {} has {} dims; it must have {}, ({}, {} / groups, kernel)", op, weight.shape().str(), weight.dim(),
+                            rank + 2, transposed ? "in" : "out", transposed ? "out" : "in"));
   if (!is_floating(weight.dtype())) throw Error(fmt::format("{}: weight has dtype {}; it must be floating", op, name_of(weight.dtype())));
   const int64_t wanted = transposed ? weight.shape()[0] : weight.shape()[1] * groups;
   if (channels != wanted)
     throw Error(fmt::format("{}: x {} has {} channels, and weight {} with groups = {} is for {}", op, x.shape().str(), channels,
                             weight.shape().str(), groups, wanted));
   if (weight.shape()[0] % groups)
-    throw Error(fmt::format("{}: groups {} does not divide the {} channels of weight {}", op, groups, weight.shape()[0], weight.shape().str()));
+    throw Error(
+        fmt::format("{}: groups {} does not divide the {} channels of weight {}", op, groups, weight.shape()[0], weight.shape().str()));
   const int64_t outputs = transposed ? weight.shape()[1] * groups : weight.shape()[0];
   if (bias && !(bias.shape() == Shape{outputs}))
-    throw Error(fmt::format("{}: bias {} does not fit weight {}; its shape must be [{}]", op, bias.shape().str(), weight.shape().str(), outputs));
+    throw Error(
+        fmt::format("{}: bias {} does not fit weight {}; its shape must be [{}]", op, bias.shape().str(), weight.shape().str(), outputs));
 }
 // The dtype that all are cast to.
 DType common_dtype(const Tensor& x, const Tensor& weight, const Tensor& bias) {
@@ -258,7 +261,8 @@ DType common_dtype(const Tensor& x, const Tensor& weight, const Tensor& bias) {
 Tensor conv(const char* op, int rank, const Tensor& x, const Tensor& weight, const Tensor& bias, const ConvOptions& options) {
   if (autocasting())
     return under_autocast(
-        Precision::low, [&](const Tensor& p, const Tensor& q, const Tensor& r) { return conv(op, rank, p, q, r, options); }, x, weight, bias);
+        Precision::low, [&](const Tensor& p, const Tensor& q, const Tensor& r) { return conv(op, rank, p, q, r, options); }, x, weight,
+        bias);
   return with_batch(op, x, rank, [&](const Tensor& image) {
     check_weight(op, rank, image, weight, bias, options.groups, false);
     Geometry g{rank, options.groups, unit_window()};
@@ -287,7 +291,8 @@ Tensor conv(const char* op, int rank, const Tensor& x, const Tensor& weight, con
   });
 }
 
-Tensor conv_transpose(const char* op, int rank, const Tensor& x, const Tensor& weight, const Tensor& bias, const ConvTransposeOptions& options) {
+Tensor conv_transpose(const char* op, int rank, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                      const ConvTransposeOptions& options) {
   if (autocasting())
     return under_autocast(
         Precision::low, [&](const Tensor& p, const Tensor& q, const Tensor& r) { return conv_transpose(op, rank, p, q, r, options); }, x,
@@ -304,11 +309,12 @@ Tensor conv_transpose(const char* op, int rank, const Tensor& x, const Tensor& w
       w.padding[at] = checked(op, "padding", options.padding.at(d, rank, op, "padding"), 0);
       const int64_t more = checked(op, "output_padding", options.output_padding.at(d, rank, op, "output_padding"), 0);
       if (more >= std::max(w.stride[at], w.dilation[at]))
-        throw Error(fmt::format("{}: output_padding {} must be smaller than the stride {} or the dilation {}", op, more, w.stride[at], w.dilation[at]));
+        throw Error(fmt::format("{}: output_padding {} must be smaller than the stride {} or the dilation {}", op, more, w.stride[at],
+                                w.dilation[at]));
       w.in[at] = (w.out[at] - 1) * w.stride[at] - 2 * w.padding[at] + w.dilation[at] * (w.kernel[at] - 1) + more + 1;
       if (w.in[at] < 1)
-        throw Error(fmt::format("{}: x {} with padding {} gives an output of size {}; it must be at least 1", op, image.shape().str(), w.padding[at],
-                                w.in[at]));
+        throw Error(fmt::format("{}: x {} with padding {} gives an output of size {}; it must be at least 1", op, image.shape().str(),
+                                w.padding[at], w.in[at]));
     }
     const DType dtype = common_dtype(image, weight, bias);
     const Tensor y = record(ConvolutionInput{op, g}, cast(image, dtype), cast(weight, dtype));
@@ -331,7 +337,8 @@ struct ImageToColumns {
     Tensor columns = empty({batch, places, 1, elements, channels}, x.options());
     const Tensor image = dense_channels_behind(x);
     RETAPE_DISPATCH(x.device(), image_to_columns(window, 1, image, columns));
-    return contiguous(reshape(permute(reshape(columns, {batch, places, elements, channels}), {0, 3, 2, 1}), {batch, channels * elements, places}));
+    return contiguous(
+        reshape(permute(reshape(columns, {batch, places, elements, channels}), {0, 3, 2, 1}), {batch, channels * elements, places}));
   }
   void backward(const Tensor& dy, Grads& dx);
 };
@@ -390,9 +397,10 @@ Tensor col2im(const Tensor& columns, const PerDim& output_size, const PerDim& ke
     const auto size = [&](int d) { return output_size.at(d, 2, "col2im", "output_size"); };
     const WindowArgs w = unfold_window("col2im", {size(0), size(1)}, kernel_size, options);
     if (y.shape()[1] % w.elements() || y.shape()[2] != w.places_out())
-      throw Error(fmt::format("col2im: columns {} do not fit an output of {} x {}: dim 1 must be a multiple of the {} elements of a window, and "
-                              "dim 2 the {} windows",
-                              y.shape().str(), w.in[1], w.in[2], w.elements(), w.places_out()));
+      throw Error(
+          fmt::format("col2im: columns {} do not fit an output of {} x {}: dim 1 must be a multiple of the {} elements of a window, and "
+                      "dim 2 the {} windows",
+                      y.shape().str(), w.in[1], w.in[2], w.elements(), w.places_out()));
     return record(ColumnsToImage{w}, y);
   });
 }

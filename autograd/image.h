@@ -34,10 +34,13 @@ inline Shape image_shape(int64_t batch, int64_t channels, int rank, const int64_
 template <class F> Tensor with_batch(const char* op, const Tensor& x, int rank, F&& f) {
   check_defined(op, x);
   if (x.dim() != rank + 1 && x.dim() != rank + 2)
-    throw Error(fmt::format("{}: x of shape {} has {} dims; it must have {}, (N, C, {}), or {} without N", op, x.shape().str(), x.dim(), rank + 2,
-                            rank == 1 ? "L" : rank == 2 ? "H, W" : "D, H, W", rank + 1));
-  if (!is_floating(x.dtype()))
-    throw Error(fmt::format("{}: x has dtype {}; it must be floating, use cast()", op, name_of(x.dtype())));
+    throw Error(fmt::format("{}: x of shape {} has {} dims; it must have {}, (N, C, {}), or {} without N", op, x.shape().str(), x.dim(),
+                            rank + 2,
+                            rank == 1   ? "L"
+                            : rank == 2 ? "H, W"
+                                        : "D, H, W",
+                            rank + 1));
+  if (!is_floating(x.dtype())) throw Error(fmt::format("{}: x has dtype {}; it must be floating, use cast()", op, name_of(x.dtype())));
   return x.dim() == rank + 2 ? f(x) : squeeze(f(unsqueeze(x, 0)), 0);
 }
 /// Throws Error unless the number is at least `least`.

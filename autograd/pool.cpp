@@ -81,8 +81,8 @@ struct AvgPool {
 };
 void AvgPoolBackward::backward(const Tensor& ddx, Grads& dx) { dx.set(0, record(AvgPool{rank, window, args}, ddx)); }
 
-WindowArgs sliding(const char* op, int rank, const Tensor& x, const PerDim& kernel, const std::optional<PerDim>& stride, const PerDim& padding,
-                   const PerDim& dilation, bool ceil_mode) {
+WindowArgs sliding(const char* op, int rank, const Tensor& x, const PerDim& kernel, const std::optional<PerDim>& stride,
+                   const PerDim& padding, const PerDim& dilation, bool ceil_mode) {
   WindowArgs w = unit_window();
   for (int d = 0; d < rank; ++d) {
     const int at = 3 - rank + d;
@@ -97,8 +97,8 @@ WindowArgs sliding(const char* op, int rank, const Tensor& x, const PerDim& kern
     w.out[at] = steps + 1;
     if (ceil_mode && steps * w.stride[at] >= w.in[at] + w.padding[at]) --w.out[at];
     if (w.out[at] < 1)
-      throw Error(fmt::format("{}: a kernel of {} with dilation {} reaches over {} and does not fit the {} of x {} with padding {}", op, w.kernel[at],
-                              w.dilation[at], reach, w.in[at], x.shape().str(), w.padding[at]));
+      throw Error(fmt::format("{}: a kernel of {} with dilation {} reaches over {} and does not fit the {} of x {} with padding {}", op,
+                              w.kernel[at], w.dilation[at], reach, w.in[at], x.shape().str(), w.padding[at]));
   }
   return w;
 }
@@ -128,7 +128,8 @@ template <class Make> Pooled max_pool(const char* op, int rank, const Tensor& x,
   return {values, x.dim() == rank + 2 ? indices : squeeze(indices, 0)};
 }
 Pooled max_pool(const char* op, int rank, const Tensor& x, const PerDim& kernel, const MaxPoolOptions& o) {
-  return max_pool(op, rank, x, [&](const Tensor& image) { return sliding(op, rank, image, kernel, o.stride, o.padding, o.dilation, o.ceil_mode); });
+  return max_pool(op, rank, x,
+                  [&](const Tensor& image) { return sliding(op, rank, image, kernel, o.stride, o.padding, o.dilation, o.ceil_mode); });
 }
 Pooled adaptive_max_pool(const char* op, int rank, const Tensor& x, const PerDim& size) {
   return max_pool(op, rank, x, [&](const Tensor& image) { return parting(op, rank, image, size); });
@@ -176,30 +177,30 @@ Tensor max_unpool(const char* op, int rank, const Tensor& x, const Tensor& indic
 
 }  // namespace
 
-#define RETAPE_POOLS(rank)                                                                                               \
-  Tensor max_pool##rank##d(const Tensor& x, const PerDim& k, const MaxPoolOptions& o) {                                  \
-    return max_pool("max_pool" #rank "d", rank, x, k, o).values;                                                         \
-  }                                                                                                                      \
-  Pooled max_pool##rank##d_with_indices(const Tensor& x, const PerDim& k, const MaxPoolOptions& o) {                     \
-    return max_pool("max_pool" #rank "d", rank, x, k, o);                                                                \
-  }                                                                                                                      \
-  Tensor max_unpool##rank##d(const Tensor& x, const Tensor& at, const PerDim& k, const MaxUnpoolOptions& o) {            \
-    return max_unpool("max_unpool" #rank "d", rank, x, at, k, o);                                                        \
-  }                                                                                                                      \
-  Tensor avg_pool##rank##d(const Tensor& x, const PerDim& k, const AvgPoolOptions& o) {                                  \
-    return avg_pool("avg_pool" #rank "d", rank, x, k, o);                                                                \
-  }                                                                                                                      \
-  Tensor lp_pool##rank##d(const Tensor& x, double p, const PerDim& k, const LpPoolOptions& o) {                          \
-    return lp_pool("lp_pool" #rank "d", rank, x, p, k, o);                                                               \
-  }                                                                                                                      \
-  Tensor adaptive_avg_pool##rank##d(const Tensor& x, const PerDim& size) {                                               \
-    return adaptive_avg_pool("adaptive_avg_pool" #rank "d", rank, x, size);                                              \
-  }                                                                                                                      \
-  Tensor adaptive_max_pool##rank##d(const Tensor& x, const PerDim& size) {                                               \
-    return adaptive_max_pool("adaptive_max_pool" #rank "d", rank, x, size).values;                                       \
-  }                                                                                                                      \
-  Pooled adaptive_max_pool##rank##d_with_indices(const Tensor& x, const PerDim& size) {                                  \
-    return adaptive_max_pool("adaptive_max_pool" #rank "d", rank, x, size);                                              \
+#define RETAPE_POOLS(rank)                                                                                    \
+  Tensor max_pool##rank##d(const Tensor& x, const PerDim& k, const MaxPoolOptions& o) {                       \
+    return max_pool("max_pool" #rank "d", rank, x, k, o).values;                                              \
+  }                                                                                                           \
+  Pooled max_pool##rank##d_with_indices(const Tensor& x, const PerDim& k, const MaxPoolOptions& o) {          \
+    return max_pool("max_pool" #rank "d", rank, x, k, o);                                                     \
+  }                                                                                                           \
+  Tensor max_unpool##rank##d(const Tensor& x, const Tensor& at, const PerDim& k, const MaxUnpoolOptions& o) { \
+    return max_unpool("max_unpool" #rank "d", rank, x, at, k, o);                                             \
+  }                                                                                                           \
+  Tensor avg_pool##rank##d(const Tensor& x, const PerDim& k, const AvgPoolOptions& o) {                       \
+    return avg_pool("avg_pool" #rank "d", rank, x, k, o);                                                     \
+  }                                                                                                           \
+  Tensor lp_pool##rank##d(const Tensor& x, double p, const PerDim& k, const LpPoolOptions& o) {               \
+    return lp_pool("lp_pool" #rank "d", rank, x, p, k, o);                                                    \
+  }                                                                                                           \
+  Tensor adaptive_avg_pool##rank##d(const Tensor& x, const PerDim& size) {                                    \
+    return adaptive_avg_pool("adaptive_avg_pool" #rank "d", rank, x, size);                                   \
+  }                                                                                                           \
+  Tensor adaptive_max_pool##rank##d(const Tensor& x, const PerDim& size) {                                    \
+    return adaptive_max_pool("adaptive_max_pool" #rank "d", rank, x, size).values;                            \
+  }                                                                                                           \
+  Pooled adaptive_max_pool##rank##d_with_indices(const Tensor& x, const PerDim& size) {                       \
+    return adaptive_max_pool("adaptive_max_pool" #rank "d", rank, x, size);                                   \
   }
 RETAPE_POOLS(1)
 RETAPE_POOLS(2)

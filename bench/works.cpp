@@ -254,7 +254,7 @@ template <class M, class Options> Work recurrent(const char* name) {
   return {.name = fmt::format("{}, 2 layers, B {} T {}, {} to {}, forward + backward", name, batch, steps, inputs, units),
           .peer = fmt::format("recurrent {} {} {} {} {}", name, steps, batch, inputs, units),
           .at_least = 1.5,
-          .make = []() -> Step {
+          .make = [=]() -> Step {
             auto module = std::make_shared<M>(inputs, units, Options{.num_layers = 2});
             const Tensor x = randn({steps, batch, inputs}).set_requires_grad(), dy = randn({steps, batch, units});
             return [=] {

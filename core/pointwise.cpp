@@ -33,7 +33,9 @@ template <class C> RETAPE_INLINE Rows<C> rows_of(PointwiseKind op) {
   return {};
 }
 
-template <class T, class C> [[gnu::noinline]] void bring(const char* p, int64_t stride, int64_t n, C* to) { load_block<T>(p, stride, n, to); }
+template <class T, class C> [[gnu::noinline]] void bring(const char* p, int64_t stride, int64_t n, C* to) {
+  load_block<T>(p, stride, n, to);
+}
 template <class T, class C> [[gnu::noinline]] void take_away(const C* from, int64_t n, char* p, int64_t stride) {
   store_block<T>(from, n, p, stride);
 }

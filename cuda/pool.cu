@@ -90,7 +90,8 @@ void max_pool(const WindowArgs& w, const Tensor& x, Tensor& y, Tensor& index) {
 void max_pool_backward(const WindowArgs& w, const Tensor& dy, const Tensor& index, Tensor& dx) {
   with_floating("max_pool_backward", dx.dtype(), [&](auto zero) {
     using T = decltype(zero);
-    launch(largest_backward<T>, blocks_for(dx.numel()), 256, 0, w, dx.shape()[-1], dx.numel(), data<T>(dy), data<int64_t>(index), data<T>(dx));
+    launch(largest_backward<T>, blocks_for(dx.numel()), 256, 0, w, dx.shape()[-1], dx.numel(), data<T>(dy), data<int64_t>(index),
+           data<T>(dx));
   });
 }
 void avg_pool(const WindowArgs& w, const AvgPoolArgs& args, const Tensor& x, Tensor& y) {

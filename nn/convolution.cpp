@@ -45,7 +45,8 @@ Tensor ConvNd::forward(const Tensor& x) const {
   if (options.padding_mode == PadMode::constant) return run(x);
   std::vector<int64_t> pads;
   for (int d = rank_; d-- > 0;) {
-    const int64_t reach = options.dilation.at(d, rank_, "convolution", "dilation") * (options.kernel_size.at(d, rank_, "convolution", "kernel_size") - 1);
+    const int64_t reach =
+        options.dilation.at(d, rank_, "convolution", "dilation") * (options.kernel_size.at(d, rank_, "convolution", "kernel_size") - 1);
     const bool same = options.padding.same;
     const int64_t before = same ? reach / 2 : options.padding.amount.at(d, rank_, "convolution", "padding");
     pads.push_back(before), pads.push_back(same ? reach - before : before);
@@ -54,13 +55,17 @@ Tensor ConvNd::forward(const Tensor& x) const {
   return run(pad(x, pads, options.padding_mode));
 }
 
-ConvTransposeNd::ConvTransposeNd(int rank, int64_t in_channels, int64_t out_channels, const ConvTransposeOptions& o) : options(o), rank_(rank) {
+ConvTransposeNd::ConvTransposeNd(int rank, int64_t in_channels, int64_t out_channels, const ConvTransposeOptions& o)
+    : options(o), rank_(rank) {
   divided("in_channels", in_channels, o.groups);
-  start(weight, bias, weight_shape(rank, in_channels, divided("out_channels", out_channels, o.groups), o.kernel_size), out_channels, o.bias);
+  start(weight, bias, weight_shape(rank, in_channels, divided("out_channels", out_channels, o.groups), o.kernel_size), out_channels,
+        o.bias);
 }
 Tensor ConvTransposeNd::run(const Tensor& x, const PerDim& output_padding) const {
   const retape::ConvTransposeOptions o{options.stride, options.padding, output_padding, options.groups, options.dilation};
-  return rank_ == 1 ? conv_transpose1d(x, weight, bias, o) : rank_ == 2 ? conv_transpose2d(x, weight, bias, o) : conv_transpose3d(x, weight, bias, o);
+  return rank_ == 1   ? conv_transpose1d(x, weight, bias, o)
+         : rank_ == 2 ? conv_transpose2d(x, weight, bias, o)
+                      : conv_transpose3d(x, weight, bias, o);
 }
 Tensor ConvTransposeNd::forward(const Tensor& x) const { return run(x, options.output_padding); }
 Tensor ConvTransposeNd::forward(const Tensor& x, const Shape& output_size) const {
@@ -73,8 +78,8 @@ Tensor ConvTransposeNd::forward(const Tensor& x, const Shape& output_size) const
     const int64_t least = (x.shape()[d - rank_] - 1) * stride - 2 * options.padding.at(d, rank_, op, "padding") +
                           dilation * (options.kernel_size.at(d, rank_, op, "kernel_size") - 1) + 1;
     if (output_size[d] < least || output_size[d] >= least + stride)
-      throw Error(fmt::format("{}: x {} cannot become {}: dim {} of space must be from {} to {}", op, x.shape().str(), output_size.str(), d, least,
-                              least + stride - 1));
+      throw Error(fmt::format("{}: x {} cannot become {}: dim {} of space must be from {} to {}", op, x.shape().str(), output_size.str(), d,
+                              least, least + stride - 1));
     more.push_back(output_size[d] - least);
   }
   return run(x, PerDim(more));

@@ -54,8 +54,7 @@ struct Descriptions {
 dnnl::convolution_forward::primitive_desc describe_forward(const Descriptions& d) {
   constexpr auto kind = dnnl::prop_kind::forward_training;
   constexpr auto direct = dnnl::algorithm::convolution_direct;
-  if (d.bias.is_zero())
-    return {engine(), kind, direct, d.x, d.weight, d.y, d.stride, d.dilation, d.before, d.after};
+  if (d.bias.is_zero()) return {engine(), kind, direct, d.x, d.weight, d.y, d.stride, d.dilation, d.before, d.after};
   return {engine(), kind, direct, d.x, d.weight, d.bias, d.y, d.stride, d.dilation, d.before, d.after};
 }
 dnnl::convolution_backward_data::primitive_desc describe_input(const Descriptions& d) {
@@ -103,7 +102,8 @@ Primitive make_primitive(const Convolution& c, Pass pass, bool with_bias) {
     const auto at = [](const memory::desc& desc) { return memory(desc, engine(), nullptr); };
     Primitive p{run, {}, at(d.x), at(weight), at(d.plain_weight), with_bias ? at(d.bias) : memory(), at(d.y), weight.get_size()};
     const bool back = pass == Pass::weight;
-    p.reorder = dnnl::reorder(dnnl::reorder::primitive_desc(engine(), back ? weight : d.plain_weight, engine(), back ? d.plain_weight : weight));
+    p.reorder =
+        dnnl::reorder(dnnl::reorder::primitive_desc(engine(), back ? weight : d.plain_weight, engine(), back ? d.plain_weight : weight));
     return p;
   };
   if (pass == Pass::forward) {

@@ -75,8 +75,8 @@ TEST_CASE("layers for images are PyTorch's") {
     compare(std::string("conv2d_") + name, nn::Conv2d(2, 2, {.kernel_size = 3, .padding = {1, 2}, .padding_mode = mode}), {2, 2, 5, 6});
   compare("conv3d", nn::Conv3d(2, 3, {.kernel_size = {2, 3, 1}, .stride = {1, 2, 1}, .padding = {1, 0, 0}}), {1, 2, 3, 5, 3});
   compare("conv_transpose1d", nn::ConvTranspose1d(3, 2, {.kernel_size = 4, .stride = 3, .padding = 1, .output_padding = 2}), {2, 3, 4});
-  compare("conv_transpose2d", nn::ConvTranspose2d(4, 6, {.kernel_size = {3, 4}, .stride = 2, .padding = 1, .groups = 2, .dilation = {2, 1}}),
-          {2, 4, 3, 4});
+  compare("conv_transpose2d",
+          nn::ConvTranspose2d(4, 6, {.kernel_size = {3, 4}, .stride = 2, .padding = 1, .groups = 2, .dilation = {2, 1}}), {2, 4, 3, 4});
   compare("conv_transpose3d", nn::ConvTranspose3d(2, 2, {.kernel_size = 2, .stride = 2, .bias = false}), {1, 2, 2, 1, 3});
   compare("unfold", nn::Unfold({2, 3}, {.dilation = {2, 1}, .padding = 1, .stride = {1, 2}}), {2, 2, 4, 5});
   compare("fold", nn::Fold({4, 5}, 2, {.padding = {0, 1}, .stride = {1, 2}}), {2, 8, 9});
@@ -137,11 +137,14 @@ std::vector<Tensor> pass(const Sizes& s, DType dtype) {
   const int64_t batch = 5;
   Shape x_shape{batch, s.in}, w_shape = s.transposed ? Shape{s.in, s.out} : Shape{s.out, s.in / s.options.groups};
   for (int d = 0; d < s.space.rank(); ++d) x_shape.push_back(s.space[d]), w_shape.push_back(s.kernel.at(d, s.space.rank(), "", ""));
-  std::vector<Tensor> in = {values(x_shape, -1, 1, 1, DType::f32), values(w_shape, -1, 1, 2, DType::f32), values({s.out}, -1, 1, 3, DType::f32)};
+  std::vector<Tensor> in = {values(x_shape, -1, 1, 1, DType::f32), values(w_shape, -1, 1, 2, DType::f32),
+                            values({s.out}, -1, 1, 3, DType::f32)};
   for (Tensor& t : in) t = Tensor(cast(t, dtype).detach()).set_requires_grad();
   const int rank = s.space.rank();
   const Tensor y = s.transposed ? conv_transpose2d(in[0], in[1], in[2], {.stride = s.options.stride, .padding = s.options.padding.amount})
-                                : (rank == 1 ? conv1d : rank == 2 ? conv2d : conv3d)(in[0], in[1], in[2], s.options);
+                                : (rank == 1   ? conv1d
+                                   : rank == 2 ? conv2d
+                                               : conv3d)(in[0], in[1], in[2], s.options);
   backward(y, {}, cast(values(y.shape(), -1, 1, 4, DType::f32), dtype));
   return {y, in[0].grad(), in[1].grad(), in[2].grad()};
 }
@@ -216,8 +219,9 @@ TEST_CASE("channels-last tensors stay so, and give the same numbers") {
   const Tensor weight = values({4, 3, 3, 3}, -1, 1, 3, DType::f32);
   kept(conv2d(last, weight), conv2d(x, weight));
   kept(max_pool2d(last, 2), max_pool2d(x, 2));
-  CHECK(error_of([] { contiguous(ones({2, 3}), MemoryFormat::channels_last); }) ==
-        "contiguous: a tensor of shape [2, 3] has no channels to put last; it needs 3 dims or more, (N, C, ...)");
+  CHECK(error_of([] {
+          contiguous(ones({2, 3}), MemoryFormat::channels_last);
+        }) == "contiguous: a tensor of shape [2, 3] has no channels to put last; it needs 3 dims or more, (N, C, ...)");
 }
 
 TEST_CASE("a leaf's gradient lies in memory as the leaf does") {
@@ -232,38 +236,51 @@ TEST_CASE("a leaf's gradient lies in memory as the leaf does") {
 
 TEST_CASE("what does not fit a convolution is named") {
   const Tensor x = ones({2, 4, 5, 6});
-  CHECK(error_of([&] { conv2d(x, ones({3, 4, 6, 3})); }) ==
-        "conv2d: a kernel of 6 with dilation 1 reaches over 6 and does not fit the 5 of x [2, 4, 5, 6] with padding 0");
-  CHECK(error_of([&] { conv2d(x, ones({3, 3, 3, 3})); }) ==
-        "conv2d: x [2, 4, 5, 6] has 4 channels, and weight [3, 3, 3, 3] with groups = 1 is for 3");
-  CHECK(error_of([&] { conv2d(x, ones({3, 2, 3, 3}), {}, {.groups = 2}); }) ==
-        "conv2d: groups 2 does not divide the 3 channels of weight [3, 2, 3, 3]");
-  CHECK(error_of([&] { conv2d(x, ones({3, 4, 3, 3}), ones({4})); }) ==
-        "conv2d: bias [4] does not fit weight [3, 4, 3, 3]; its shape must be [3]");
+  CHECK(error_of([&] {
+          conv2d(x, ones({3, 4, 6, 3}));
+        }) == "conv2d: a kernel of 6 with dilation 1 reaches over 6 and does not fit the 5 of x [2, 4, 5, 6] with padding 0");
+  CHECK(error_of([&] {
+          conv2d(x, ones({3, 3, 3, 3}));
+        }) == "conv2d: x [2, 4, 5, 6] has 4 channels, and weight [3, 3, 3, 3] with groups = 1 is for 3");
+  CHECK(error_of([&] {
+          conv2d(x, ones({3, 2, 3, 3}), {}, {.groups = 2});
+        }) == "conv2d: groups 2 does not divide the 3 channels of weight [3, 2, 3, 3]");
+  CHECK(error_of([&] {
+          conv2d(x, ones({3, 4, 3, 3}), ones({4}));
+        }) == "conv2d: bias [4] does not fit weight [3, 4, 3, 3]; its shape must be [3]");
   CHECK(error_of([&] { conv2d(x, ones({3, 4, 3})); }) == "conv2d: weight [3, 4, 3] has 3 dims; it must have 4, (out, in / groups, kernel)");
-  CHECK(error_of([&] { conv1d(x, ones({3, 4, 3})); }) ==
-        "conv1d: x of shape [2, 4, 5, 6] has 4 dims; it must have 3, (N, C, L), or 2 without N");
-  CHECK(error_of([&] { conv2d(x, ones({3, 4, 3, 3}), {}, {.stride = {1, 2, 3}}); }) ==
-        "conv2d: stride [1, 2, 3] has 3 numbers; it must have one, or 2, one for each dim of space");
+  CHECK(error_of([&] {
+          conv1d(x, ones({3, 4, 3}));
+        }) == "conv1d: x of shape [2, 4, 5, 6] has 4 dims; it must have 3, (N, C, L), or 2 without N");
+  CHECK(error_of([&] {
+          conv2d(x, ones({3, 4, 3, 3}), {}, {.stride = {1, 2, 3}});
+        }) == "conv2d: stride [1, 2, 3] has 3 numbers; it must have one, or 2, one for each dim of space");
   CHECK(error_of([&] { conv2d(x, ones({3, 4, 3, 3}), {}, {.stride = 0}); }) == "conv2d: stride 0 is not valid; it must be at least 1");
   CHECK(error_of([&] { conv2d(x, ones({3, 4, 3, 3}), {}, {.padding = -1}); }) == "conv2d: padding -1 is not valid; it must be at least 0");
-  CHECK(error_of([&] { conv2d(x, ones({3, 4, 3, 3}), {}, {.stride = 2, .padding = "same"}); }) ==
-        "conv2d: padding \"same\" needs a stride of 1, not 2");
+  CHECK(error_of([&] {
+          conv2d(x, ones({3, 4, 3, 3}), {}, {.stride = 2, .padding = "same"});
+        }) == "conv2d: padding \"same\" needs a stride of 1, not 2");
   CHECK(error_of([] { Padding("full"); }) == "padding: \"full\" is not known; it must be \"same\", \"valid\" or numbers");
   CHECK(error_of([&] { conv2d(cast(x, DType::i64), ones({3, 4, 3, 3})); }) == "conv2d: x has dtype i64; it must be floating, use cast()");
-  CHECK(error_of([&] { conv_transpose2d(x, ones({4, 3, 3, 3}), {}, {.output_padding = 1}); }) ==
-        "conv_transpose2d: output_padding 1 must be smaller than the stride 1 or the dilation 1");
-  CHECK(error_of([&] { conv_transpose2d(x, ones({4, 3, 3, 3}), {}, {.padding = 4}); }) ==
-        "conv_transpose2d: x [2, 4, 5, 6] with padding 4 gives an output of size -1; it must be at least 1");
+  CHECK(error_of([&] {
+          conv_transpose2d(x, ones({4, 3, 3, 3}), {}, {.output_padding = 1});
+        }) == "conv_transpose2d: output_padding 1 must be smaller than the stride 1 or the dilation 1");
+  CHECK(error_of([&] {
+          conv_transpose2d(x, ones({4, 3, 3, 3}), {}, {.padding = 4});
+        }) == "conv_transpose2d: x [2, 4, 5, 6] with padding 4 gives an output of size -1; it must be at least 1");
   CHECK(error_of([] { nn::Conv2d(4, 6, {.kernel_size = 3, .groups = 4}); }) ==
         "convolution: groups 4 does not divide 6 out_channels; both must be at least 1");
   const nn::ConvTranspose2d up(4, 2, {.kernel_size = 3, .stride = 2});
   CHECK(up.forward(x, {12, 13}).shape() == Shape{2, 2, 12, 13});
-  CHECK(error_of([&] { up.forward(x, {10, 13}); }) ==
-        "conv_transpose: x [2, 4, 5, 6] cannot become [10, 13]: dim 0 of space must be from 11 to 12");
+  CHECK(error_of([&] {
+          up.forward(x, {10, 13});
+        }) == "conv_transpose: x [2, 4, 5, 6] cannot become [10, 13]: dim 0 of space must be from 11 to 12");
   CHECK(conv2d(ones({0, 4, 5, 6}), ones({3, 4, 3, 3})).shape() == Shape{0, 3, 3, 4});
-  CHECK(error_of([] { col2im(ones({1, 8, 5}), {3, 4}, 2); }) ==
-        "col2im: columns [1, 8, 5] do not fit an output of 3 x 4: dim 1 must be a multiple of the 4 elements of a window, and dim 2 the 6 windows");
+  CHECK(
+      error_of([] {
+        col2im(ones({1, 8, 5}), {3, 4}, 2);
+      }) ==
+      "col2im: columns [1, 8, 5] do not fit an output of 3 x 4: dim 1 must be a multiple of the 4 elements of a window, and dim 2 the 6 windows");
 }
 
 TEST_CASE("what does not fit a pool is named, and nan is the largest") {
@@ -273,10 +290,12 @@ TEST_CASE("what does not fit a pool is named, and nan is the largest") {
   CHECK(error_of([&] { avg_pool2d(x, 2, {.padding = 2}); }) == "avg_pool2d: padding 2 is more than half of the kernel's 2");
   CHECK(error_of([&] { avg_pool2d(x, 0); }) == "avg_pool2d: kernel size 0 is not valid; it must be at least 1");
   CHECK(error_of([&] { adaptive_avg_pool2d(ones({1, 2, 0, 3}), 2); }) == "adaptive_avg_pool2d: x [1, 2, 0, 3] has no elements in dim 2");
-  CHECK(error_of([&] { max_unpool2d(x, ones({2, 4, 5, 6}), 2); }) ==
-        "max_unpool2d: indices [2, 4, 5, 6] of f32 do not fit x [2, 4, 5, 6]; they must be i64 of the same shape");
-  CHECK(error_of([&] { max_unpool2d(x, zeros({2, 4, 5, 6}, {DType::i64}), 2, {.output_size = {8, 12}}); }) ==
-        "max_unpool2d: output_size 8 is not possible for dim 2 of x [2, 4, 5, 6]; it must be between 8 and 12");
+  CHECK(error_of([&] {
+          max_unpool2d(x, ones({2, 4, 5, 6}), 2);
+        }) == "max_unpool2d: indices [2, 4, 5, 6] of f32 do not fit x [2, 4, 5, 6]; they must be i64 of the same shape");
+  CHECK(error_of([&] {
+          max_unpool2d(x, zeros({2, 4, 5, 6}, {DType::i64}), 2, {.output_size = {8, 12}});
+        }) == "max_unpool2d: output_size 8 is not possible for dim 2 of x [2, 4, 5, 6]; it must be between 8 and 12");
   const Pooled p = max_pool1d_with_indices(tensor<float>({1, NAN, 3, 4}, {1, 1, 4}), 2);
   CHECK(std::isnan(p.values.to_vector<double>()[0]));
   CHECK(p.values.to_vector<double>()[1] == 4);
@@ -289,7 +308,7 @@ TEST_CASE("convolutions start as PyTorch's do") {
   for (const Tensor& p : {m.weight.tensor(), m.bias.tensor()}) {
     const auto v = p.to_vector<double>();
     const auto [low, high] = std::minmax_element(v.begin(), v.end());
-    CHECK((*low >= -bound && *low < -0.95 * bound && *high <= bound && *high > 0.95 * bound));
+    CHECK((*low >= -bound && *low<-0.95 * bound&& * high <= bound&& * high> 0.95 * bound));
   }
   CHECK(m.weight->shape() == Shape{200, 4, 3, 3});
   CHECK(nn::Conv2d(2, 2, {.kernel_size = 1, .bias = false}).state_dict().size() == 1);
