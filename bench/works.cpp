@@ -250,7 +250,7 @@ Work adamw(const char* form, double at_least, double of_roof) {
 
 // Two layers, 128 inputs and 256 units, 100 steps of 32 sequences.
 template <class M, class Options> Work recurrent(const char* name) {
-  constexpr int64_t steps = 100, batch = 32, inputs = 128, units = 256, gates = std::is_same_v<M, nn::LSTM> ? 4 : 3;
+  static constexpr int64_t steps = 100, batch = 32, inputs = 128, units = 256, gates = std::is_same_v<M, nn::LSTM> ? 4 : 3;
   return {.name = fmt::format("{}, 2 layers, B {} T {}, {} to {}, forward + backward", name, batch, steps, inputs, units),
           .peer = fmt::format("recurrent {} {} {} {} {}", name, steps, batch, inputs, units),
           .at_least = 1.5,
@@ -268,7 +268,7 @@ template <class M, class Options> Work recurrent(const char* name) {
 
 // N 16, 64 channels, 56 x 56, channels next to each other in memory.
 template <class M> Work norm(const char* name, const M& module) {
-  constexpr int64_t n = 16, channels = 64, side = 56;
+  static constexpr int64_t n = 16, channels = 64, side = 56;
   return {.name = fmt::format("{}, N {}, {} x {} x {}, forward + backward", name, n, channels, side, side),
           .peer = fmt::format("norm {} {} {} {}", name, n, channels, side),
           .at_least = 1.3,
@@ -280,8 +280,8 @@ template <class M> Work norm(const char* name, const M& module) {
             };
           },
           .roof = Roof::copy,
-          .amount = 8.0 * 4 * n* channels* side* side,  // x twice, y; dy and x twice, dx
-          .roof_bytes = 4 * n* channels* side* side};
+          .amount = 8.0 * 4 * double(n * channels * side * side),  // x twice, y; dy and x twice, dx
+          .roof_bytes = 4 * (n * channels * side * side)};
 }
 
 Work cross_entropy_of_logits() {
