@@ -15,6 +15,7 @@
 #include <vector>
 
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -638,9 +639,9 @@ TEST_CASE("a handler for Ctrl-C needs no room below the stack pointer", "[exampl
     ::getcontext(&context);
     context.uc_stack.ss_sp = pages + 4096, context.uc_stack.ss_size = 1024;
     self = ::getpid();
-    ::kill(self, 0);  // the linker's search for the function takes stack, too
+    ::syscall(SYS_kill, self, 0);  // the linker's search for a function takes stack, too
     ::makecontext(
-        &context, [] { ::kill(self, SIGINT), ::_exit(7); }, 0);
+        &context, [] { ::syscall(SYS_kill, self, SIGINT), ::syscall(SYS_exit_group, 7); }, 0);
     ::setcontext(&context);
   }
   int status = 0;

@@ -21,6 +21,7 @@ TEST_CASE("Linear is PyTorch's") {
 }
 
 TEST_CASE("Linear starts uniform within 1 / sqrt(in_features)") {
+  manual_seed(1);
   const nn::Linear m(100, 400);
   for (const Tensor& p : m.parameters()) {
     const auto v = p.to_vector<double>();
