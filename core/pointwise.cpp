@@ -39,25 +39,30 @@ template <class T, class C> [[gnu::noinline]] void bring(const char* p, int64_t 
 template <class T, class C> [[gnu::noinline]] void take_away(const C* from, int64_t n, char* p, int64_t stride) {
   store_block<T>(from, n, p, stride);
 }
-// `argument` points to a Row<compute_t<T>>. An operand that lies elsewhere than in a row of C, or is one value, is copied to a block.
+// `argument` points to a Row<compute_t<T>>. An operand that lies elsewhere than in a row of C is copied to a block, one value once for all.
 template <class T> void loop(char* const* p, const int64_t* stride, int64_t n, const void* argument) {
   using C = compute_t<T>;
   const auto& row = *static_cast<const Row<C>*>(argument);
-  const C* x[3];
-  bool direct = std::is_same_v<T, C>;
-  for (int k = 0; k <= row.operands; ++k) direct = direct && stride[k] == int64_t(sizeof(T));
-  if (direct) {
-    for (int k = 0; k < row.operands; ++k) x[k] = reinterpret_cast<const C*>(p[k]);
-    row.run(x, reinterpret_cast<C*>(p[row.operands]), n, row.numbers);
-    return;
-  }
+  const auto is_row = [&](int k) { return std::is_same_v<T, C> && stride[k] == int64_t(sizeof(T)); };
+  const int last = row.operands;
   C in[3][block_size], out[block_size];
-  for (int k = 0; k < row.operands; ++k) x[k] = in[k];
+  const C* x[3];
+  for (int k = 0; k < last; ++k) {
+    x[k] = in[k];
+    if (stride[k] == 0) bring<T>(p[k], 0, min_of(block_size, n), in[k]);
+  }
   for (int64_t i = 0; i < n; i += block_size) {
     const int64_t m = min_of(block_size, n - i);
-    for (int k = 0; k < row.operands; ++k) bring<T>(p[k] + i * stride[k], stride[k], m, in[k]);
-    row.run(x, out, m, row.numbers);
-    take_away<T>(out, m, p[row.operands] + i * stride[row.operands], stride[row.operands]);
+    for (int k = 0; k < last; ++k) {
+      if (is_row(k)) x[k] = reinterpret_cast<const C*>(p[k]) + i;
+      else if (stride[k] != 0) bring<T>(p[k] + i * stride[k], stride[k], m, in[k]);
+    }
+    if (is_row(last)) {
+      row.run(x, reinterpret_cast<C*>(p[last]) + i, m, row.numbers);
+    } else {
+      row.run(x, out, m, row.numbers);
+      take_away<T>(out, m, p[last] + i * stride[last], stride[last]);
+    }
   }
 }
 

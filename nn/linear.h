@@ -23,10 +23,10 @@ struct Bilinear : Module {
   Tensor forward(const Tensor& x1, const Tensor& x2) const;
   RETAPE_FIELDS(weight, bias)
 };
-/// Dims start_dim to end_dim become one. torch: nn.Flatten.
 struct FlattenOptions {
   int64_t start_dim = 1, end_dim = -1;
 };
+/// Dims start_dim to end_dim become one. torch: nn.Flatten.
 struct Flatten : Module {
   FlattenOptions options;
   explicit Flatten(FlattenOptions options = {}) : options(options) {}
