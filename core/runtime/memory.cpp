@@ -21,7 +21,7 @@ namespace {
 
 constexpr size_t alignment = 64, huge_page = size_t{2} << 20;
 
-constexpr int64_t most_cached = int64_t{256} << 20;  // bytes, or the peak if that is more
+[[maybe_unused]] constexpr int64_t most_cached = int64_t{256} << 20;  // bytes, or the peak if that is more
 
 std::atomic<int64_t> live{0}, peak{0}, cached{0};
 
