@@ -44,13 +44,13 @@ onednn::Convolution described(const Geometry& g, const Tensor& x, const Tensor& 
 }
 // Whether oneDNN computes it. A convolution of a few places with a large weight is rather a product of matrices: there the time goes into
 // putting the weight in order.
-bool goes_to_onednn(const Geometry& g, const Tensor& x, const Tensor& y) {
+bool goes_to_onednn(const Geometry& g, const Tensor& x, const Tensor& y, onednn::ConvolutionPass pass) {
   if (!x.device().is_cpu() || x.dtype() != DType::f32 || x.numel() == 0 || y.numel() == 0) return false;
   const bool depthwise = g.groups == x.shape()[-1] && g.groups == y.shape()[-1];
   if (g.is_pointwise() && g.groups == 1) return false;
   const int64_t rows = x.shape()[0] * g.window.places_out();
   if (!depthwise && rows < 256) return false;
-  return onednn::convolves(described(g, x, y));
+  return onednn::convolves(described(g, x, y), pass);
 }
 
 // ---- by columns: image after image, as many at once as keep the columns within a bound ----
@@ -159,7 +159,7 @@ struct Convolution {
     Tensor out = empty(image_shape(in.shape()[0], w.shape()[0], g.rank, g.window.out), in.options(), MemoryFormat::channels_last);
     if (out.numel() == 0 || in.device().is_meta()) return out;
     const Tensor image = dense_channels_behind(in), kernel = contiguous(w), y = channels_behind(out), b = bias ? contiguous(bias) : bias;
-    if (goes_to_onednn(g, image, y))
+    if (goes_to_onednn(g, image, y, onednn::ConvolutionPass::forward))
       onednn::convolution(described(g, image, y), image.data<float>(), kernel.data<float>(), b ? b.data<float>() : nullptr,
                           y.mutable_data<float>());
     else forward_by_columns(g, image, kernel, b, y);
@@ -179,7 +179,7 @@ struct ConvolutionInput {
     Tensor out = empty(image_shape(d.shape()[0], w.shape()[1] * g.groups, g.rank, g.window.in), d.options(), MemoryFormat::channels_last);
     if (out.numel() == 0 || d.device().is_meta()) return out;
     const Tensor grad = dense_channels_behind(d), kernel = contiguous(w), image = channels_behind(out);
-    if (goes_to_onednn(g, image, grad))
+    if (goes_to_onednn(g, image, grad, onednn::ConvolutionPass::input))
       onednn::convolution_backward_input(described(g, image, grad), grad.data<float>(), kernel.data<float>(), image.mutable_data<float>());
     else input_by_columns(g, grad, kernel, image);
     return out;
@@ -198,7 +198,7 @@ struct ConvolutionWeight {
     const Shape shape = image_shape(outputs, inputs, g.rank, g.window.kernel);
     if (in.device().is_meta()) return empty(shape, in.options());
     const Tensor grad = dense_channels_behind(d), image = dense_channels_behind(in);
-    if (goes_to_onednn(g, image, grad)) {
+    if (goes_to_onednn(g, image, grad, onednn::ConvolutionPass::weight)) {
       Tensor dw = empty(shape, in.options());
       onednn::convolution_backward_weight(described(g, image, grad), grad.data<float>(), image.data<float>(), dw.mutable_data<float>());
       return dw;

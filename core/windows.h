@@ -20,6 +20,9 @@ RETAPE_HD int64_t place(const WindowArgs& w, int d, int64_t o, int64_t k) {
   return w.kernel[d] == 0 ? o * w.in[d] / w.out[d] + k : o * w.stride[d] - w.padding[d] + k * w.dilation[d];
 }
 
+// How far apart the elements of a window are.
+RETAPE_HD int64_t step_of(const WindowArgs& w, int d) { return w.kernel[d] == 0 ? 1 : w.dilation[d]; }
+
 // The windows that place i of dim d may be in, and whether window o has it; its element is then (i + padding - o stride) / dilation.
 RETAPE_HD Range windows_around(const WindowArgs& w, int d, int64_t i) {
   if (w.kernel[d] == 0) return {i * w.out[d] / w.in[d], ((i + 1) * w.out[d] + w.in[d] - 1) / w.in[d]};

@@ -1,7 +1,7 @@
 // Windows of images as the rows of a matrix, and back: a thread for every element that is written.
-#include <retape/core/put.h>
-#include <retape/core/windows.h>
 #include <retape/cuda/launch.h>
+
+#include <retape/core/windows.h>
 
 namespace retape::cuda {
 namespace {

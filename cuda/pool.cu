@@ -1,6 +1,7 @@
 // The largest element and the mean of windows: a thread for every element that is written, neighbours in channels.
-#include <retape/core/windows.h>
 #include <retape/cuda/launch.h>
+
+#include <retape/core/windows.h>
 
 namespace retape::cuda {
 namespace {

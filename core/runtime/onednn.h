@@ -38,8 +38,10 @@ struct Convolution {
   int64_t batch, groups, in_channels, out_channels;
   WindowArgs window;
 };
-/// Whether oneDNN has kernels for it that are worth calling, and whose results do not depend on the number of threads.
-bool convolves(const Convolution& c);
+/// The convolution itself, its gradient with respect to x, and that with respect to the weight.
+enum class ConvolutionPass : uint8_t { forward, input, weight };
+/// Whether oneDNN has a kernel for it that is worth calling.
+bool convolves(const Convolution& c, ConvolutionPass pass);
 /// bias (out_channels), or null. These throw Error if oneDNN fails.
 void convolution(const Convolution& c, const float* x, const float* weight, const float* bias, float* y);
 void convolution_backward_input(const Convolution& c, const float* dy, const float* weight, float* dx);

@@ -15,7 +15,7 @@ using dnnl::primitive_desc_base;
 using tag = memory::format_tag;
 constexpr auto f32 = memory::data_type::f32;
 
-enum class Pass : int64_t { forward, input, weight };
+using Pass = ConvolutionPass;
 
 memory::dims tail(int rank, const int64_t (&v)[3], int64_t minus = 0) {
   memory::dims d;
@@ -87,7 +87,7 @@ dnnl::convolution_backward_weights::primitive_desc describe_weight(const Descrip
 // A kernel of the processor's own instructions; the others, which multiply by columns or are there for reference, are slower than ours.
 template <class Description> bool is_direct(const Description& d) {
   const std::string name = d.impl_info_str();
-  return name.starts_with("jit") || name.starts_with("brg");
+  return name.starts_with("jit") || name.starts_with("br");
 }
 
 struct Primitive {
@@ -173,12 +173,14 @@ void run_with_weight(const char* op, const Convolution& c, Pass pass, const floa
 
 }  // namespace
 
-bool convolves(const Convolution& c) try {
+bool convolves(const Convolution& c, Pass pass) try {
   thread_local PrimitiveCache<words, char> known;
-  return known.get(key_of(c, 0), [&] {
+  return known.get(key_of(c, int64_t(pass)), [&] {
     const Descriptions d(c, false);
     try {
-      return char(is_direct(describe_forward(d)) && is_direct(describe_input(d)) && is_direct(describe_weight(d)));
+      return char(pass == Pass::forward ? is_direct(describe_forward(d))
+                  : pass == Pass::input ? is_direct(describe_input(d))
+                                        : is_direct(describe_weight(d)));
     } catch (const dnnl::error& e) {
       if (e.status == dnnl_unimplemented) return char(false);
       throw;
