@@ -12,22 +12,34 @@ namespace {
 // (N, C, space) as (N, C, places)
 Tensor places_of(const Tensor& x) { return reshape(x, {x.shape()[0], x.shape()[1], -1}); }
 
+// Where the elements that max pooling chose lie: element (N, C, out), as its kernel names them, gives places among those of an image.
+struct MaxPoolPlaces {
+  static constexpr auto name = "max_pool_places";
+  static constexpr int differentiable = 0;
+  WindowArgs window;
+  Tensor forward(const Tensor& element) {
+    const Tensor numbers = dense_channels_behind(element);
+    Tensor index = empty(element.shape(), {DType::i64, element.device()}, MemoryFormat::channels_last), places = channels_behind(index);
+    RETAPE_DISPATCH(element.device(), max_pool_places(window, numbers, places));
+    return index;
+  }
+};
 struct MaxPoolBackward {
   static constexpr auto name = "max_pool_backward";
   int rank;
   WindowArgs window;
-  Saved index = {};
-  Tensor forward(const Tensor& dy, const Tensor& at) {
-    index = save(at);
-    const Tensor grad = dense_channels_behind(dy), places = dense_channels_behind(at);
+  Saved element = {};
+  Tensor forward(const Tensor& dy, const Tensor& chosen) {
+    element = save(chosen);
+    const Tensor grad = dense_channels_behind(dy), numbers = dense_channels_behind(chosen);
     Tensor out = empty(image_shape(dy.shape()[0], dy.shape()[1], rank, window.in), dy.options(), MemoryFormat::channels_last),
            image = channels_behind(out);
-    RETAPE_DISPATCH(dy.device(), max_pool_backward(window, grad, places, image));
+    RETAPE_DISPATCH(dy.device(), max_pool_backward(window, grad, numbers, image));
     return out;
   }
   void backward(const Tensor& ddx, Grads& dx) {
-    const Tensor at = *index;
-    dx.set(0, reshape(gather(places_of(ddx), 2, places_of(at)), at.shape()));
+    const Tensor index = record(MaxPoolPlaces{window}, *element);
+    dx.set(0, reshape(gather(places_of(ddx), 2, places_of(index)), index.shape()));
     dx.none(1);
   }
 };
@@ -36,18 +48,21 @@ struct MaxPool {
   static constexpr int differentiable = 1;
   int rank;
   WindowArgs window;
-  Saved index = {};
+  Saved element = {};
   std::array<Tensor, 2> forward(const Tensor& x) {
     const Tensor image = dense_channels_behind(x);
     const Shape shape = image_shape(x.shape()[0], x.shape()[1], rank, window.out);
+    int64_t numbers = 1;  // of elements, of the largest window where they vary
+    for (int d = 0; d < 3; ++d)
+      numbers *= window.kernel[d] ? window.kernel[d] : (window.in[d] + window.out[d] - 1) / std::max<int64_t>(window.out[d], 1) + 1;
     Tensor y = empty(shape, x.options(), MemoryFormat::channels_last);
-    Tensor at = empty(shape, {DType::i64, x.device()}, MemoryFormat::channels_last);
-    Tensor values = channels_behind(y), places = channels_behind(at);
-    RETAPE_DISPATCH(x.device(), max_pool(window, image, values, places));
-    index = save(at);
-    return {y, at};
+    Tensor chosen = empty(shape, {numbers <= 256 ? DType::u8 : DType::i32, x.device()}, MemoryFormat::channels_last);
+    Tensor values = channels_behind(y), which = channels_behind(chosen);
+    RETAPE_DISPATCH(x.device(), max_pool(window, image, values, which));
+    element = save(chosen);
+    return {y, chosen};
   }
-  void backward(const std::vector<Tensor>& dy, Grads& dx) { dx.set(0, record(MaxPoolBackward{rank, window}, dy[0], *index)); }
+  void backward(const std::vector<Tensor>& dy, Grads& dx) { dx.set(0, record(MaxPoolBackward{rank, window}, dy[0], *element)); }
 };
 
 struct AvgPool;
@@ -115,24 +130,24 @@ WindowArgs parting(const char* op, int rank, const Tensor& x, const PerDim& size
   return w;
 }
 
-// max pooling over windows that `make` describes for (N, C, space)
-template <class Make> Pooled max_pool(const char* op, int rank, const Tensor& x, Make&& make) {
+// max pooling over windows that `make` describes for (N, C, space); indices only if they are wanted
+template <class Make> Pooled max_pool(const char* op, int rank, const Tensor& x, bool want_indices, Make&& make) {
   Tensor indices;
   Tensor values = with_batch(op, x, rank, [&](const Tensor& image) {
     const WindowArgs w = make(image);
     if (w.places_in() == 0) throw Error(fmt::format("{}: x {} has no elements to take the largest of", op, x.shape().str()));
     auto both = record(MaxPool{rank, w}, image);
-    indices = both[1];
+    if (want_indices) indices = record(MaxPoolPlaces{w}, both[1]);
     return both[0];
   });
-  return {values, x.dim() == rank + 2 ? indices : squeeze(indices, 0)};
+  return {values, want_indices && x.dim() < rank + 2 ? squeeze(indices, 0) : indices};
 }
-Pooled max_pool(const char* op, int rank, const Tensor& x, const PerDim& kernel, const MaxPoolOptions& o) {
-  return max_pool(op, rank, x,
+Pooled max_pool(const char* op, int rank, const Tensor& x, bool want_indices, const PerDim& kernel, const MaxPoolOptions& o) {
+  return max_pool(op, rank, x, want_indices,
                   [&](const Tensor& image) { return sliding(op, rank, image, kernel, o.stride, o.padding, o.dilation, o.ceil_mode); });
 }
-Pooled adaptive_max_pool(const char* op, int rank, const Tensor& x, const PerDim& size) {
-  return max_pool(op, rank, x, [&](const Tensor& image) { return parting(op, rank, image, size); });
+Pooled adaptive_max_pool(const char* op, int rank, const Tensor& x, bool want_indices, const PerDim& size) {
+  return max_pool(op, rank, x, want_indices, [&](const Tensor& image) { return parting(op, rank, image, size); });
 }
 Tensor avg_pool(const char* op, int rank, const Tensor& x, const PerDim& kernel, const AvgPoolOptions& o) {
   return with_batch(op, x, rank, [&](const Tensor& image) {
@@ -179,10 +194,10 @@ Tensor max_unpool(const char* op, int rank, const Tensor& x, const Tensor& indic
 
 #define RETAPE_POOLS(rank)                                                                                    \
   Tensor max_pool##rank##d(const Tensor& x, const PerDim& k, const MaxPoolOptions& o) {                       \
-    return max_pool("max_pool" #rank "d", rank, x, k, o).values;                                              \
+    return max_pool("max_pool" #rank "d", rank, x, false, k, o).values;                                       \
   }                                                                                                           \
   Pooled max_pool##rank##d_with_indices(const Tensor& x, const PerDim& k, const MaxPoolOptions& o) {          \
-    return max_pool("max_pool" #rank "d", rank, x, k, o);                                                     \
+    return max_pool("max_pool" #rank "d", rank, x, true, k, o);                                               \
   }                                                                                                           \
   Tensor max_unpool##rank##d(const Tensor& x, const Tensor& at, const PerDim& k, const MaxUnpoolOptions& o) { \
     return max_unpool("max_unpool" #rank "d", rank, x, at, k, o);                                             \
@@ -197,10 +212,10 @@ Tensor max_unpool(const char* op, int rank, const Tensor& x, const Tensor& indic
     return adaptive_avg_pool("adaptive_avg_pool" #rank "d", rank, x, size);                                   \
   }                                                                                                           \
   Tensor adaptive_max_pool##rank##d(const Tensor& x, const PerDim& size) {                                    \
-    return adaptive_max_pool("adaptive_max_pool" #rank "d", rank, x, size).values;                            \
+    return adaptive_max_pool("adaptive_max_pool" #rank "d", rank, x, false, size).values;                     \
   }                                                                                                           \
   Pooled adaptive_max_pool##rank##d_with_indices(const Tensor& x, const PerDim& size) {                       \
-    return adaptive_max_pool("adaptive_max_pool" #rank "d", rank, x, size);                                   \
+    return adaptive_max_pool("adaptive_max_pool" #rank "d", rank, x, true, size);                             \
   }
 RETAPE_POOLS(1)
 RETAPE_POOLS(2)

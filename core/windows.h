@@ -20,6 +20,7 @@ RETAPE_HD int64_t place(const WindowArgs& w, int d, int64_t o, int64_t k) {
   return w.kernel[d] == 0 ? o * w.in[d] / w.out[d] + k : o * w.stride[d] - w.padding[d] + k * w.dilation[d];
 }
 
+RETAPE_HD int64_t window_size(const WindowArgs& w, int d) { return w.kernel[d] ? w.kernel[d] : (w.in[d] + w.out[d] - 1) / w.out[d] + 1; }
 // How far apart the elements of a window are.
 RETAPE_HD int64_t step_of(const WindowArgs& w, int d) { return w.kernel[d] == 0 ? 1 : w.dilation[d]; }
 
@@ -33,16 +34,16 @@ RETAPE_HD bool has_place(const WindowArgs& w, int d, int64_t o, int64_t i) {
   return w.kernel[d] == 0 || w.dilation[d] == 1 || (i + w.padding[d] - o * w.stride[d]) % w.dilation[d] == 0;
 }
 
-// What the mean over window o divides by.
-RETAPE_HD int64_t divisor_of(const WindowArgs& w, const AvgPoolArgs& args, const int64_t (&o)[3]) {
-  if (args.divisor) return args.divisor;
-  int64_t n = 1;
-  for (int d = 0; d < 3; ++d) {
-    const Range inside = elements_inside(w, d, o[d]);
-    const int64_t start = o[d] * w.stride[d] - w.padding[d];
-    n *= args.count_padding && w.kernel[d] ? smaller(start + w.kernel[d], w.in[d] + w.padding[d]) - start : inside.end - inside.begin;
-  }
-  return n;
+// The number of element (a, b, c) of a window; windows of varying size count as the largest.
+RETAPE_HD int64_t number_of(const WindowArgs& w, int64_t a, int64_t b, int64_t c) {
+  return (a * window_size(w, 1) + b) * window_size(w, 2) + c;
+}
+
+// How many elements of window o in dim d count for a mean.
+RETAPE_HD int64_t counted(const WindowArgs& w, const AvgPoolArgs& args, int d, int64_t o) {
+  const Range inside = elements_inside(w, d, o);
+  const int64_t start = o * w.stride[d] - w.padding[d];
+  return args.count_padding && w.kernel[d] ? smaller(start + w.kernel[d], w.in[d] + w.padding[d]) - start : inside.end - inside.begin;
 }
 
 }  // namespace retape::RETAPE_LEVEL

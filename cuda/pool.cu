@@ -14,28 +14,35 @@ __device__ __forceinline__ Place place_of(int64_t t, const int64_t (&size)[3], i
   return {r / (size[0] * size[1] * size[2]), {r / (size[1] * size[2]) % size[0], r / size[2] % size[1], r % size[2]}, t % channels};
 }
 
-template <class T> __global__ void largest(WindowArgs w, int64_t channels, int64_t n, const T* x, T* y, int64_t* index) {
+template <class T, class E> __global__ void largest(WindowArgs w, int64_t channels, int64_t n, const T* x, T* y, E* element) {
   using C = compute_t<T>;
   for (int64_t t = thread_index(); t < n; t += thread_count()) {
     const Place o = place_of(t, w.out, channels);
     const Range a = elements_inside(w, 0, o.at[0]), b = elements_inside(w, 1, o.at[1]), c = elements_inside(w, 2, o.at[2]);
     C best = 0;
-    int64_t where = -1;
+    int64_t which = -1;
     for (int64_t i = a.begin; i < a.end; ++i)
       for (int64_t j = b.begin; j < b.end; ++j)
         for (int64_t k = c.begin; k < c.end; ++k) {
           const int64_t p = (place(w, 0, o.at[0], i) * w.in[1] + place(w, 1, o.at[1], j)) * w.in[2] + place(w, 2, o.at[2], k);
           const C v = C(x[(o.n * w.places_in() + p) * channels + o.channel]);
-          if (where < 0 || v > best || v != v) best = v, where = p;  // nan wins
+          if (which < 0 || v > best || v != v) best = v, which = number_of(w, i, j, k);  // nan wins
         }
-    y[t] = T(best), index[t] = where;
+    y[t] = T(best), element[t] = E(which);
   }
 }
-template <class T> __global__ void largest_backward(WindowArgs w, int64_t channels, int64_t n, const T* dy, const int64_t* index, T* dx) {
+template <class E> __global__ void places_of(WindowArgs w, int64_t channels, int64_t n, const E* element, int64_t* index) {
+  for (int64_t t = thread_index(); t < n; t += thread_count()) {
+    const Place o = place_of(t, w.out, channels);
+    const int64_t e = element[t], b = window_size(w, 1), c = window_size(w, 2);
+    index[t] = (place(w, 0, o.at[0], e / (b * c)) * w.in[1] + place(w, 1, o.at[1], e / c % b)) * w.in[2] + place(w, 2, o.at[2], e % c);
+  }
+}
+template <class T, class E>
+__global__ void largest_backward(WindowArgs w, int64_t channels, int64_t n, const T* dy, const E* element, T* dx) {
   using C = compute_t<T>;
   for (int64_t t = thread_index(); t < n; t += thread_count()) {
     const Place p = place_of(t, w.in, channels);
-    const int64_t here = t / channels % w.places_in();
     const Range a = windows_around(w, 0, p.at[0]), b = windows_around(w, 1, p.at[1]), c = windows_around(w, 2, p.at[2]);
     C sum = 0;
     for (int64_t i = a.begin; i < a.end; ++i)
@@ -43,10 +50,14 @@ template <class T> __global__ void largest_backward(WindowArgs w, int64_t channe
         for (int64_t k = c.begin; k < c.end; ++k) {
           if (!has_place(w, 0, i, p.at[0]) || !has_place(w, 1, j, p.at[1]) || !has_place(w, 2, k, p.at[2])) continue;
           const int64_t from = (((p.n * w.out[0] + i) * w.out[1] + j) * w.out[2] + k) * channels + p.channel;
-          if (index[from] == here) sum += C(dy[from]);
+          const auto at = [&](int d, int64_t o) { return (p.at[d] - place(w, d, o, 0)) / step_of(w, d); };
+          if (element[from] == E(number_of(w, at(0, i), at(1, j), at(2, k)))) sum += C(dy[from]);
         }
     dx[t] = T(sum);
   }
+}
+__device__ __forceinline__ int64_t divisor_of(const WindowArgs& w, const AvgPoolArgs& args, const int64_t (&o)[3]) {
+  return args.divisor ? args.divisor : counted(w, args, 0, o[0]) * counted(w, args, 1, o[1]) * counted(w, args, 2, o[2]);
 }
 template <class T> __global__ void means(WindowArgs w, AvgPoolArgs args, int64_t channels, int64_t n, const T* x, T* y) {
   using C = compute_t<T>;
@@ -80,19 +91,36 @@ template <class T> __global__ void means_backward(WindowArgs w, AvgPoolArgs args
   }
 }
 
+template <class F> void with_element(const Tensor& element, const F& f) {
+  if (element.dtype() == DType::u8) f(uint8_t{});
+  else f(int32_t{});
+}
+
 }  // namespace
 
-void max_pool(const WindowArgs& w, const Tensor& x, Tensor& y, Tensor& index) {
+void max_pool(const WindowArgs& w, const Tensor& x, Tensor& y, Tensor& element) {
   with_floating("max_pool", x.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    launch(largest<T>, blocks_for(y.numel()), 256, 0, w, x.shape()[-1], y.numel(), data<T>(x), data<T>(y), data<int64_t>(index));
+    with_element(element, [&](auto number) {
+      using T = decltype(zero);
+      using E = decltype(number);
+      launch(largest<T, E>, blocks_for(y.numel()), 256, 0, w, x.shape()[-1], y.numel(), data<T>(x), data<T>(y), data<E>(element));
+    });
   });
 }
-void max_pool_backward(const WindowArgs& w, const Tensor& dy, const Tensor& index, Tensor& dx) {
+void max_pool_places(const WindowArgs& w, const Tensor& element, Tensor& index) {
+  with_element(element, [&](auto number) {
+    using E = decltype(number);
+    launch(places_of<E>, blocks_for(index.numel()), 256, 0, w, index.shape()[-1], index.numel(), data<E>(element), data<int64_t>(index));
+  });
+}
+void max_pool_backward(const WindowArgs& w, const Tensor& dy, const Tensor& element, Tensor& dx) {
   with_floating("max_pool_backward", dx.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    launch(largest_backward<T>, blocks_for(dx.numel()), 256, 0, w, dx.shape()[-1], dx.numel(), data<T>(dy), data<int64_t>(index),
-           data<T>(dx));
+    with_element(element, [&](auto number) {
+      using T = decltype(zero);
+      using E = decltype(number);
+      launch(largest_backward<T, E>, blocks_for(dx.numel()), 256, 0, w, dx.shape()[-1], dx.numel(), data<T>(dy), data<E>(element),
+             data<T>(dx));
+    });
   });
 }
 void avg_pool(const WindowArgs& w, const AvgPoolArgs& args, const Tensor& x, Tensor& y) {
