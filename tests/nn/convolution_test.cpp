@@ -11,23 +11,12 @@ using namespace retape::testing;
 
 namespace {
 
-const NamedTensors& golden() {
-  static const NamedTensors all = SafeTensors::open(RETAPE_GOLDEN "/layers_vision.safetensors").tensors();
-  return all;
+const Golden& golden_file() {
+  static const Golden file(RETAPE_GOLDEN "/layers_vision.safetensors");
+  return file;
 }
-Tensor golden(const std::string& name) {
-  for (auto& [key, value] : golden())
-    if (key == name) return value;
-  return {};
-}
+Tensor golden(const std::string& name) { return golden_file()(name); }
 std::set<std::string> compared;
-
-double relative(const Tensor& a, const Tensor& b) {
-  if (!a || !b || !(a.shape() == b.shape())) return INFINITY;
-  const Tensor x = cast(a.detach(), DType::f64), y = cast(b.detach(), DType::f64);
-  const double size = norm(y).item();
-  return norm(x - y).item() / (size > 0 ? size : 1);
-}
 
 template <class M, class F> void compare_with(const std::string& name, M module, const Shape& shape, F&& run) {
   compared.insert(name);
@@ -39,12 +28,12 @@ template <class M, class F> void compare_with(const std::string& name, M module,
     module.zero_grad();
     const Tensor x = Tensor(cast(wave(shape), dtype).detach()).set_requires_grad(), y = run(module, x);
     CHECK(y.dtype() == dtype);
-    CHECK(relative(y, golden(name + ".y")) <= most);
+    CHECK(relative_difference(y, golden(name + ".y")) <= most);
     backward(y, {}, cast(wave(y.shape(), 0.5), dtype));
-    CHECK(relative(x.grad(), golden(name + ".dx")) <= most);
+    CHECK(relative_difference(x.grad(), golden(name + ".dx")) <= most);
     for (auto& [key, p] : module.named_parameters()) {
       INFO("gradient of " << key);
-      CHECK(relative(p.grad(), golden(name + ".d." + key)) <= most);
+      CHECK(relative_difference(p.grad(), golden(name + ".d." + key)) <= most);
     }
   }
 }
@@ -99,7 +88,7 @@ TEST_CASE("layers for images are PyTorch's") {
   compare_indices("adaptive_max_pool3d", nn::AdaptiveMaxPool3d({2, 1, 3}), {1, 2, 3, 4, 5});
   compare_with("max_unpool2d", nn::MaxUnpool2d(2, {.output_size = {4, 5}}), {1, 2, 2, 2},
                [](const auto& m, const Tensor& x) { return m(x, golden("max_unpool2d.at")); });
-  for (auto& [key, value] : golden()) CHECK(compared.count(key.substr(0, key.find('.'))) == 1);
+  for (auto& [key, value] : golden_file().all) CHECK(compared.count(key.substr(0, key.find('.'))) == 1);
 }
 
 namespace {
@@ -156,7 +145,7 @@ TEST_CASE("a convolution in f32 agrees with the one in f64") {
     const auto f32 = pass(s, DType::f32), f64 = pass(s, DType::f64);
     for (size_t i = 0; i < f32.size(); ++i) {
       INFO(s.name << ", " << i);
-      CHECK(relative(f32[i], f64[i]) <= 2e-6);
+      CHECK(relative_difference(f32[i], f64[i]) <= 2e-6);
     }
   }
 }

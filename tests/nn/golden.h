@@ -20,6 +20,29 @@ template <class M> M& waved(M& m) {
   for (auto& [name, t] : m.state_dict()) copy_into(wave(t.shape(), k += 0.3), t);
   return m;
 }
+/// The entries of a safetensors file of tests/golden.
+class Golden {
+ public:
+  explicit Golden(const std::string& file) : all(SafeTensors::open(file).tensors()) {}
+  /// Undefined if there is none of that name.
+  Tensor operator()(const std::string& name) const {
+    for (auto& [key, value] : all)
+      if (key == name) return value;
+    return {};
+  }
+  const NamedTensors all;
+};
+/// ||a - b|| / ||b||, for a b of zeros ||a||. Equal infinities are no difference; infinity unless both are there and of one shape.
+inline double relative_difference(const Tensor& a, const Tensor& b) {
+  if (!a || !b || !(a.shape() == b.shape())) return INFINITY;
+  const auto x = a.to_vector<double>(), y = b.to_vector<double>();
+  double difference = 0, size = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    if (std::isfinite(y[i])) size += y[i] * y[i];
+    if (x[i] != y[i]) difference += (x[i] - y[i]) * (x[i] - y[i]);
+  }
+  return std::sqrt(difference / (size > 0 ? size : 1));
+}
 /// Equal in about ten digits: numbers were printed with twelve.
 inline bool matches(const Tensor& x, const Shape& shape, const std::vector<double>& expected) {
   if (!(x.shape() == shape) || x.dtype() != DType::f64) return false;

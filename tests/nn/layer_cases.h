@@ -22,19 +22,6 @@ struct LayerCase {
   std::function<Tensor(const CaseInputs&)> f;
 };
 
-inline double relative_difference(const Tensor& a, const Tensor& b) {
-  if (!(a.shape() == b.shape())) return NAN;
-  const auto x = a.to_vector<double>(), y = b.to_vector<double>();
-  double square = 0, size = 0;
-  for (size_t i = 0; i < x.size(); ++i) {
-    if (x[i] == y[i]) continue;  // infinities
-    square += (x[i] - y[i]) * (x[i] - y[i]);
-  }
-  for (const double v : y)
-    if (std::isfinite(v)) size += v * v;
-  return square == 0 ? 0 : std::sqrt(square / size);
-}
-
 /// Values and gradients of every case in f64 and f32, and that the file has no other cases.
 inline void check_layer_cases(const NamedTensors& golden, const std::vector<LayerCase>& cases) {
   std::set<std::string> left;
