@@ -14,20 +14,35 @@ __device__ __forceinline__ Place place_of(int64_t t, const int64_t (&size)[3], i
   return {r / (size[0] * size[1] * size[2]), {r / (size[1] * size[2]) % size[0], r / size[2] % size[1], r % size[2]}, t % channels};
 }
 
+// Calls f(place, element) for every element of window o that is inside the image.
+template <class F> __device__ __forceinline__ void for_elements(const WindowArgs& w, const int64_t (&o)[3], const F& f) {
+  const Range a = elements_inside(w, 0, o[0]), b = elements_inside(w, 1, o[1]), c = elements_inside(w, 2, o[2]);
+  for (int64_t i = a.begin; i < a.end; ++i)
+    for (int64_t j = b.begin; j < b.end; ++j)
+      for (int64_t k = c.begin; k < c.end; ++k)
+        f((place(w, 0, o[0], i) * w.in[1] + place(w, 1, o[1], j)) * w.in[2] + place(w, 2, o[2], k), number_of(w, i, j, k));
+}
+// Calls f(o) for every window that place p is in.
+template <class F> __device__ __forceinline__ void for_windows_around(const WindowArgs& w, const int64_t (&p)[3], const F& f) {
+  const Range a = windows_around(w, 0, p[0]), b = windows_around(w, 1, p[1]), c = windows_around(w, 2, p[2]);
+  for (int64_t i = a.begin; i < a.end; ++i)
+    for (int64_t j = b.begin; j < b.end; ++j)
+      for (int64_t k = c.begin; k < c.end; ++k) {
+        const int64_t o[3] = {i, j, k};
+        if (has_place(w, 0, i, p[0]) && has_place(w, 1, j, p[1]) && has_place(w, 2, k, p[2])) f(o);
+      }
+}
+
 template <class T, class E> __global__ void largest(WindowArgs w, int64_t channels, int64_t n, const T* x, T* y, E* element) {
   using C = compute_t<T>;
   for (int64_t t = thread_index(); t < n; t += thread_count()) {
     const Place o = place_of(t, w.out, channels);
-    const Range a = elements_inside(w, 0, o.at[0]), b = elements_inside(w, 1, o.at[1]), c = elements_inside(w, 2, o.at[2]);
     C best = 0;
     int64_t which = -1;
-    for (int64_t i = a.begin; i < a.end; ++i)
-      for (int64_t j = b.begin; j < b.end; ++j)
-        for (int64_t k = c.begin; k < c.end; ++k) {
-          const int64_t p = (place(w, 0, o.at[0], i) * w.in[1] + place(w, 1, o.at[1], j)) * w.in[2] + place(w, 2, o.at[2], k);
-          const C v = C(x[(o.n * w.places_in() + p) * channels + o.channel]);
-          if (which < 0 || v > best || v != v) best = v, which = number_of(w, i, j, k);  // nan wins
-        }
+    for_elements(w, o.at, [&](int64_t p, int64_t e) {
+      const C v = C(x[(o.n * w.places_in() + p) * channels + o.channel]);
+      if (which < 0 || v > best || v != v) best = v, which = e;  // nan wins
+    });
     y[t] = T(best), element[t] = E(which);
   }
 }
@@ -43,16 +58,13 @@ __global__ void largest_backward(WindowArgs w, int64_t channels, int64_t n, cons
   using C = compute_t<T>;
   for (int64_t t = thread_index(); t < n; t += thread_count()) {
     const Place p = place_of(t, w.in, channels);
-    const Range a = windows_around(w, 0, p.at[0]), b = windows_around(w, 1, p.at[1]), c = windows_around(w, 2, p.at[2]);
     C sum = 0;
-    for (int64_t i = a.begin; i < a.end; ++i)
-      for (int64_t j = b.begin; j < b.end; ++j)
-        for (int64_t k = c.begin; k < c.end; ++k) {
-          if (!has_place(w, 0, i, p.at[0]) || !has_place(w, 1, j, p.at[1]) || !has_place(w, 2, k, p.at[2])) continue;
-          const int64_t from = (((p.n * w.out[0] + i) * w.out[1] + j) * w.out[2] + k) * channels + p.channel;
-          const auto at = [&](int d, int64_t o) { return (p.at[d] - place(w, d, o, 0)) / step_of(w, d); };
-          if (element[from] == E(number_of(w, at(0, i), at(1, j), at(2, k)))) sum += C(dy[from]);
-        }
+    for_windows_around(w, p.at, [&](const int64_t(&o)[3]) {
+      const int64_t from = (((p.n * w.out[0] + o[0]) * w.out[1] + o[1]) * w.out[2] + o[2]) * channels + p.channel;
+      int64_t e[3];
+      for (int d = 0; d < 3; ++d) e[d] = (p.at[d] - place(w, d, o[d], 0)) / step_of(w, d);
+      if (element[from] == E(number_of(w, e[0], e[1], e[2]))) sum += C(dy[from]);
+    });
     dx[t] = T(sum);
   }
 }
@@ -63,14 +75,8 @@ template <class T> __global__ void means(WindowArgs w, AvgPoolArgs args, int64_t
   using C = compute_t<T>;
   for (int64_t t = thread_index(); t < n; t += thread_count()) {
     const Place o = place_of(t, w.out, channels);
-    const Range a = elements_inside(w, 0, o.at[0]), b = elements_inside(w, 1, o.at[1]), c = elements_inside(w, 2, o.at[2]);
     C sum = 0;
-    for (int64_t i = a.begin; i < a.end; ++i)
-      for (int64_t j = b.begin; j < b.end; ++j)
-        for (int64_t k = c.begin; k < c.end; ++k) {
-          const int64_t p = (place(w, 0, o.at[0], i) * w.in[1] + place(w, 1, o.at[1], j)) * w.in[2] + place(w, 2, o.at[2], k);
-          sum += C(x[(o.n * w.places_in() + p) * channels + o.channel]);
-        }
+    for_elements(w, o.at, [&](int64_t p, int64_t) { sum += C(x[(o.n * w.places_in() + p) * channels + o.channel]); });
     y[t] = T(sum * (C(1) / C(divisor_of(w, args, o.at))));
   }
 }
@@ -78,15 +84,11 @@ template <class T> __global__ void means_backward(WindowArgs w, AvgPoolArgs args
   using C = compute_t<T>;
   for (int64_t t = thread_index(); t < n; t += thread_count()) {
     const Place p = place_of(t, w.in, channels);
-    const Range a = windows_around(w, 0, p.at[0]), b = windows_around(w, 1, p.at[1]), c = windows_around(w, 2, p.at[2]);
     C sum = 0;
-    for (int64_t i = a.begin; i < a.end; ++i)
-      for (int64_t j = b.begin; j < b.end; ++j)
-        for (int64_t k = c.begin; k < c.end; ++k) {
-          if (!has_place(w, 0, i, p.at[0]) || !has_place(w, 1, j, p.at[1]) || !has_place(w, 2, k, p.at[2])) continue;
-          const int64_t o[3] = {i, j, k};
-          sum += C(dy[(((p.n * w.out[0] + i) * w.out[1] + j) * w.out[2] + k) * channels + p.channel]) * (C(1) / C(divisor_of(w, args, o)));
-        }
+    for_windows_around(w, p.at, [&](const int64_t(&o)[3]) {
+      const int64_t from = (((p.n * w.out[0] + o[0]) * w.out[1] + o[1]) * w.out[2] + o[2]) * channels + p.channel;
+      sum += C(dy[from]) * (C(1) / C(divisor_of(w, args, o)));
+    });
     dx[t] = T(sum);
   }
 }
