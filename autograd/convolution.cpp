@@ -49,34 +49,50 @@ bool goes_to_onednn(const Geometry& g, const Tensor& x, const Tensor& y, onednn:
   const bool depthwise = g.groups == x.shape()[-1] && g.groups == y.shape()[-1];
   if (g.is_pointwise() && g.groups == 1) return false;
   const int64_t rows = x.shape()[0] * g.window.places_out();
-  if (!depthwise && rows < 256) return false;
+  // The weight's gradient is summed in up to 16 parts, each as large as the weight.
+  const int64_t least = pass == onednn::ConvolutionPass::weight ? std::max<int64_t>(256, 16 * y.shape()[-1] / g.groups) : 256;
+  if (!depthwise && rows < least) return false;
   return onednn::convolves(described(g, x, y), pass);
 }
 
 // ---- by columns: image after image, as many at once as keep the columns within a bound ----
 
+// The kernel that fills columns walks over the elements of a window and their channels; a weight lies the other way round. So either the
+// weight is put in order or, if there are fewer of them than outputs, the columns are.
 struct Columns {
   const Geometry& g;
   int64_t batch, channels, out_channels, step;
+  bool as_weight;  // columns (channels, elements of a window) instead of (elements, channels)
   Options options;
   Columns(const Geometry& geometry, const Tensor& x, const Tensor& y)
       : g(geometry), batch(x.shape()[0]), channels(x.shape()[-1]), out_channels(y.shape()[-1]), options(x.options()) {
     constexpr int64_t most_elements = 16 << 20;
     const int64_t image = g.window.places_out() * g.window.elements() * channels;
     step = std::clamp<int64_t>(most_elements / std::max<int64_t>(image, 1), 1, std::max<int64_t>(batch, 1));
+    as_weight = batch * rows() < 2 * out_channels / g.groups && g.window.elements() > 1;
   }
   int64_t rows() const { return g.window.places_out(); }
   int64_t depth() const { return g.window.elements() * channels / g.groups; }
-  // (groups, images * places, depth)
+  // (images, places, groups, elements, C / groups) as (groups, images * places, depth)
   Tensor as_matrices(const Tensor& columns) const {
-    return permute(reshape(columns, {columns.shape()[0] * rows(), g.groups, depth()}), {1, 0, 2});
+    const Tensor ordered = as_weight ? contiguous(transpose(columns)) : columns;
+    return permute(reshape(ordered, {columns.shape()[0] * rows(), g.groups, depth()}), {1, 0, 2});
+  }
+  // Calls f with a tensor to fill, as as_matrices() gives them, and gives the columns.
+  template <class F> Tensor from_matrices(int64_t images, F&& f) const {
+    Shape shape{images, rows(), g.groups, g.window.elements(), channels / g.groups};
+    if (as_weight) std::swap(shape[3], shape[4]);
+    const Tensor columns = empty(shape, options);
+    f(permute(reshape(columns, {images * rows(), g.groups, depth()}), {1, 0, 2}));
+    return as_weight ? contiguous(transpose(columns)) : columns;
   }
   // images [n, n + count) of (N, out, O) as (groups, images * places, O / groups)
   Tensor outputs(const Tensor& y, int64_t n, int64_t count) const {
     return permute(reshape(narrow(y, 0, n, count), {count * rows(), g.groups, out_channels / g.groups}), {1, 0, 2});
   }
-  // (O, C / groups, kernel) as (groups, kernel * C / groups, O / groups)
+  // (O, C / groups, kernel) as (groups, depth, O / groups)
   Tensor matrices(const Tensor& weight) const {
+    if (as_weight) return transpose(reshape(weight, {g.groups, out_channels / g.groups, depth()}));
     const Shape s{g.groups, out_channels / g.groups, channels / g.groups, g.window.elements()};
     return reshape(permute(reshape(weight, s), {0, 3, 2, 1}), {g.groups, depth(), out_channels / g.groups});
   }
@@ -93,6 +109,11 @@ void multiply(const Tensor& a, const Tensor& b, const Tensor& bias, bool accumul
   RETAPE_DISPATCH(c.device(), matmul(a, b, bias, accumulate, c));
 }
 Tensor two_dims(const Tensor& x) { return reshape(x, {x.shape()[1], x.shape()[2]}); }
+// The products of as many matrices as there are groups.
+void multiply_each(const Tensor& a, const Tensor& b, bool accumulate, const Tensor& c) {
+  if (c.shape()[0] == 1) multiply(two_dims(a), two_dims(b), Tensor{}, accumulate, two_dims(c));
+  else multiply(a, b, Tensor{}, accumulate, c);
+}
 
 void forward_by_columns(const Geometry& g, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y) {
   const Columns c(g, x, y);
@@ -122,24 +143,24 @@ void input_by_columns(const Geometry& g, const Tensor& dy, const Tensor& weight,
       multiply(two_dims(d), two_dims(w), Tensor{}, false, two_dims(c.as_matrices(part)));
       continue;
     }
-    Tensor columns = empty({count, c.rows(), g.groups, g.window.elements(), c.channels / g.groups}, c.options);
-    multiply(d, w, Tensor{}, false, c.as_matrices(columns));
+    const Tensor columns = c.from_matrices(count, [&](const Tensor& m) { multiply(d, w, Tensor{}, false, m); });
     RETAPE_DISPATCH(dx.device(), columns_to_image(g.window, g.groups, columns, part));
   }
 }
-// Gives the gradient of c.matrices(weight).
-Tensor weight_by_columns(const Geometry& g, const Tensor& dy, const Tensor& x) {
+// Gives the gradient of a weight of this shape.
+Tensor weight_by_columns(const Geometry& g, const Tensor& dy, const Tensor& x, const Shape& shape) {
   const Columns c(g, x, dy);
-  const bool one = g.groups == 1;
-  Tensor dw = empty({g.groups, c.depth(), c.out_channels / g.groups}, c.options);
-  if (c.batch * c.rows() == 0) return full_like(dw, 0);
+  const int64_t outputs = c.out_channels / g.groups, inputs = c.channels / g.groups;
+  Tensor dw = c.as_weight ? empty({g.groups, outputs, c.depth()}, c.options) : empty({g.groups, c.depth(), outputs}, c.options);
+  if (c.batch * c.rows() == 0) return full_like(reshape(dw, shape), 0);
   for (int64_t n = 0; n < c.batch; n += c.step) {
     const int64_t count = std::min(c.step, c.batch - n);
     const Tensor columns = c.make(x, n, count), d = c.outputs(dy, n, count);
-    if (one) multiply(transpose(two_dims(columns)), two_dims(d), Tensor{}, n > 0, two_dims(dw));
-    else multiply(transpose(columns), d, Tensor{}, n > 0, dw);
+    if (c.as_weight) multiply_each(transpose(d), columns, n > 0, dw);
+    else multiply_each(transpose(columns), d, n > 0, dw);
   }
-  return dw;
+  if (c.as_weight) return reshape(dw, shape);
+  return reshape(contiguous(permute(reshape(dw, {g.groups, g.window.elements(), inputs, outputs}), {0, 3, 2, 1})), shape);
 }
 
 // ---- the three ops ----
@@ -203,9 +224,7 @@ struct ConvolutionWeight {
       onednn::convolution_backward_weight(described(g, image, grad), grad.data<float>(), image.data<float>(), dw.mutable_data<float>());
       return dw;
     }
-    const Tensor dw = weight_by_columns(g, grad, image);
-    const Shape parts{g.groups, g.window.elements(), inputs, outputs / g.groups};
-    return reshape(contiguous(permute(reshape(dw, parts), {0, 3, 2, 1})), shape);
+    return weight_by_columns(g, grad, image, shape);
   }
   void backward(const Tensor& ddw, Grads& grads);
 };

@@ -155,6 +155,53 @@ class MaeStep:
         self.optimizer.step()
 
 
+class ResNetBlock(nn.Module):
+    def __init__(self, inputs, width, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        if stride != 1 or inputs != width:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+        else:
+            self.downsample = nn.Identity()
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
+        return F.relu(y.add_(self.downsample(x)), inplace=True)
+
+
+def resnet18():
+    """torchvision's, in its in-place form."""
+    layers = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
+    inputs = 64
+    for width in (64, 128, 256, 512):
+        layers += [ResNetBlock(inputs, width, 1 if width == 64 else 2), ResNetBlock(width, width, 1)]
+        inputs = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000))
+
+
+class ResNetStep:
+    """In the layout in which it is faster."""
+
+    def __init__(self, batch, side):
+        images = torch.randn(batch, 3, side, side)
+        self.labels = torch.randint(1000, (batch,))
+        made = []
+        for layout in (torch.contiguous_format, torch.channels_last):
+            model = resnet18().to(memory_format=layout)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True)
+            self.model, self.optimizer, self.images = model, optimizer, images.contiguous(memory_format=layout)
+            made.append((min(seconds_of(self.run) for _ in range(6)), model, optimizer, self.images))
+        _, self.model, self.optimizer, self.images = min(made, key=lambda each: each[0])
+
+    def run(self):
+        self.optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(self.model(self.images), self.labels).backward()
+        self.optimizer.step()
+
+
 class Generation:
     def __init__(self, count, vocab, layers, heads, width, block, _):
         self.count = count
@@ -506,6 +553,7 @@ def make(line):
         "translation": TranslationStep,
         "beam_decoding": BeamDecoding,
         "mae": MaeStep,
+        "resnet18": ResNetStep,
         "copy": copy,
         "issue": Issue,
     }

@@ -236,6 +236,25 @@ Work mae_step(double mask_ratio, double at_least) {
                      flops(all, c.decoder_hidden_size, c.decoder_num_hidden_layers))};
 }
 
+// ResNet-18 with SGD, as torchvision trains it, on images of 64 x 64.
+Work resnet_step() {
+  constexpr int64_t batch = 16, side = 64, classes = 1000;
+  return {.name = fmt::format("training step, ResNet-18, {} x {}, B {}", side, side, batch),
+          .peer = fmt::format("resnet18 {} {}", batch, side),
+          .at_least = 1.1,
+          .make = []() -> Step {
+            auto model = std::make_shared<nn::ResNet>(nn::resnet18());
+            auto optimizer = std::make_shared<SGD>(model->parameters(), SGDOptions{.lr = 0.1, .momentum = 0.9, .weight_decay = 1e-4});
+            return [=, images = randn({batch, 3, side, side}), labels = randint(0, classes, {batch})] {
+              optimizer->zero_grad();
+              backward(cross_entropy((*model)(images), labels));
+              optimizer->step();
+            };
+          },
+          .roof = Roof::fma,
+          .amount = 6.0 * 148.5e6 * double(batch)};  // multiplications of an image's forward, of which a step has three times as many
+}
+
 Work adamw(const char* form, double at_least, double of_roof) {
   constexpr int64_t count = 160, elements = 25'000'000 / count;
   return {.name = fmt::format("AdamW step, 25 M parameters in {} tensors, against {}", count, form),
@@ -371,6 +390,7 @@ std::vector<Work> all_works() {
   all.push_back(training_step("6 layers, width 384, T 256, B 16", six_layers, 1.0, 0.75, 0.75));
   all.push_back(training_step("GPT-2 124M, T 64, B 4", gpt2, 1.2, 0, 0));
   for (const double ratio : {0.0, 0.5, 0.75, 0.9}) all.push_back(mae_step(ratio, ratio == 0.75 ? 1.4 : 0));
+  all.push_back(resnet_step());
   all.push_back(adamw("fused", 0.95, 0.9));
   all.push_back(adamw("foreach", 4, 0));
   all.push_back(generation());

@@ -32,7 +32,7 @@ void declare(examples::Settings& settings, ClassifyOptions& o, const std::string
     else o.weight_decay = 0, o.lr = 3e-3;
     settings.add("--from", o.from, "run of `mae train`, or a checkpoint of it, or a folder of Hugging Face's ViTMAE").path().required();
     settings.add("--pool", o.model.pool, "what is classified: the class token, or the mean of all patches").one_of({"cls", "mean"});
-    settings.store("positions", o.model.positions);
+    settings.store("positions", o.model.positions), settings.store("model", o.model.kind);
   }
   auto& data = declare(settings, o.data, true);
   if (task == Task::train) data.required();  // else that of the pre-training may do
@@ -63,10 +63,10 @@ struct Groups {
   std::vector<ParamGroup<AdamWOptions>> groups;
   std::vector<double> scales;
 };
-Groups groups_of(const nn::ViT& model, const ClassifyOptions& o, Task task) {
-  const auto depth = int64_t(model.blocks.size());
+Groups groups_of(Classifier& model, const ClassifyOptions& o, Task task) {
+  const int64_t depth = model.vit() ? int64_t(model.vit()->blocks.size()) : 0;
   std::map<std::pair<int64_t, bool>, std::vector<Tensor>> sorted;
-  for (auto& [name, p] : model.named_parameters()) {
+  for (auto& [name, p] : model.module().named_parameters()) {
     if (!p.requires_grad()) continue;
     int64_t level = 0;  // of the embeddings
     if (name.starts_with("blocks.")) level = 1 + std::stoll(name.substr(7));
@@ -83,21 +83,21 @@ Groups groups_of(const nn::ViT& model, const ClassifyOptions& o, Task task) {
   return g;
 }
 
-Tensor logits_of(nn::ViT& model, const Tensor& images, bool probe) {
+Tensor logits_of(Classifier& model, const Tensor& images, bool probe) {
   if (!probe) return model(images);
   Tensor features;
   {
     const NoGrad off;
-    features = model.features(images);
+    features = model.vit()->features(images);
   }
-  return (*model.classifier)(features);
+  return (*model.vit()->classifier)(features);
 }
 
-void set_training(nn::ViT& model, Task task) { model.train(task != Task::probe); }
+void set_training(Classifier& model, Task task) { model.module().train(task != Task::probe); }
 
-Evaluation evaluate(nn::ViT& model, DataLoader<ImageBatch>& batches, int64_t classes, const examples::RunOptions& o) {
+Evaluation evaluate(Classifier& model, DataLoader<ImageBatch>& batches, int64_t classes, const examples::RunOptions& o) {
   const NoGrad off;
-  const Device device = model.cls_token->device();
+  const Device device = model.module().parameters().front().device();
   Evaluation e{.confusion = std::vector<int64_t>(size_t(classes * classes)), .classes = classes};
   double count = 0;
   while (const auto batch = batches.next()) {
@@ -132,8 +132,8 @@ std::vector<std::string> read_classes(const fs::path& run, int64_t expected) {
 }
 
 // A new classifier for a run with these sizes; its encoder is what --init or --from names.
-nn::ViT make_model(ClassifyOptions& o, bool fresh, const std::function<nn::ViT(const std::string&)>& encoder) {
-  if (!fresh || o.from.empty()) return nn::ViT(config_of(o.model));
+Classifier make_model(ClassifyOptions& o, bool fresh, const std::function<nn::ViT(const std::string&)>& encoder) {
+  if (!fresh || o.from.empty()) return Classifier(o.model);
   nn::ViT from = encoder(o.from);
   const auto [channels, size] = std::pair(o.model.channels, o.model.model_size);
   if (from.config.num_channels != channels || from.config.image_size != size)
@@ -149,7 +149,7 @@ nn::ViT make_model(ClassifyOptions& o, bool fresh, const std::function<nn::ViT(c
       if (name.starts_with("classifier.")) state.emplace_back(name, value);
   }
   model.load_state_dict(state);
-  return model;
+  return Classifier(std::move(model));
 }
 
 }  // namespace
@@ -159,6 +159,7 @@ nn::ViT make_model(ClassifyOptions& o, bool fresh, const std::function<nn::ViT(c
 void train_classifier(ClassifyOptions& o, examples::Settings& settings, const std::string& name, Task task,
                       const std::function<nn::ViT(const std::string&)>& encoder) {
   examples::Run run(name, settings, o, {"classes.txt"});
+  check_flags(settings, o.model);
   if (o.data.data.empty()) throw Error("--data is missing: the folder of images to train on");
   if (o.min_lr > o.lr) throw Error(fmt::format("--min-lr {} is above --lr {}", o.min_lr, o.lr));
   const Images images(o.data, o.seed);
@@ -174,14 +175,13 @@ void train_classifier(ClassifyOptions& o, examples::Settings& settings, const st
   o.model.channels = images.channels(), o.model.model_size = images.size(), o.model.classes = images.train().classes();
 
   manual_seed(o.seed);
-  nn::ViT model = make_model(o, !run.checkpoint(), encoder);
-  examples::parse_recomputation(o.recompute, o.model.depth);
-  model.run_blocks = run_blocks(o.recompute, o.model.depth);
-  model.to(run.device());
+  Classifier model = make_model(o, !run.checkpoint(), encoder);
+  model.recompute(o.recompute);
+  model.module().to(run.device());
   const Groups groups = groups_of(model, o, task);
   AdamW optimizer(groups.groups);
   GradScaler scaler({.enabled = o.amp == "f16"});
-  run.restore(model, optimizer, scaler);
+  run.restore(model.module(), optimizer, scaler);
   const auto loader = images.loader(o.batch);
   if (run.checkpoint()) {
     const auto at = run.state<std::array<uint64_t, 2>>("loader");
@@ -200,7 +200,7 @@ void train_classifier(ClassifyOptions& o, examples::Settings& settings, const st
                         {"accuracy.svg", "accuracy", {{"val_accuracy", "validation"}}}}},
             [&](const fs::path& folder) { write_file_atomically(folder / "classes.txt", join_lines(names)); });
   run.note(
-      fmt::format("{}, {} parameters, {}; writing to {}", described(images), model.num_parameters(), run.place(), run.folder().string()));
+      fmt::format("{}, {} parameters, {}; writing to {}", described(images), model.module().num_parameters(), run.place(), run.folder().string()));
 
   const WarmupCosine schedule{.lr = o.lr, .min_lr = o.min_lr, .warmup = std::min(o.warmup, steps / 2), .steps = steps};
   const auto params = optimizer.parameters();
@@ -232,7 +232,7 @@ void train_classifier(ClassifyOptions& o, examples::Settings& settings, const st
     if (!run.reports()) continue;
     std::map<std::string, double> row{{"train_loss", run.mean_loss()}, {"lr", lr}, {"waiting", waiting.share(loader->waited())}};
     if (run.evaluates()) {
-      model.eval();
+      model.module().eval();
       last = evaluate(model, *images.validation(o.batch), o.model.classes, o);
       set_training(model, task);
       row["val_loss"] = last.loss, row["val_accuracy"] = last.accuracy();
@@ -242,7 +242,7 @@ void train_classifier(ClassifyOptions& o, examples::Settings& settings, const st
     run.report(row);
     if (run.saves())
       run.save([&](const fs::path& folder, nlohmann::json& state) {
-        examples::save_training(folder, state, model, optimizer, scaler);
+        examples::save_training(folder, state, model.module(), optimizer, scaler);
         state["loader"] = {loader->state().seed, loader->state().offset};
       });
     if (run.evaluates())
@@ -297,9 +297,9 @@ Trained load_classifier(const std::string& from) {
   settings.add("--amp", o.amp, "");
   examples::read_config(run, settings);
   auto classes = read_classes(run, o.model.classes);
-  nn::ViT model(config_of(o.model));
-  model.load_state_dict(SafeTensors::open(checkpoint / "model.safetensors").tensors());
-  model.eval();
+  Classifier model(o.model);
+  model.module().load_state_dict(SafeTensors::open(checkpoint / "model.safetensors").tensors());
+  model.module().eval();
   return {std::move(o), std::move(classes), std::move(model)};
 }
 
@@ -322,7 +322,7 @@ void evaluate(const EvaluateOptions& o) {
   if (const auto& m = trained.options.model; images.channels() != m.channels || images.size() != m.model_size)
     throw Error(fmt::format("{} has images of {} x {} x {}, but the model takes {} x {} x {}", data.data, images.size(), images.size(),
                             images.channels(), m.model_size, m.model_size, m.channels));
-  trained.model.to(device);
+  trained.model.module().to(device);
   const Evaluation e = evaluate(trained.model, *images.validation(o.batch), trained.options.model.classes, trained.options);
   fmt::print("accuracy {:.2f}%, loss {:.4f}, {} images\n", 100 * e.accuracy(), e.loss, images.val().size());
   for (int64_t c = 0; c < e.classes; ++c)
@@ -337,7 +337,7 @@ void predict(const PredictOptions& o) {
   const NoGrad off;
   const Device device = examples::device_of(o.device);
   Trained trained = load_classifier(o.from);
-  trained.model.to(device);
+  trained.model.module().to(device);
   const auto& m = trained.options.model;
   const auto transform = plain_transform(m.model_size, true, parse_channels("mean", trained.options.data.mean, m.channels),
                                          parse_channels("std", trained.options.data.std, m.channels));
@@ -356,8 +356,11 @@ void predict(const PredictOptions& o) {
 }
 
 void export_classifier(const ExportOptions& o) {
-  const Trained trained = load_classifier(o.from);
-  nn::save_vit(trained.model, o.out, trained.classes);
+  Trained trained = load_classifier(o.from);
+  if (!trained.model.vit())
+    throw Error(fmt::format("{} has a {}, which is not exported; model.safetensors of its checkpoints has torchvision's names already", o.from,
+                            trained.options.model.kind));
+  nn::save_vit(*trained.model.vit(), o.out, trained.classes);
 }
 
 // ---- verbs ----------------------------------------------------------------------------------------------------------

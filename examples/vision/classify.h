@@ -1,4 +1,4 @@
-// Training a ViT to tell classes apart: from nothing, from weights that are there, or its last layer only. And what it tells.
+// Training a model to tell classes apart: from nothing, from weights that are there, or its last layer only. And what it tells.
 #pragma once
 #include <functional>
 #include <string>
@@ -45,7 +45,7 @@ std::string confusion_svg(const Evaluation& evaluation, const std::vector<std::s
 struct Trained {
   ClassifyOptions options;
   std::vector<std::string> classes;
-  nn::ViT model;
+  Classifier model;
 };
 /// From a run or a checkpoint. Throws Error, also for a run that is no classifier.
 Trained load_classifier(const std::string& from);

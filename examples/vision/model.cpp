@@ -8,6 +8,7 @@ void declare(examples::Settings& settings, ModelOptions& o, bool flags, bool cla
   const auto add = [&]<class T>(const std::string& name, T& variable, const char* help) -> examples::Setting& {
     return settings.add("--" + name, variable, flags ? help : "");
   };
+  if (classify) add("model", o.kind, "a ViT as the flags say, or torchvision's ResNet-18").one_of({"vit", "resnet18"});
   add("patch", o.patch, "height and width of a patch; divides the image's").at_least(1);
   add("dim", o.dim, "size of a patch's vector").at_least(1);
   add("depth", o.depth, "transformer blocks").at_least(1);
@@ -21,6 +22,12 @@ void declare(examples::Settings& settings, ModelOptions& o, bool flags, bool cla
   }
   settings.store("norm_eps", o.norm_eps), settings.store("qkv_bias", o.qkv_bias);
   settings.store("channels", o.channels), settings.store("model_size", o.model_size), settings.store("classes", o.classes);
+}
+
+void check_flags(const examples::Settings& settings, const ModelOptions& o) {
+  if (o.kind == "vit") return;
+  for (const char* flag : {"--patch", "--dim", "--depth", "--heads", "--mlp-dim", "--dropout", "--act", "--pool", "--positions", "--init"})
+    if (settings.given(flag)) throw Error(fmt::format("{} is about a ViT, and --model {} has nothing of the kind; leave it out", flag, o.kind));
 }
 
 nn::ViTConfig config_of(const ModelOptions& o) {
@@ -50,6 +57,33 @@ void take_config(ModelOptions& o, const nn::ViTConfig& c) {
   o.mlp_dim = c.intermediate_size, o.act = c.hidden_act, o.norm_eps = c.layer_norm_eps, o.qkv_bias = c.qkv_bias;
   o.channels = c.num_channels, o.model_size = c.image_size;
   o.positions = c.position_embedding == nn::PositionEmbedding::sincos ? "sincos" : "learned";
+}
+
+namespace {
+std::variant<nn::ViT, nn::ResNet> make_net(const ModelOptions& o) {
+  if (o.kind == "vit") return nn::ViT(config_of(o));
+  nn::ResNetConfig config = nn::resnet18();
+  config.num_channels = o.channels, config.num_classes = o.classes;
+  return nn::ResNet(config);
+}
+}  // namespace
+
+Classifier::Classifier(const ModelOptions& options) : net_(make_net(options)) {}
+Tensor Classifier::operator()(const Tensor& images) {
+  return std::visit([&](auto& net) { return net(images); }, net_);
+}
+nn::Module& Classifier::module() {
+  return std::visit([](auto& net) -> nn::Module& { return net; }, net_);
+}
+void Classifier::recompute(const std::string& how) {
+  if (nn::ViT* const model = vit()) {
+    model->run_blocks = run_blocks(how, int64_t(model->blocks.size()));
+  } else if (how != "none") {
+    auto& resnet = std::get<nn::ResNet>(net_);
+    resnet.run_blocks = [parts = examples::parse_recomputation(how, int64_t(resnet.layer1.size()))](auto& blocks, const Tensor& x) {
+      return examples::run_blocks(blocks, parts, x);
+    };
+  }
 }
 
 nn::RunViTBlocks run_blocks(const std::string& recompute, int64_t depth) {

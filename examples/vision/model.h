@@ -1,5 +1,7 @@
-// A ViT's flags.
+// What tells classes apart, and its flags.
 #pragma once
+#include <variant>
+
 #include <examples/common/recompute.h>
 #include <examples/common/settings.h>
 #include <retape/retape.h>
@@ -7,6 +9,7 @@
 namespace retape::vision {
 
 struct ModelOptions {
+  std::string kind = "vit";  // or resnet18, of which only what the data says can be chosen
   int64_t patch = 4, dim = 96, depth = 6, heads = 4, mlp_dim = 0;
   double dropout = 0;
   std::string act = "gelu", pool = "mean", positions = "learned";
@@ -16,11 +19,29 @@ struct ModelOptions {
 };
 /// As flags, or without them as entries of config.json only. `classify`: with those of a classifier.
 void declare(examples::Settings& settings, ModelOptions& options, bool flags, bool classify);
-/// Throws Error, naming the flag.
+/// Throws Error for a flag on the command line that is about another model than --model says.
+void check_flags(const examples::Settings& settings, const ModelOptions& options);
+/// Of a ViT. Throws Error, naming the flag.
 nn::ViTConfig config_of(const ModelOptions& options);
 /// The reverse.
 void take_config(ModelOptions& options, const nn::ViTConfig& config);
-/// Blocks as --recompute says.
+
+/// Images (B, C, S, S) to logits (B, classes).
+class Classifier {
+ public:
+  /// A new one. Throws Error as config_of() does.
+  explicit Classifier(const ModelOptions& options);
+  explicit Classifier(nn::ViT vit) : net_(std::move(vit)) {}
+  Tensor operator()(const Tensor& images);
+  nn::Module& module();
+  nn::ViT* vit() { return std::get_if<nn::ViT>(&net_); }  // null if it is another
+  /// Runs blocks as --recompute says. Throws Error for what that may not be.
+  void recompute(const std::string& how);
+
+ private:
+  std::variant<nn::ViT, nn::ResNet> net_;
+};
+/// Blocks of a ViT as --recompute says.
 nn::RunViTBlocks run_blocks(const std::string& recompute, int64_t depth);
 
 }  // namespace retape::vision
