@@ -78,11 +78,13 @@ Tensor binary_kernel(const char* name, BinaryKind kind, const Tensor& a, const T
 // A gradient that nobody wants is not computed; Grads sums what was broadcast.
 struct Add {
   static constexpr auto name = "add";
+  static constexpr bool elementwise = true;
   Tensor forward(const Tensor& a, const Tensor& b) { return binary_kernel(name, BinaryKind::add, a, b); }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, dy), dx.set(1, dy); }
 };
 struct Sub {
   static constexpr auto name = "sub";
+  static constexpr bool elementwise = true;
   Tensor forward(const Tensor& a, const Tensor& b) { return binary_kernel(name, BinaryKind::sub, a, b); }
   void backward(const Tensor& dy, Grads& dx) {
     dx.set(0, dy);
@@ -91,6 +93,7 @@ struct Sub {
 };
 struct Mul {
   static constexpr auto name = "mul";
+  static constexpr bool elementwise = true;
   Saved a = {}, b = {};
   Tensor forward(const Tensor& x, const Tensor& y) {
     a = save(x, 1), b = save(y, 0);
@@ -103,6 +106,7 @@ struct Mul {
 };
 struct Div {
   static constexpr auto name = "div";
+  static constexpr bool elementwise = true;
   Saved a = {}, b = {};
   Tensor forward(const Tensor& x, const Tensor& y) {
     a = save(x, 1), b = save(y);
@@ -115,6 +119,7 @@ struct Div {
 };
 struct Pow {
   static constexpr auto name = "pow";
+  static constexpr bool elementwise = true;
   static constexpr auto precision = Precision::full;
   Saved a = {}, b = {};
   Tensor forward(const Tensor& x, const Tensor& y) {
@@ -128,6 +133,7 @@ struct Pow {
   }
 };
 struct Extremum {  // maximum or minimum; ties share the gradient
+  static constexpr bool elementwise = true;
   const char* name;
   BinaryKind kind;
   Saved a = {}, b = {};
@@ -144,6 +150,7 @@ struct Extremum {  // maximum or minimum; ties share the gradient
 };
 // A function that is constant between jumps: its gradient is 0 for a, and for b what `slope` makes of both (null: 0, too).
 struct Jumping {
+  static constexpr bool elementwise = true;
   const char* name;
   BinaryKind kind;
   bool passes_a = false;  // the gradient of a is dy
@@ -162,6 +169,7 @@ struct Jumping {
 };
 // A function whose two slopes are written with other ops.
 struct Smooth {
+  static constexpr bool elementwise = true;
   const char* name;
   BinaryKind kind;
   Tensor (*slope_a)(const Tensor& a, const Tensor& b);
@@ -201,6 +209,7 @@ struct Compare {
 };
 struct Where {
   static constexpr auto name = "where";
+  static constexpr bool elementwise = true;
   Saved condition = {};
   Tensor forward(const Tensor& c, const Tensor& a, const Tensor& b) {
     check_one_device(name, a, b), check_one_device(name, c, a);

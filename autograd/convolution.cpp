@@ -187,6 +187,7 @@ struct Convolution {
     return out;
   }
   void backward(const Tensor& dy, Grads& dx);
+  Box reach(const Reach& r) const { return r.input == 0 ? seen_by_windows(r, g.rank, g.window, true) : whole(r.in); }
 };
 // dy (N, O, out), weight: (N, C, in)
 struct ConvolutionInput {
@@ -206,6 +207,7 @@ struct ConvolutionInput {
     return out;
   }
   void backward(const Tensor& ddx, Grads& grads);
+  Box reach(const Reach& r) const { return r.input == 0 ? seen_by_places(r, g.rank, g.window) : whole(r.in); }
 };
 // dy (N, O, out), x (N, C, in): (O, C / groups, kernel)
 struct ConvolutionWeight {

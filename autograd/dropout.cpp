@@ -14,6 +14,7 @@ namespace {
 
 struct Dropout {  // linear in x, so it is its own backward
   static constexpr auto name = "dropout";
+  static constexpr bool elementwise = true;
   double p;
   RandomState state;
   Tensor forward(const Tensor& x) {

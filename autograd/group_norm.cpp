@@ -96,6 +96,12 @@ struct GroupNorm {
     if (dx.wants(2)) dx.set(2, d[2]);
     dx.none(3), dx.none(4);
   }
+  Box reach(const Reach& r) const {
+    if (how.given && r.input == 0) return r.box;
+    Box box = whole(r.in);
+    if (!how.whole && r.input == 0) box[0] = r.box[0];
+    return box;
+  }
 };
 
 void check_channels(const char* name, const Tensor& x, const char* what, const Tensor& t) {

@@ -4,6 +4,7 @@
 
 #include <retape/autograd/check.h>
 #include <retape/autograd/convolution.h>
+#include <retape/autograd/reach.h>
 #include <retape/autograd/views.h>
 #include <retape/core/kernel_args.h>
 
@@ -47,6 +48,55 @@ template <class F> Tensor with_batch(const char* op, const Tensor& x, int rank, 
 inline int64_t checked(const char* op, const char* what, int64_t value, int64_t least) {
   if (value < least) throw Error(fmt::format("{}: {} {} is not valid; it must be at least {}", op, what, value, least));
   return value;
+}
+
+/// An interval, within [0, size) if so asked, without the ends of which `takes_part` is not true: a dilated window has holes.
+template <class F> Interval trimmed(Interval i, bool within, int64_t size, F&& takes_part) {
+  if (within) i = {std::max<int64_t>(i.begin, 0), std::min(i.end, size)};
+  while (i.begin < i.end && !takes_part(i.begin)) ++i.begin;
+  while (i.begin < i.end && !takes_part(i.end - 1)) --i.end;
+  return i;
+}
+/// The box of x (N, C, in) of which windows (N, O, out) in the box are made, of all channels or only of their own.
+inline Box seen_by_windows(const Reach& r, int rank, const WindowArgs& w, bool all_channels) {
+  Box box = r.box;
+  if (all_channels) box[1] = {0, r.in[1]};
+  for (int d = 0; d < rank; ++d) {
+    const int at = 3 - rank + d;
+    const Interval o = box[size_t(2 + d)];
+    const int64_t kernel = w.kernel[at], stride = w.stride[at], padding = w.padding[at], dilation = w.dilation[at];
+    if (kernel == 0) {
+      box[size_t(2 + d)] = {floor_div(o.begin * w.in[at], w.out[at]), ceil_div(o.end * w.in[at], w.out[at])};
+      continue;
+    }
+    box[size_t(2 + d)] = trimmed({o.begin * stride - padding, (o.end - 1) * stride - padding + (kernel - 1) * dilation + 1}, r.within,
+                                 w.in[at], [&](int64_t i) {
+                                   for (int64_t k = 0; k < kernel; ++k) {
+                                     const int64_t start = i + padding - k * dilation;  // of the window whose element k this is
+                                     if (start % stride == 0 && start >= o.begin * stride && start < o.end * stride) return true;
+                                   }
+                                   return false;
+                                 });
+  }
+  return box;
+}
+/// The reverse: the windows (N, O, out) that have the places (N, C, in) in the box.
+inline Box seen_by_places(const Reach& r, int rank, const WindowArgs& w) {
+  Box box = r.box;
+  box[1] = {0, r.in[1]};
+  for (int d = 0; d < rank; ++d) {
+    const int at = 3 - rank + d;
+    const Interval i = box[size_t(2 + d)];
+    const int64_t kernel = w.kernel[at], stride = w.stride[at], padding = w.padding[at], dilation = w.dilation[at];
+    box[size_t(2 + d)] =
+        trimmed({ceil_div(i.begin + padding - (kernel - 1) * dilation, stride), floor_div(i.end - 1 + padding, stride) + 1}, r.within,
+                w.out[at], [&](int64_t o) {
+                  for (int64_t k = 0; k < kernel; ++k)
+                    if (const int64_t place = o * stride - padding + k * dilation; place >= i.begin && place < i.end) return true;
+                  return false;
+                });
+  }
+  return box;
 }
 
 }  // namespace

@@ -51,6 +51,7 @@ struct PointwiseBackward {
   Tensor composite(const Tensor& dy, const Tensor& a, const Tensor& b) { return dy * slope_of_a(call, a, b); }
 };
 struct Pointwise {
+  static constexpr bool elementwise = true;
   Call call;
   Precision precision;
   Saved a = {}, b = {};

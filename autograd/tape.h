@@ -4,7 +4,8 @@
 // An op is a plain struct: `name`, members it was called with, forward(tensors...) and backward(dy, Grads&) or, instead of
 // backward, composite(tensors...), the same function written with other ops. `static constexpr int differentiable = n` says that
 // only the first n outputs have gradients, `static constexpr bool expensive = true` that it is not worth running again to save
-// memory (matrix products, attention, factorisations), `precision` what autocast makes of the inputs. docs/design.md shows an op;
+// memory (matrix products, attention, factorisations), `precision` what autocast makes of the inputs, `elementwise` or reach() what
+// depends on what (autograd/reach.h). docs/design.md shows an op;
 // CONTRIBUTING.md has the steps for adding one.
 #pragma once
 #include <array>
@@ -168,6 +169,11 @@ template <class Op> struct NodeOf final : Node {
     out = to_list(apply_flat<Args>([&](const auto&... x) { return again.forward(x...); }, in));
     if constexpr (!HasBackward<Op> && has_gradient<Op>)
       for (auto& x : in) save(x);
+  }
+  Box reach(const Reach& r) const override {
+    if constexpr (requires { op.reach(r); }) return op.reach(r);
+    else if constexpr (requires { Op::elementwise; }) return same_elements(r);
+    else return whole(r.in);
   }
   void backward(Few<Tensor, 1>& dy, Grads& dx) override {
     if constexpr (differentiable_outputs<Op> == 0) {

@@ -60,6 +60,7 @@ Precision precision_of(UnaryKind kind) {
   }
 }
 struct Unary {
+  static constexpr bool elementwise = true;
   const char* name;
   UnaryKind kind;
   Precision precision = precision_of(kind);

@@ -55,6 +55,7 @@ bool view_strides(const Tensor& x, const Shape& to, Shape& strides) {
 
 struct Identity {
   static constexpr auto name = "identity";
+  static constexpr bool elementwise = true;
   Tensor forward(const Tensor& x) { return x; }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, dy); }
 };
@@ -69,6 +70,7 @@ struct Reshape {
     return view(y, to, contiguous_strides(to));
   }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, reshape(dy, from)); }
+  Box reach(const Reach& r) const { return reshaped(r); }
 };
 struct Permute {
   const char* name;
@@ -86,9 +88,15 @@ struct Permute {
     for (int d = 0; d < dims.rank(); ++d) inverse[int(dims[d])] = d;
     dx.set(0, record(Permute{name, inverse}, dy));
   }
+  Box reach(const Reach& r) const {
+    Box box(r.box.size());
+    for (int d = 0; d < dims.rank(); ++d) box[size_t(dims[d])] = r.box[size_t(d)];
+    return box;
+  }
 };
 struct Expand {
   static constexpr auto name = "expand";
+  static constexpr bool elementwise = true;
   Shape to;
   Tensor forward(const Tensor& x) {
     Shape strides = Shape::filled(to.rank(), 0);
@@ -108,6 +116,11 @@ struct Squeeze {
     return view(x, shape, strides);
   }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, unsqueeze(dy, dim)); }
+  Box reach(const Reach& r) const {
+    Box box = r.box;
+    box.insert(box.begin() + dim, {0, 1});
+    return box;
+  }
 };
 struct Unsqueeze {
   static constexpr auto name = "unsqueeze";
@@ -119,6 +132,11 @@ struct Unsqueeze {
     return view(x, shape, strides);
   }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, squeeze(dy, dim)); }
+  Box reach(const Reach& r) const {
+    Box box = r.box;
+    box.erase(box.begin() + dim);
+    return box;
+  }
 };
 
 Tensor window_view(const Tensor& x, const Window& w) {
@@ -134,6 +152,29 @@ Tensor slice_view(const Tensor& x, int dim, int64_t start, int64_t length) {
   return window_view(x, Window::whole(x.shape()).with(dim, start, length));
 }
 
+// Which elements of what a window is read from a box of the window is, and the other way round.
+Box read_box(const Window& w, Box box) {
+  for (size_t d = 0; d < box.size(); ++d) {
+    const int64_t a = w.start[int(d)] + w.step[int(d)] * box[d].begin, b = w.start[int(d)] + w.step[int(d)] * (box[d].end - 1);
+    box[d] = box[d].empty() ? Interval{} : Interval{std::min(a, b), std::max(a, b) + 1};
+  }
+  return box;
+}
+Box framed_box(const Window& w, Box box) {
+  for (size_t d = 0; d < box.size(); ++d) {
+    const int64_t step = w.step[int(d)], start = w.start[int(d)], length = w.length[int(d)];
+    if (step == 1) {  // a frame is padding: what a box has of it is beyond the window
+      box[d] = {box[d].begin - start, box[d].end - start};
+      continue;
+    }
+    Interval inside{length, 0};
+    for (int64_t i = 0; i < length; ++i)
+      if (const int64_t at = start + step * i; at >= box[d].begin && at < box[d].end) inside = {std::min(inside.begin, i), i + 1};
+    box[d] = inside;
+  }
+  return box;
+}
+
 // Reading and framing are each other's gradient.
 struct FrameWindow {
   const char* name;
@@ -146,6 +187,7 @@ struct FrameWindow {
     return y;
   }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, detail::read_window(name, dy, window)); }
+  Box reach(const Reach& r) const { return framed_box(window, r.box); }
 };
 struct ReadWindow {
   const char* name;
@@ -159,6 +201,7 @@ struct ReadWindow {
     return reversed ? copied(y) : y;
   }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, detail::frame_window(name, dy, window, from, 0)); }
+  Box reach(const Reach& r) const { return read_box(window, r.box); }
 };
 struct WriteWindow {
   const char* name;
@@ -175,6 +218,7 @@ struct WriteWindow {
       dx.set(0, accumulate ? dy : record(WriteWindow{name, window, false}, dy, expand(zeros({}, dy.options()), window.length)));
     if (dx.wants(1)) dx.set(1, detail::read_window(name, dy, window));
   }
+  Box reach(const Reach& r) const { return r.input == 0 ? r.box : framed_box(window, r.box); }
 };
 
 struct Split {
@@ -203,6 +247,11 @@ struct Split {
       all.push_back(dy[i] ? dy[i] : zeros(shape, options));
     }
     dx.set(0, cat(all, dim));
+  }
+  Box reach(const Reach& r) const {
+    Box box = r.box;
+    for (int j = 0; j < r.output; ++j) box[size_t(dim)].begin += sizes[size_t(j)], box[size_t(dim)].end += sizes[size_t(j)];
+    return box;
   }
 };
 struct UnfoldBackward {  // windows are added up in order, half types in float
@@ -236,10 +285,17 @@ struct Unfold {
     return view(x, shape, strides);
   }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, record(UnfoldBackward{dim, size, step, from}, dy)); }
+  Box reach(const Reach& r) const {
+    Box box(r.box.begin(), r.box.end() - 1);
+    Interval& along = box[size_t(dim)];
+    along = {along.begin * step + r.box.back().begin, (along.end - 1) * step + r.box.back().end};
+    return box;
+  }
 };
 void UnfoldBackward::backward(const Tensor& ddx, Grads& g) { g.set(0, record(Unfold{dim, size, step}, ddx)); }
 
 struct Copy {
+  static constexpr bool elementwise = true;
   const char* name;
   MemoryFormat format = MemoryFormat::contiguous;
   Tensor forward(const Tensor& x) { return copied(x, format); }
@@ -247,6 +303,7 @@ struct Copy {
 };
 struct Cast {
   static constexpr auto name = "cast";
+  static constexpr bool elementwise = true;
   DType to;
   Tensor forward(const Tensor& x) {
     Tensor y = empty(x.shape(), {to, x.device()}, x.memory_format());
@@ -262,6 +319,7 @@ struct ToMeta {
 };
 struct ToDevice {
   static constexpr auto name = "to";
+  static constexpr bool elementwise = true;
   Device device;
   bool non_blocking = false;
   Device from = {};

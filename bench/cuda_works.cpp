@@ -67,6 +67,33 @@ DeviceWork adamw(Device device, int64_t count, int64_t elements) {
           .of_copy = 0.85};
 }
 
+// Layers and a training step for images, and recurrent layers, in f32 as PyTorch's defaults have it.
+void add_layers(std::vector<DeviceWork>& all, Device device, bool tiny) {
+  const int64_t batch = tiny ? 2 : 64, channels = tiny ? 4 : 64, side = tiny ? 5 : 56;
+  for (const bool depthwise : {false, true})
+    all.push_back({.name = fmt::format("conv2d 3 x 3{}, {} images of {} x {} x {}, forward + backward", depthwise ? ", depthwise" : "", batch,
+                                       channels, side, side),
+                   .peer = fmt::format("conv {} {} {} {}", batch, channels, side, depthwise ? channels : 1),
+                   .at_least = 1,
+                   .make = [=] { return conv_step(batch, channels, side, depthwise ? channels : 1, device); },
+                   .flops = 6.0 * 9 * double(batch * side * side * channels) * double(depthwise ? 1 : channels)});
+  const double image = 4.0 * double(batch * channels * side * side);
+  all.push_back({.name = fmt::format("BatchNorm2d, {} images of {} x {} x {}, forward + backward", batch, channels, side, side),
+                 .peer = fmt::format("norm BatchNorm2d {} {} {}", batch, channels, side),
+                 .at_least = 1,
+                 .make = [=] { return batch_norm_step(batch, channels, side, device); },
+                 .bytes = 8 * image});  // x twice, y; dy and x twice, dx
+  const int64_t steps = tiny ? 3 : 100, inputs = tiny ? 4 : 128, units = tiny ? 5 : 256;
+  all.push_back({.name = fmt::format("LSTM, 2 layers, B {} T {}, {} to {}, forward + backward", batch, steps, inputs, units),
+                 .peer = fmt::format("recurrent LSTM {} {} {} {}", steps, batch, inputs, units),
+                 .at_least = 1,
+                 .make = [=] { return lstm_step(steps, batch, inputs, units, device); }});
+  all.push_back({.name = fmt::format("training step, ResNet-18, B {}", batch),
+                 .peer = fmt::format("resnet18 {} {}", batch, tiny ? 40 : 224),
+                 .at_least = 1,
+                 .make = [=] { return resnet_step(batch, tiny ? 40 : 224, device); }});
+}
+
 // nanoGPT's CPU settings, where launches take longer than the arithmetic. What is captured is one launch; a CPU has no graphs.
 DeviceWork small_step(Device device, bool tiny, bool captured) {
   StepSettings s;
@@ -96,6 +123,7 @@ std::vector<DeviceWork> device_works(Device device, bool tiny) {
     for (const DType dtype : {DType::f32, DType::bf16}) add_streaming(all, device, 32768, 4096, dtype);
     all.push_back(adamw(device, 148, 840'000));
   }
+  add_layers(all, device, tiny);
   for (const bool captured : {false, true}) all.push_back(small_step(device, tiny, captured));
   return all;
 }

@@ -38,6 +38,52 @@ Step adamw_step(int64_t count, int64_t elements, Device device) {
   return [optimizer = std::make_shared<AdamW>(parameters, AdamWOptions{})] { optimizer->step(); };
 }
 
+Step resnet_step(int64_t batch, int64_t side, Device device) {
+  auto model = std::make_shared<nn::ResNet>(nn::resnet18());
+  model->to(device);
+  auto optimizer = std::make_shared<SGD>(model->parameters(), SGDOptions{.lr = 0.1, .momentum = 0.9, .weight_decay = 1e-4});
+  return [=, images = randn({batch, 3, side, side}, {.device = device}), labels = randint(0, 1000, {batch}, {DType::i64, device})] {
+    optimizer->zero_grad();
+    backward(cross_entropy((*model)(images), labels));
+    optimizer->step();
+  };
+}
+namespace {
+// Forward and backward of a module whose parameters get gradients, too.
+template <class M, class F> Step module_step(std::shared_ptr<M> module, Tensor x, F forward) {
+  x.set_requires_grad();
+  Tensor dy;
+  {
+    const NoGrad off;
+    const Tensor y = forward(*module, x);
+    dy = contiguous(randn_like(y), y.memory_format());
+  }
+  return [=] {
+    module->zero_grad(), x.set_grad({});
+    backward(forward(*module, x), {}, dy);
+  };
+}
+template <class M> Step recurrent_step(std::shared_ptr<M> module, int64_t steps, int64_t batch, int64_t inputs, Device device) {
+  module->to(device);
+  return module_step(module, randn({steps, batch, inputs}, {.device = device}), [](M& m, const Tensor& x) { return m(x).first; });
+}
+template <class M> Step image_step(std::shared_ptr<M> module, int64_t batch, int64_t channels, int64_t side, Device device) {
+  module->to(device);
+  const Tensor x = contiguous(randn({batch, channels, side, side}, {.device = device}), MemoryFormat::channels_last);
+  return module_step(module, x, [](M& m, const Tensor& in) { return m(in); });
+}
+}  // namespace
+Step lstm_step(int64_t steps, int64_t batch, int64_t inputs, int64_t units, Device device) {
+  return recurrent_step(std::make_shared<nn::LSTM>(inputs, units, nn::LSTMOptions{.num_layers = 2}), steps, batch, inputs, device);
+}
+Step conv_step(int64_t batch, int64_t channels, int64_t side, int64_t groups, Device device) {
+  const nn::ConvOptions options{.kernel_size = 3, .padding = 1, .groups = groups, .bias = false};
+  return image_step(std::make_shared<nn::Conv2d>(channels, channels, options), batch, channels, side, device);
+}
+Step batch_norm_step(int64_t batch, int64_t channels, int64_t side, Device device) {
+  return image_step(std::make_shared<nn::BatchNorm2d>(channels), batch, channels, side, device);
+}
+
 std::string numbers(const StepSettings& s) {
   return fmt::format("{} {} {} {} {} {}", s.vocab, s.layers, s.heads, s.width, s.block, s.batch);
 }
@@ -236,23 +282,13 @@ Work mae_step(double mask_ratio, double at_least) {
                      flops(all, c.decoder_hidden_size, c.decoder_num_hidden_layers))};
 }
 
-// ResNet-18 with SGD, as torchvision trains it, on images of 64 x 64.
-Work resnet_step() {
-  constexpr int64_t batch = 16, side = 64, classes = 1000;
+Work resnet18(int64_t batch, int64_t side) {
   return {.name = fmt::format("training step, ResNet-18, {} x {}, B {}", side, side, batch),
           .peer = fmt::format("resnet18 {} {}", batch, side),
           .at_least = 1.1,
-          .make = []() -> Step {
-            auto model = std::make_shared<nn::ResNet>(nn::resnet18());
-            auto optimizer = std::make_shared<SGD>(model->parameters(), SGDOptions{.lr = 0.1, .momentum = 0.9, .weight_decay = 1e-4});
-            return [=, images = randn({batch, 3, side, side}), labels = randint(0, classes, {batch})] {
-              optimizer->zero_grad();
-              backward(cross_entropy((*model)(images), labels));
-              optimizer->step();
-            };
-          },
+          .make = [=] { return resnet_step(batch, side); },
           .roof = Roof::fma,
-          .amount = 6.0 * 148.5e6 * double(batch)};  // multiplications of an image's forward, of which a step has three times as many
+          .amount = 6.0 * 148.5e6 * double(batch)};  // multiplications of an image's forward at 64 x 64, of which a step has three times as many
 }
 
 Work adamw(const char* form, double at_least, double of_roof) {
@@ -273,14 +309,7 @@ template <class M, class Options> Work recurrent(const char* name) {
   return {.name = fmt::format("{}, 2 layers, B {} T {}, {} to {}, forward + backward", name, batch, steps, inputs, units),
           .peer = fmt::format("recurrent {} {} {} {} {}", name, steps, batch, inputs, units),
           .at_least = 1.5,
-          .make = [=]() -> Step {
-            auto module = std::make_shared<M>(inputs, units, Options{.num_layers = 2});
-            const Tensor x = randn({steps, batch, inputs}).set_requires_grad(), dy = randn({steps, batch, units});
-            return [=] {
-              module->zero_grad(), x.set_grad({});
-              backward((*module)(x).first, {}, dy);
-            };
-          },
+          .make = [=] { return recurrent_step(std::make_shared<M>(inputs, units, Options{.num_layers = 2}), steps, batch, inputs, Device{}); },
           .roof = Roof::fma,
           .amount = 6.0 * double(steps * batch * gates * units * (inputs + 3 * units))};
 }
@@ -291,13 +320,7 @@ template <class M> Work norm(const char* name, const M& module) {
   return {.name = fmt::format("{}, N {}, {} x {} x {}, forward + backward", name, n, channels, side, side),
           .peer = fmt::format("norm {} {} {} {}", name, n, channels, side),
           .at_least = 1.3,
-          .make = [clone = std::make_shared<M>(module.clone())]() -> Step {
-            const Tensor x = randn({n, side, side, channels}).set_requires_grad(), dy = movedim(randn({n, side, side, channels}), -1, 1);
-            return [=] {
-              clone->zero_grad(), x.set_grad({});
-              backward((*clone)(movedim(x, -1, 1)), {}, dy);
-            };
-          },
+          .make = [clone = std::make_shared<M>(module.clone())] { return image_step(clone, n, channels, side, Device{}); },
           .roof = Roof::copy,
           .amount = 8.0 * 4 * double(n * channels * side * side),  // x twice, y; dy and x twice, dx
           .roof_bytes = 4 * (n * channels * side * side)};
@@ -390,7 +413,7 @@ std::vector<Work> all_works() {
   all.push_back(training_step("6 layers, width 384, T 256, B 16", six_layers, 1.0, 0.75, 0.75));
   all.push_back(training_step("GPT-2 124M, T 64, B 4", gpt2, 1.2, 0, 0));
   for (const double ratio : {0.0, 0.5, 0.75, 0.9}) all.push_back(mae_step(ratio, ratio == 0.75 ? 1.4 : 0));
-  all.push_back(resnet_step());
+  all.push_back(resnet18(16, 64));
   all.push_back(adamw("fused", 0.95, 0.9));
   all.push_back(adamw("foreach", 4, 0));
   all.push_back(generation());

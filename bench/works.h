@@ -47,6 +47,13 @@ template <class F> Step forward_backward(std::vector<Tensor> inputs, F f) {
 }
 /// A step of AdamW over `count` parameters of so many elements.
 Step adamw_step(int64_t count, int64_t elements, Device device = {});
+/// A step of ResNet-18 with SGD, as torchvision trains it, on `batch` images of side x side and 1000 classes.
+Step resnet_step(int64_t batch, int64_t side, Device device = {});
+/// Two layers of LSTM, forward and backward over `steps` steps of `batch` sequences.
+Step lstm_step(int64_t steps, int64_t batch, int64_t inputs, int64_t units, Device device = {});
+/// A 3 x 3 convolution of `channels` channels, and batch norm, forward and backward; channels next to each other in memory.
+Step conv_step(int64_t batch, int64_t channels, int64_t side, int64_t groups, Device device = {});
+Step batch_norm_step(int64_t batch, int64_t channels, int64_t side, Device device = {});
 /// The numbers by which peer_torch.py knows a GPT.
 std::string numbers(const StepSettings& settings);
 

@@ -70,18 +70,15 @@ Tensor InstanceNorm::forward(const Tensor& x) const {
 }
 
 namespace detail {
-FreshMoments::FreshMoments(Module& model) {
-  for (auto& [name, m] : model.named_modules()) modes_.emplace_back(m, m->is_training());
+FreshMoments::FreshMoments(Module& model) : mode_(model, true) {
   model.apply<BatchNorm>([&](BatchNorm& norm) {
     norm.reset_running_stats();
     momenta_.emplace_back(&norm, norm.momentum);
     norm.momentum.reset();
   });
-  model.train();
 }
 FreshMoments::~FreshMoments() {
   for (auto& [norm, momentum] : momenta_) norm->momentum = momentum;
-  for (auto& [module, mode] : modes_) module->train(mode);  // those above first, which also switch what is below
 }
 }  // namespace detail
 

@@ -114,7 +114,7 @@ class FreshMoments {
  private:
   Scoped<bool> off_{ctx.recording, false};
   std::vector<std::pair<BatchNorm*, std::optional<double>>> momenta_;
-  std::vector<std::pair<Module*, bool>> modes_;
+  ModeScope mode_;
 };
 struct Itself {
   template <class T> const T& operator()(const T& x) const { return x; }

@@ -244,6 +244,14 @@ std::vector<Tensor> Module::parameters() const {
   for (auto& p : named_parameters()) out.push_back(std::move(p.second));
   return out;
 }
+ModeScope::ModeScope(Module& module, bool training) {
+  for (auto& [name, m] : module.named_modules()) before_.emplace_back(m, m->is_training());
+  module.train(training);
+}
+ModeScope::~ModeScope() {
+  for (auto& [module, training] : before_) module->train(training);
+}
+
 std::vector<std::pair<std::string, Module*>> Module::named_modules() { return ModuleWalk::through(*this).modules; }
 int64_t Module::num_parameters() const {
   int64_t n = 0;

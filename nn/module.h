@@ -220,6 +220,17 @@ class Module {
   std::shared_ptr<detail::ModuleHooks> hooks_;
 };
 
+/// While it lives, a module and all below it train, or evaluate; afterwards each is as it was.
+class ModeScope {
+ public:
+  ModeScope(Module& module, bool training);
+  ~ModeScope();
+  ModeScope(const ModeScope&) = delete;
+
+ private:
+  std::vector<std::pair<Module*, bool>> before_;  // those above first, which also switch what is below
+};
+
 /// While it lives, the layers that this thread makes have parameters of this dtype on this device:
 ///
 ///     nn::DefaultOptions on_meta({.device = Device::meta()});

@@ -25,6 +25,7 @@
 #include <retape/nn/module.h>
 #include <retape/nn/parametrizations.h>
 #include <retape/nn/pool.h>
+#include <retape/nn/receptive_field.h>
 #include <retape/nn/resnet.h>
 #include <retape/nn/rle_loss.h>
 #include <retape/nn/rms_norm.h>

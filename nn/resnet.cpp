@@ -78,7 +78,7 @@ ResNet::ResNet(const ResNetConfig& c)
   }
 }
 
-Tensor ResNet::features(const Tensor& images) {
+Tensor ResNet::feature_maps(const Tensor& images) {
   if (images.dim() != 4 || images.size(1) != config.num_channels)
     throw Error(fmt::format("ResNet: images of shape {} do not fit; expected (B, {}, H, W)", images.shape().str(), config.num_channels));
   Tensor x = max_pool2d(relu(bn1(conv1(images))), 3, {.stride = 2, .padding = 1});
@@ -87,8 +87,9 @@ Tensor ResNet::features(const Tensor& images) {
     else
       for (auto& block : *layer) x = block(x);
   }
-  return flatten(adaptive_avg_pool2d(x, 1), 1);
+  return x;
 }
+Tensor ResNet::features(const Tensor& images) { return flatten(adaptive_avg_pool2d(feature_maps(images), 1), 1); }
 Tensor ResNet::forward(const Tensor& images) { return fc(features(images)); }
 
 }  // namespace retape::nn

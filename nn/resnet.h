@@ -60,7 +60,9 @@ struct ResNet : Module {
   explicit ResNet(const ResNetConfig& config = {});
   /// images (B, num_channels, H, W): logits (B, num_classes). Throws Error for another number of channels.
   Tensor forward(const Tensor& images);
-  /// What is classified, (B, 512), or (B, 2048) with bottlenecks.
+  /// What layer4 gives: (B, 512, H / 32, W / 32), sizes rounded up, or 2048 channels with bottlenecks.
+  Tensor feature_maps(const Tensor& images);
+  /// Their mean over all places, which is classified: (B, 512), or (B, 2048) with bottlenecks.
   Tensor features(const Tensor& images);
   RETAPE_FIELDS(conv1, bn1, layer1, layer2, layer3, layer4, fc)
 };

@@ -6,6 +6,7 @@
 
 #include <retape/autograd/binary.h>
 #include <retape/autograd/unary.h>
+#include <retape/nn/init.h>
 
 namespace retape::nn {
 namespace {
@@ -134,6 +135,16 @@ Tensor TransformerDecoder::step(const Tensor& tgt, std::vector<TransformerDecode
   Tensor x = tgt;
   for (size_t i = 0; i < layers.size(); ++i) x = layers[i].step(x, caches[i], memory_key_padding_mask);
   return norm ? (*norm)(x) : x;
+}
+
+Transformer::Transformer(int64_t d_model, int64_t nhead, const TransformerOptions& o)
+    : encoder(d_model, nhead, o.num_encoder_layers, o, true), decoder(d_model, nhead, o.num_decoder_layers, o, true) {
+  for (const Tensor& p : parameters())
+    if (p.dim() > 1) init::xavier_uniform(p);
+}
+Tensor Transformer::forward(const Tensor& src, const Tensor& tgt, const MultiheadAttentionInputs& src_masks,
+                            const MultiheadAttentionInputs& tgt_masks, const MultiheadAttentionInputs& memory_masks) const {
+  return decoder(tgt, encoder(src, src_masks), tgt_masks, memory_masks);
 }
 
 Tensor sinusoidal_positions(int64_t length, int64_t dim, int64_t first) {

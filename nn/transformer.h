@@ -87,6 +87,20 @@ struct TransformerDecoder : Module {
   RETAPE_FIELDS(layers, norm)
 };
 
+struct TransformerOptions : TransformerLayerOptions {
+  int64_t num_encoder_layers = 6, num_decoder_layers = 6;
+};
+/// Encoder and decoder, each with a norm behind its last layer; matrices start xavier_uniform. torch: nn.Transformer, with its parameter names.
+struct Transformer : Module {
+  TransformerEncoder encoder;
+  TransformerDecoder decoder;
+  explicit Transformer(int64_t d_model = 512, int64_t nhead = 8, const TransformerOptions& options = {});
+  /// src (S, N, d_model), tgt (T, N, d_model), or N first with batch_first: the shape of tgt. memory_masks are those of the attention from tgt to src.
+  Tensor forward(const Tensor& src, const Tensor& tgt, const MultiheadAttentionInputs& src_masks = {},
+                 const MultiheadAttentionInputs& tgt_masks = {}, const MultiheadAttentionInputs& memory_masks = {}) const;
+  RETAPE_FIELDS(encoder, decoder)
+};
+
 /// Positions as Vaswani et al. 2017 mark them, f32 (length, dim): sin(p / 10000^(2i / dim)) in features 2i, the cosine in 2i + 1, for
 /// positions p = first, first + 1, ...
 Tensor sinusoidal_positions(int64_t length, int64_t dim, int64_t first = 0);

@@ -81,6 +81,26 @@ weights)
   refuses 1 'takes images of 8 x 8 with 1 channels, but those of' "$vit" train "${small[@]}" --data classes --image-size 8 --init exported
   refuses 1 'reads the mean of all patches' "$vit" export --from "$("$vit" train "${small[@]}" --epochs 1 --out mean >/dev/null 2>&1; echo mean)" --out no
   ;;
+resnet)
+  resnet=(--data data --model resnet18 --batch 16 --warmup 2 --threads 2)
+  "$vit" train "${resnet[@]}" --epochs 3 --lr 0.001 --augment none --eval-every 6 --out run 2>err.txt >out.txt
+  grep -q ' 11175370 parameters' err.txt || fail "it says: $(cat err.txt)"
+  tail -n 1 run/metrics.csv | awk -F, '{ exit !($1 == 18 && $4 > 0.95) }' || fail "the last row is $(tail -n 1 run/metrics.csv)"
+  grep -aq 'layer4.1.bn2.num_batches_tracked' run/checkpoint-18/model.safetensors || fail "weights have other names than torchvision's"
+  cp -r run part
+  rm -r part/checkpoint-18
+  "$vit" train --resume part --recompute every:1 --quiet
+  cmp run/checkpoint-18/model.safetensors part/checkpoint-18/model.safetensors || fail "a resumed run has other weights"
+  accuracy=$(tail -n 1 run/metrics.csv | awk -F, '{ printf "%.2f", 100 * $4 }')
+  "$vit" evaluate --from run >evaluated.txt
+  grep -q "^accuracy $accuracy%" evaluated.txt || fail "evaluate says $(cat evaluated.txt), the run $accuracy"
+  "$vit" predict --from run --top 1 "$golden/gray.png" | grep -q 'gray.png: ' || fail "predict says nothing"
+  "$vit" train "${resnet[@]}" --epochs 1 --labels 16 --out usual --quiet
+  grep -q '"augment": "crop:2,flip,erasing"' usual/config.json || fail "images are not augmented as usual for a ResNet"
+  refuses 1 '--depth is about a ViT, and --model resnet18 has nothing of the kind' "$vit" train "${resnet[@]}" --depth 3
+  refuses 1 'has a resnet18, which is not exported' "$vit" export --from run --out no
+  refuses 1 'every:0' "$vit" train "${resnet[@]}" --recompute every:0
+  ;;
 cuda)  # with a program that has a CUDA device, which may be emulated: few images
   tiny=("${small[@]}" --dim 8 --depth 1 --batch 8 --labels 24 --epochs 1 --mixup 0.5 --augment flip --eval-every 2 --quiet)
   idx data t10k 6 2
