@@ -6,6 +6,7 @@
 #include <retape/autograd/convolution.h>
 #include <retape/autograd/cross_entropy.h>
 #include <retape/autograd/ctc.h>
+#include <retape/autograd/deform_conv.h>
 #include <retape/autograd/diagonal.h>
 #include <retape/autograd/dropout.h>
 #include <retape/autograd/einsum.h>

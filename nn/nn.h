@@ -6,6 +6,7 @@
 #include <retape/nn/class_loss.h>
 #include <retape/nn/contrastive_loss.h>
 #include <retape/nn/convolution.h>
+#include <retape/nn/deform_conv.h>
 #include <retape/nn/distance.h>
 #include <retape/nn/dropout.h>
 #include <retape/nn/embedding.h>
