@@ -22,6 +22,7 @@
 #include <retape/autograd/rearrange.h>
 #include <retape/autograd/recurrent.h>
 #include <retape/autograd/reduce.h>
+#include <retape/autograd/region.h>
 #include <retape/autograd/rms_norm.h>
 #include <retape/autograd/rope.h>
 #include <retape/autograd/sample.h>

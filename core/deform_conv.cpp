@@ -127,11 +127,7 @@ template <class T> RETAPE_INLINE void image_backward(const Samples<T>& samples, 
   constexpr int64_t block = 32;
   const int64_t channels = samples.channels, depth = samples.elements * channels;
   const WindowArgs& w = samples.w;
-  T* const raw = dx.mutable_data<T>();
-  parallel_for(batch * w.places_in(), row_grain(channels), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin * channels; i < end * channels; ++i) raw[i] = T(0);
-  });
-  Sums<T> sums(dx);
+  Sums<T> sums(dx, true);
   C* const images = sums.get();
   const int64_t blocks = (channels + block - 1) / block, windows = w.places_out();
   parallel_for(batch * blocks, 1, [&](int64_t begin, int64_t end) {

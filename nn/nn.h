@@ -26,6 +26,7 @@
 #include <retape/nn/module.h>
 #include <retape/nn/parametrizations.h>
 #include <retape/nn/pool.h>
+#include <retape/nn/region.h>
 #include <retape/nn/rle_loss.h>
 #include <retape/nn/rms_norm.h>
 #include <retape/nn/rnn.h>
