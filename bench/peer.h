@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include <retape/core/error.h>
+
 namespace retape::bench {
 
 /// A process whose standard input and output are pipes. Throws Error if it cannot be started.

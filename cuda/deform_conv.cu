@@ -43,7 +43,7 @@ template <class T> struct Samples {
   }
 };
 
-template <class T> __global__ void sample_columns(const __grid_constant__ Samples<T> samples, int64_t n, T* columns) {
+template <class T> __global__ void sample_columns(Samples<T> samples, int64_t n, T* columns) {
   using C = compute_t<T>;
   for (int64_t t = thread_index(); t < n; t += thread_count()) {
     const int64_t channels = samples.channels, c = t % channels, e = t / channels % samples.elements, r = t / channels / samples.elements;
@@ -59,7 +59,7 @@ template <class T> __global__ void sample_columns(const __grid_constant__ Sample
 
 // A warp for every sample.
 template <class T>
-__global__ void differentiate_offsets(const __grid_constant__ Samples<T> samples, int64_t n, const T* dcolumns, T* doffset, T* dmask) {
+__global__ void differentiate_offsets(Samples<T> samples, int64_t n, const T* dcolumns, T* doffset, T* dmask) {
   using C = compute_t<T>;
   const int lane = int(threadIdx.x) % 32;
   for (int64_t t = thread_index() / 32; t < n; t += thread_count() / 32) {
@@ -83,7 +83,7 @@ __global__ void differentiate_offsets(const __grid_constant__ Samples<T> samples
 
 // The pixels of all samples: pixel 4 t + k of sample t. Keys are (image, offset group, place), `keys_end` for a pixel that is not there.
 template <class T, class K>
-__global__ void list_pixels(const __grid_constant__ Samples<T> samples, int64_t n, K keys_end, K* keys, uint32_t* pixels) {
+__global__ void list_pixels(Samples<T> samples, int64_t n, K keys_end, K* keys, uint32_t* pixels) {
   for (int64_t t = thread_index(); t < n; t += thread_count()) {
     const int64_t r = t / samples.each, s = t % samples.each, places = samples.w.places_in();
     const auto b = samples.at(r, s);
@@ -105,7 +105,7 @@ template <class K> __device__ __forceinline__ int64_t first_of(const K* keys, in
   return begin;
 }
 template <class T, class K>
-__global__ void sum_pixels(const __grid_constant__ Samples<T> samples, const T* dcolumns, const K* keys, const uint32_t* pixels, int64_t n,
+__global__ void sum_pixels(Samples<T> samples, const T* dcolumns, const K* keys, const uint32_t* pixels, int64_t n,
                            int64_t elements, T* dx) {
   using C = compute_t<T>;
   for (int64_t t = thread_index(); t < elements; t += thread_count()) {

@@ -41,7 +41,7 @@ template <class C> class ScratchBins {
 
 // A thread for every bin in each dim.
 template <class C>
-__global__ void find_bins(const __grid_constant__ Layout l, bool mean, const C* boxes, Fault* fault, const char* op, Bins<C> bins) {
+__global__ void find_bins(Layout l, bool mean, const C* boxes, Fault* fault, const char* op, Bins<C> bins) {
   for (int64_t t = thread_index(); t < l.boxes * l.ranges(); t += thread_count()) {
     const int64_t k = t / l.ranges(), bin = t % l.ranges();
     const C* const box = boxes + k * 5;
@@ -62,7 +62,7 @@ template <class C> void find(const Layout& l, bool mean, const Tensor& boxes, co
   launch(find_bins<C>, blocks_for(l.boxes * l.ranges()), 256, 0, l, mean, data<C>(boxes), faults(), op, bins);
 }
 
-template <class T, class C> __global__ void means(const __grid_constant__ Layout l, Bins<C> bins, int64_t n, const T* x, T* y) {
+template <class T, class C> __global__ void means(Layout l, Bins<C> bins, int64_t n, const T* x, T* y) {
   for (int64_t t = thread_index(); t < n; t += thread_count()) {
     const int64_t c = t % l.channels, b = t / l.channels % l.bins(), k = t / l.channels / l.bins();
     const int64_t b0 = b / l.args.out[1], b1 = b % l.args.out[1], part = l.parts == 1 ? 0 : b;
@@ -90,7 +90,7 @@ __device__ __forceinline__ void for_bins_around(const Layout& l, const Bins<C>& 
     }
   }
 }
-template <class T, class C> __global__ void means_backward(const __grid_constant__ Layout l, Bins<C> bins, int64_t n, const T* dy, T* dx) {
+template <class T, class C> __global__ void means_backward(Layout l, Bins<C> bins, int64_t n, const T* dy, T* dx) {
   for (int64_t t = thread_index(); t < n; t += thread_count()) {
     const int64_t c = t % l.channels, part = t / l.channels % l.parts, p = t / l.channels / l.parts;
     const int64_t i = p % l.places() / l.args.in[1], j = p % l.args.in[1];
@@ -106,7 +106,7 @@ template <class T, class C> __global__ void means_backward(const __grid_constant
 }
 
 template <class T, class C>
-__global__ void largest(const __grid_constant__ Layout l, Bins<C> bins, const C* boxes, int64_t n, const T* x, T* y, int32_t* place) {
+__global__ void largest(Layout l, Bins<C> bins, const C* boxes, int64_t n, const T* x, T* y, int32_t* place) {
   for (int64_t t = thread_index(); t < n; t += thread_count()) {
     const int64_t c = t % l.channels, b = t / l.channels % l.bins(), k = t / l.channels / l.bins();
     const Range rows = bins.range[k * l.ranges() + b / l.args.out[1]];
@@ -125,7 +125,7 @@ __global__ void largest(const __grid_constant__ Layout l, Bins<C> bins, const C*
   }
 }
 template <class T, class C>
-__global__ void largest_backward(const __grid_constant__ Layout l, Bins<C> bins, int64_t n, const T* dy, const int32_t* place, T* dx) {
+__global__ void largest_backward(Layout l, Bins<C> bins, int64_t n, const T* dy, const int32_t* place, T* dx) {
   for (int64_t t = thread_index(); t < n; t += thread_count()) {
     const int64_t c = t % l.channels, p = t / l.channels, at = p % l.places();
     C sum = 0;

@@ -163,7 +163,7 @@ inline std::vector<OpCase> op_cases() {
       {"im2col", [](auto& x) { return square(im2col(x[0], {2, 3}, {.dilation = {1, 2}, .padding = {1, 0}, .stride = {2, 1}})); }, {{{2, 2, 3, 6}}},
        [](auto& x) { const Tensor rows = unfold(pad(x[0], {0, 0, 1, 1}), 2, 2, 2), all = slice(unfold(rows, 3, 5, 1), 5, 0, 5, 2); return square(reshape(permute(all, {0, 1, 4, 5, 2, 3}), {2, 12, -1})); }},
       {"col2im", [](auto& x) { return square(col2im(x[0], {3, 4}, 2, {.stride = {1, 2}})); }, {{{2, 8, 4}}}},
-      {"deform_conv2d", [](auto& x) { return deform_conv2d(x[0], x[1], x[2], x[3], {.stride = {1, 2}, .padding = 1}); }, {{{2, 3, 4, 5}}, {{2, 12, 3, 3}, 0.2, 0.8}, {{4, 3, 3, 2}}, {{4}}}, {}, true, true, false},
+      {"deform_conv2d", [](auto& x) { return deform_conv2d(x[0], x[1], x[2], x[3], {.stride = {1, 2}, .padding = 1}); }, {{{2, 3, 4, 5}}, {{2, 12, 4, 3}, 0.2, 0.8}, {{4, 3, 3, 2}}, {{4}}}, {}, true, true, false},
       {"deform_conv2d, mask, groups", [](auto& x) { return deform_conv2d(x[0], x[1], x[2], {}, {}, x[3]); }, {{{2, 4, 3, 4}}, {{2, 16, 2, 3}, -0.8, -0.2}, {{6, 2, 2, 2}}, {{2, 8, 2, 3}}}, {}, true, true, false},
       {"deform_conv2d without offsets", [](auto& x) { const Tensor y = 0 * narrow(x[0], 1, 0, 1); return deform_conv2d(x[0], cat({y, y}, 1), x[1]); }, {{{2, 3, 4, 3}}, {{2, 3, 1, 1}}}, [](auto& x) { return conv2d(x[0], x[1]); }, true, true, false},
       {"roi_align", [](auto& x) { return roi_align(x[0], regions(x[0]), {3, 2}); }, {{{2, 3, 5, 4}}}, {}},

@@ -4,6 +4,7 @@ and pooling of regions, in f64. Run with PyTorch and torchvision; building and t
 A case has inputs CASE.x.NAME and CASE.k.NAME, the result CASE.y and, for wave(shape, 0.5) as its gradient, CASE.d.NAME; layer_cases.py has the rest.
 """
 
+import math
 import pathlib
 
 import torch
@@ -42,6 +43,24 @@ boxes = torch.tensor(
         [0, 1.3, 1.1, 6.4, 5.7],
     ]
 )
+sized = boxes[[0, 1, 2, 3, 4, 6]]
+
+
+class PSRoIPool(torch.autograd.Function):
+    """torchvision's, with the gradient of what its forward does: its own counts a last row and column that forward leaves out."""
+
+    @staticmethod
+    def forward(ctx, x, boxes, scale):
+        ctx.args = x.shape, boxes, scale
+        return ops.ps_roi_pool(x, boxes, (2, 3), scale)
+
+    @staticmethod
+    def backward(ctx, dy):
+        shape, boxes, scale = ctx.args
+        units = torch.eye(math.prod(shape)).reshape(-1, *shape)  # the op is linear
+        return torch.stack([(dy * ops.ps_roi_pool(x, boxes, (2, 3), scale)).sum() for x in units]).reshape(shape), None, None
+
+
 for scale in (1.0, 0.5):
     tag = "" if scale == 1 else "_half"
     x = {"x": wave(2, 2, 7, 9)}
@@ -51,8 +70,8 @@ for scale in (1.0, 0.5):
     case("roi_align_aligned" + tag, lambda x, boxes: ops.roi_align(x, boxes, (2, 3), scale, aligned=True), x, {"boxes": boxes})
     case("roi_align_aligned_samples" + tag, lambda x, boxes: ops.roi_align(x, boxes, (2, 3), scale, sampling_ratio=3, aligned=True), x, {"boxes": boxes})
     case("roi_pool" + tag, lambda x, boxes: ops.roi_pool(x, boxes, (3, 2), scale), x, {"boxes": boxes})
-    case("ps_roi_align" + tag, lambda x, boxes: ops.ps_roi_align(x, boxes, (3, 2), scale), parts, {"boxes": boxes})
+    case("ps_roi_align" + tag, lambda x, boxes: ops.ps_roi_align(x, boxes, (3, 2), scale), parts, {"boxes": sized})
     case("ps_roi_align_samples" + tag, lambda x, boxes: ops.ps_roi_align(x, boxes, (1, 3), scale, sampling_ratio=2), parts, {"boxes": boxes})
-    case("ps_roi_pool" + tag, lambda x, boxes: ops.ps_roi_pool(x, boxes, (2, 3), scale), parts, {"boxes": boxes})
+    case("ps_roi_pool" + tag, lambda x, boxes: PSRoIPool.apply(x, boxes, scale), parts, {"boxes": boxes})
 
 save(pathlib.Path(__file__).parent / "layers_regions.safetensors")
