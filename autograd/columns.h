@@ -24,9 +24,7 @@ struct Geometry {
 // elements) or undefined.
 struct Deformation {
   Tensor offset, mask;
-  Deformation images(int64_t n, int64_t count) const {
-    return {narrow(offset, 0, n, count), mask ? narrow(mask, 0, n, count) : Tensor{}};
-  }
+  Deformation images(int64_t n, int64_t count) const { return {narrow(offset, 0, n, count), mask ? narrow(mask, 0, n, count) : Tensor{}}; }
 };
 
 // x (N, in, C), y (N, out, O)
@@ -36,7 +34,11 @@ struct Columns {
   int64_t batch, channels, out_channels, step;
   Options options;
   Columns(const Geometry& geometry, const Tensor& x, const Tensor& y, const Deformation* deformation = nullptr)
-      : g(geometry), deformation(deformation), batch(x.shape()[0]), channels(x.shape()[-1]), out_channels(y.shape()[-1]),
+      : g(geometry),
+        deformation(deformation),
+        batch(x.shape()[0]),
+        channels(x.shape()[-1]),
+        out_channels(y.shape()[-1]),
         options(x.options()) {
     constexpr int64_t most_elements = 16 << 20;
     const int64_t image = g.window.places_out() * g.window.elements() * channels;
@@ -134,7 +136,8 @@ inline Tensor weight_by_columns(const Columns& c, const Tensor& dy, const Tensor
 
 // ---- checks ----
 
-inline void check_weight(const char* op, int rank, const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t groups, bool transposed) {
+inline void check_weight(const char* op, int rank, const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t groups,
+                         bool transposed) {
   check_defined(op, weight);
   check_one_device(op, x, weight, bias);
   checked(op, "groups", groups, 1);

@@ -77,8 +77,7 @@ struct DeformableConvolution {
   }
   void backward(const Tensor& dy, Grads& dx) {
     if (dx.wants(0) || dx.wants(1) || dx.wants(2)) {
-      const auto grads =
-          record(DeformableInput{g, {dx.wants(0), dx.wants(1), dx.wants(2)}}, dy, *x, *offset, *mask, *weight);
+      const auto grads = record(DeformableInput{g, {dx.wants(0), dx.wants(1), dx.wants(2)}}, dy, *x, *offset, *mask, *weight);
       for (int i = 0; i < 3; ++i)
         if (dx.wants(i)) dx.set(i, grads[size_t(i)]);
     }
@@ -112,8 +111,7 @@ Tensor deform_conv2d(const Tensor& x, const Tensor& offset, const Tensor& weight
         x, offset, weight, bias, mask);
   for (const Tensor* t : {&x, &offset, &weight}) check_defined(op, *t);
   check_one_device(op, x, offset, weight, bias, mask);
-  if (x.dim() != 4)
-    throw Error(fmt::format("{}: x of shape {} has {} dims; it must have 4, (N, C, H, W)", op, x.shape().str(), x.dim()));
+  if (x.dim() != 4) throw Error(fmt::format("{}: x of shape {} has {} dims; it must have 4, (N, C, H, W)", op, x.shape().str(), x.dim()));
   if (!is_floating(x.dtype())) throw Error(fmt::format("{}: x has dtype {}; it must be floating, use cast()", op, name_of(x.dtype())));
   const int64_t channels = x.shape()[1];
   if (weight.dim() != 4 || weight.shape()[1] < 1 || channels < 1 || channels % weight.shape()[1])

@@ -87,13 +87,15 @@ Tensor rows_of(const char* op, const Tensor& x, const Boxes& boxes) {
     check_defined(op, t);
     check_one_device(op, x, t);
     if (t.dim() != 2 || t.shape()[1] != numbers || !is_floating(t.dtype()))
-      throw Error(fmt::format("{}: boxes {} of {} are not valid; they must be floating, (K, 5) with the number of an image first, or for each image "
-                              "(L, 4)",
-                              op, t.shape().str(), name_of(t.dtype())));
+      throw Error(fmt::format(
+          "{}: boxes {} of {} are not valid; they must be floating, (K, 5) with the number of an image first, or for each image "
+          "(L, 4)",
+          op, t.shape().str(), name_of(t.dtype())));
   };
   if (boxes.of_images.empty() && (boxes.rows || x.shape()[0] > 0)) return check(boxes.rows, 5), boxes.rows;
   if (int64_t(boxes.of_images.size()) != x.shape()[0])
-    throw Error(fmt::format("{}: there are boxes for {} images, and x {} has {}", op, boxes.of_images.size(), x.shape().str(), x.shape()[0]));
+    throw Error(
+        fmt::format("{}: there are boxes for {} images, and x {} has {}", op, boxes.of_images.size(), x.shape().str(), x.shape()[0]));
   std::vector<Tensor> all;
   for (const Tensor& t : boxes.of_images) {
     check(t, 4);
@@ -107,8 +109,7 @@ Tensor pooled(const char* op, Kind kind, RegionArgs args, bool position_sensitiv
               const PerDim& output_size) {
   if (autocasting())
     return under_autocast(
-        RegionMean::precision,
-        [&](const Tensor& in) { return pooled(op, kind, args, position_sensitive, in, boxes, output_size); }, x);
+        RegionMean::precision, [&](const Tensor& in) { return pooled(op, kind, args, position_sensitive, in, boxes, output_size); }, x);
   check_defined(op, x);
   if (x.dim() != 4 || !is_floating(x.dtype()))
     throw Error(fmt::format("{}: x {} of {} is not valid; it must be floating, (N, C, H, W)", op, x.shape().str(), name_of(x.dtype())));
@@ -132,18 +133,19 @@ Tensor pooled(const char* op, Kind kind, RegionArgs args, bool position_sensitiv
 }  // namespace
 
 Tensor roi_align(const Tensor& x, const Boxes& boxes, const PerDim& output_size, const RoIAlignOptions& o) {
-  return pooled("roi_align", Kind::mean, {.in = {}, .out = {}, .scale = o.spatial_scale, .aligned = o.aligned, .ratio = o.sampling_ratio}, false, x,
-                boxes, output_size);
+  return pooled("roi_align", Kind::mean, {.in = {}, .out = {}, .scale = o.spatial_scale, .aligned = o.aligned, .ratio = o.sampling_ratio},
+                false, x, boxes, output_size);
 }
 Tensor roi_pool(const Tensor& x, const Boxes& boxes, const PerDim& output_size, double spatial_scale) {
   return pooled("roi_pool", Kind::max, {.in = {}, .out = {}, .scale = spatial_scale}, false, x, boxes, output_size);
 }
 Tensor ps_roi_align(const Tensor& x, const Boxes& boxes, const PerDim& output_size, const PSRoIAlignOptions& o) {
-  return pooled("ps_roi_align", Kind::mean, {.in = {}, .out = {}, .scale = o.spatial_scale, .aligned = true, .ratio = o.sampling_ratio}, true, x,
-                boxes, output_size);
+  return pooled("ps_roi_align", Kind::mean, {.in = {}, .out = {}, .scale = o.spatial_scale, .aligned = true, .ratio = o.sampling_ratio},
+                true, x, boxes, output_size);
 }
 Tensor ps_roi_pool(const Tensor& x, const Boxes& boxes, const PerDim& output_size, double spatial_scale) {
-  return pooled("ps_roi_pool", Kind::mean, {.in = {}, .out = {}, .scale = spatial_scale, .whole_pixels = true}, true, x, boxes, output_size);
+  return pooled("ps_roi_pool", Kind::mean, {.in = {}, .out = {}, .scale = spatial_scale, .whole_pixels = true}, true, x, boxes,
+                output_size);
 }
 
 }  // namespace retape

@@ -149,7 +149,9 @@ void add_region_ops(std::vector<Work>& all) {
                  .peer = "region_op deform_conv2d",
                  .at_least = 1.3,
                  .make = [] {
-                   const auto image = [](int64_t channels) { return contiguous(randn({4, channels, 56, 56}), MemoryFormat::channels_last); };
+                   const auto image = [](int64_t channels) {
+                     return contiguous(randn({4, channels, 56, 56}), MemoryFormat::channels_last);
+                   };
                    return forward_backward({image(64), image(18), randn({64, 64, 3, 3}), image(9)},
                                            [](auto& x) { return deform_conv2d(x[0], x[1], x[2], {}, {.padding = 1}, x[3]); });
                  }});

@@ -11,14 +11,20 @@ template <class T> class Samples {
  public:
   using C = compute_t<T>;
   RETAPE_INLINE Samples(const WindowArgs& window, int64_t groups, const Tensor& x, const Tensor& offset, const Tensor& mask)
-      : w(window), channels(x.shape()[-1]), elements(w.elements()), offset_groups(offset.shape()[-1] / (2 * elements)), run(channels / groups),
-        offset_run(channels / offset_groups), offset_(offset.data<T>()), mask_(mask ? mask.data<T>() : nullptr) {}
+      : w(window),
+        channels(x.shape()[-1]),
+        elements(w.elements()),
+        offset_groups(offset.shape()[-1] / (2 * elements)),
+        run(channels / groups),
+        offset_run(channels / offset_groups),
+        offset_(offset.data<T>()),
+        mask_(mask ? mask.data<T>() : nullptr) {}
   // Sample s of window r of all images: samples are (offset groups, elements).
   RETAPE_INLINE Bilinear<C> at(int64_t r, int64_t s) const {
     const int64_t e = s % elements, o = r % w.places_out();
     const T* const by = offset_ + (r * offset_groups * elements + s) * 2;
-    return bilinear_at<C>(C(place(w, 1, o / w.out[2], e / w.kernel[2])) + C(by[0]), C(place(w, 2, o % w.out[2], e % w.kernel[2])) + C(by[1]),
-                          w.in[1], w.in[2]);
+    return bilinear_at<C>(C(place(w, 1, o / w.out[2], e / w.kernel[2])) + C(by[0]),
+                          C(place(w, 2, o % w.out[2], e % w.kernel[2])) + C(by[1]), w.in[1], w.in[2]);
   }
   RETAPE_INLINE C mask(int64_t r, int64_t s) const { return mask_ ? C(mask_[r * offset_groups * elements + s]) : C(1); }
   // Calls f(channel, count, at) for the runs of channels that sample s has of [first, last), `at` being where they lie in the row of columns.
@@ -84,7 +90,8 @@ void deformable_columns(const WindowArgs& w, int64_t groups, const Tensor& x, co
 namespace {
 
 // d of what offset and mask a sample has, from the products of its gradient with the pixels around.
-template <class T> RETAPE_INLINE void offsets_backward(const Samples<T>& samples, const T* dcolumns, const T* images, int64_t rows, T* doffset, T* dmask) {
+template <class T>
+RETAPE_INLINE void offsets_backward(const Samples<T>& samples, const T* dcolumns, const T* images, int64_t rows, T* doffset, T* dmask) {
   using C = compute_t<T>;
   const int64_t channels = samples.channels, depth = samples.elements * channels, each = samples.offset_groups * samples.elements;
   const WindowArgs& w = samples.w;

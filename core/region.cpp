@@ -19,8 +19,14 @@ template <class C> RETAPE_INLINE void check_images(const char* op, const C* boxe
 // The bins of a box in dim d, each with the pixels that have a weight.
 template <class C> class Bins {
  public:
-  RETAPE_INLINE Bins(const RegionArgs& args, int d) : args_(args), d_(d), size_(args.in[d]), place_(args.out[d] * size_), weight_(args.out[d] * size_),
-                                                      dense_(size_), count_(args.out[d]) {}
+  RETAPE_INLINE Bins(const RegionArgs& args, int d)
+      : args_(args),
+        d_(d),
+        size_(args.in[d]),
+        place_(args.out[d] * size_),
+        weight_(args.out[d] * size_),
+        dense_(size_),
+        count_(args.out[d]) {}
   RETAPE_INLINE void set(const C* box) {
     const C low = box[1 + (d_ == 0)], high = box[3 + (d_ == 0)];
     for (int64_t b = 0; b < args_.out[d_]; ++b) {
@@ -49,7 +55,10 @@ template <class C> class Bins {
 struct Layout {
   int64_t channels, pixel, places, bins, parts;
   RETAPE_INLINE Layout(const RegionArgs& args, const Tensor& x)
-      : channels(x.shape()[-1]), pixel(x.shape()[-1] * x.shape()[-2]), places(args.in[0] * args.in[1]), bins(args.out[0] * args.out[1]),
+      : channels(x.shape()[-1]),
+        pixel(x.shape()[-1] * x.shape()[-2]),
+        places(args.in[0] * args.in[1]),
+        bins(args.out[0] * args.out[1]),
         parts(x.shape()[-2]) {}
   RETAPE_INLINE int64_t part(int64_t bin) const { return parts == 1 ? 0 : bin * channels; }
 };
@@ -160,7 +169,8 @@ void region_max(const char* op, const RegionArgs& args, const Tensor& x, const T
       for (int64_t t = begin; t < end; ++t) {
         const C* const from = box + t / layout.bins * 5;
         const int64_t b = t % layout.bins;
-        const Range rows = max_bin(args, 0, from[2], from[4], b / args.out[1]), columns = max_bin(args, 1, from[1], from[3], b % args.out[1]);
+        const Range rows = max_bin(args, 0, from[2], from[4], b / args.out[1]),
+                    columns = max_bin(args, 1, from[1], from[3], b % args.out[1]);
         const T* const image = in + int64_t(from[0]) * layout.places * layout.pixel;
         for (int64_t first = 0; first < layout.channels; first += block) {
           const int64_t width = min_of(block, layout.channels - first);

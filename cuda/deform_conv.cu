@@ -32,8 +32,8 @@ template <class T> struct Samples {
   __device__ __forceinline__ Bilinear<C> at(int64_t r, int64_t s) const {
     const int64_t e = s % elements, o = r % w.places_out();
     const T* const by = offset + (r * each + s) * 2;
-    return bilinear_at<C>(C(place(w, 1, o / w.out[2], e / w.kernel[2])) + C(by[0]), C(place(w, 2, o % w.out[2], e % w.kernel[2])) + C(by[1]),
-                          w.in[1], w.in[2]);
+    return bilinear_at<C>(C(place(w, 1, o / w.out[2], e / w.kernel[2])) + C(by[0]),
+                          C(place(w, 2, o % w.out[2], e % w.kernel[2])) + C(by[1]), w.in[1], w.in[2]);
   }
   __device__ __forceinline__ C share(int64_t r, int64_t s) const { return mask ? C(mask[r * each + s]) : C(1); }
   __device__ __forceinline__ const T* image(int64_t r) const { return x + r / w.places_out() * w.places_in() * channels; }
@@ -58,8 +58,7 @@ template <class T> __global__ void sample_columns(Samples<T> samples, int64_t n,
 }
 
 // A warp for every sample.
-template <class T>
-__global__ void differentiate_offsets(Samples<T> samples, int64_t n, const T* dcolumns, T* doffset, T* dmask) {
+template <class T> __global__ void differentiate_offsets(Samples<T> samples, int64_t n, const T* dcolumns, T* doffset, T* dmask) {
   using C = compute_t<T>;
   const int lane = int(threadIdx.x) % 32;
   for (int64_t t = thread_index() / 32; t < n; t += thread_count() / 32) {
@@ -82,8 +81,7 @@ __global__ void differentiate_offsets(Samples<T> samples, int64_t n, const T* dc
 }
 
 // The pixels of all samples: pixel 4 t + k of sample t. Keys are (image, offset group, place), `keys_end` for a pixel that is not there.
-template <class T, class K>
-__global__ void list_pixels(Samples<T> samples, int64_t n, K keys_end, K* keys, uint32_t* pixels) {
+template <class T, class K> __global__ void list_pixels(Samples<T> samples, int64_t n, K keys_end, K* keys, uint32_t* pixels) {
   for (int64_t t = thread_index(); t < n; t += thread_count()) {
     const int64_t r = t / samples.each, s = t % samples.each, places = samples.w.places_in();
     const auto b = samples.at(r, s);
@@ -105,8 +103,8 @@ template <class K> __device__ __forceinline__ int64_t first_of(const K* keys, in
   return begin;
 }
 template <class T, class K>
-__global__ void sum_pixels(Samples<T> samples, const T* dcolumns, const K* keys, const uint32_t* pixels, int64_t n,
-                           int64_t elements, T* dx) {
+__global__ void sum_pixels(Samples<T> samples, const T* dcolumns, const K* keys, const uint32_t* pixels, int64_t n, int64_t elements,
+                           T* dx) {
   using C = compute_t<T>;
   for (int64_t t = thread_index(); t < elements; t += thread_count()) {
     const int64_t c = t % samples.channels, p = t / samples.channels, places = samples.w.places_in();

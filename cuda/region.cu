@@ -21,7 +21,7 @@ struct Layout {
 // Of every box: `image`, -1 for one that is not there; the pixels of its bins in rows, then columns; and, of means, their weights.
 template <class C> struct Bins {
   int64_t* image;
-  Range* range;  // (K, out[0] + out[1])
+  Range* range;     // (K, out[0] + out[1])
   C *row, *column;  // (K, out[0], in[0]), (K, out[1], in[1])
 };
 template <class C> class ScratchBins {
@@ -40,8 +40,7 @@ template <class C> class ScratchBins {
 };
 
 // A thread for every bin in each dim.
-template <class C>
-__global__ void find_bins(Layout l, bool mean, const C* boxes, Fault* fault, const char* op, Bins<C> bins) {
+template <class C> __global__ void find_bins(Layout l, bool mean, const C* boxes, Fault* fault, const char* op, Bins<C> bins) {
   for (int64_t t = thread_index(); t < l.boxes * l.ranges(); t += thread_count()) {
     const int64_t k = t / l.ranges(), bin = t % l.ranges();
     const C* const box = boxes + k * 5;
@@ -67,7 +66,8 @@ template <class T, class C> __global__ void means(Layout l, Bins<C> bins, int64_
     const int64_t c = t % l.channels, b = t / l.channels % l.bins(), k = t / l.channels / l.bins();
     const int64_t b0 = b / l.args.out[1], b1 = b % l.args.out[1], part = l.parts == 1 ? 0 : b;
     const Range rows = bins.range[k * l.ranges() + b0], columns = bins.range[k * l.ranges() + l.args.out[0] + b1];
-    const C *const row = bins.row + (k * l.args.out[0] + b0) * l.args.in[0], *const column = bins.column + (k * l.args.out[1] + b1) * l.args.in[1];
+    const C *const row = bins.row + (k * l.args.out[0] + b0) * l.args.in[0], *const column =
+                                                                                 bins.column + (k * l.args.out[1] + b1) * l.args.in[1];
     C sum = 0;
     if (bins.image[k] >= 0)
       for (int64_t i = rows.begin; i < rows.end; ++i)
@@ -105,8 +105,7 @@ template <class T, class C> __global__ void means_backward(Layout l, Bins<C> bin
   }
 }
 
-template <class T, class C>
-__global__ void largest(Layout l, Bins<C> bins, const C* boxes, int64_t n, const T* x, T* y, int32_t* place) {
+template <class T, class C> __global__ void largest(Layout l, Bins<C> bins, const C* boxes, int64_t n, const T* x, T* y, int32_t* place) {
   for (int64_t t = thread_index(); t < n; t += thread_count()) {
     const int64_t c = t % l.channels, b = t / l.channels % l.bins(), k = t / l.channels / l.bins();
     const Range rows = bins.range[k * l.ranges() + b / l.args.out[1]];
@@ -124,8 +123,7 @@ __global__ void largest(Layout l, Bins<C> bins, const C* boxes, int64_t n, const
     y[t] = T(best), place[t] = which;
   }
 }
-template <class T, class C>
-__global__ void largest_backward(Layout l, Bins<C> bins, int64_t n, const T* dy, const int32_t* place, T* dx) {
+template <class T, class C> __global__ void largest_backward(Layout l, Bins<C> bins, int64_t n, const T* dy, const int32_t* place, T* dx) {
   for (int64_t t = thread_index(); t < n; t += thread_count()) {
     const int64_t c = t % l.channels, p = t / l.channels, at = p % l.places();
     C sum = 0;
@@ -177,7 +175,8 @@ void region_max_backward(const char* op, const RegionArgs& args, const Tensor& d
     using C = compute_t<T>;
     const ScratchBins<C> bins(l, false);
     find<C>(l, false, boxes, op, bins);
-    launch(largest_backward<T, C>, blocks_for(dx.numel()), 256, 0, l, Bins<C>(bins), dx.numel(), data<T>(dy), data<int32_t>(place), data<T>(dx));
+    launch(largest_backward<T, C>, blocks_for(dx.numel()), 256, 0, l, Bins<C>(bins), dx.numel(), data<T>(dy), data<int32_t>(place),
+           data<T>(dx));
   });
 }
 

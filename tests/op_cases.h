@@ -32,7 +32,8 @@ inline Tensor joined(const RecurrentResult& r) {
 
 // Boxes of images, inside, across a border, and outside.
 inline Tensor regions(const Tensor& x) {
-  const Tensor boxes = tensor<double>({0, 0.3, 0.6, 3.2, 4.3, 1, -1.3, 1.2, 2.6, 6.7, 0, 7.2, 8.1, 9.3, 9.4, 1, 0.7, 0.2, 2.4, 3.6}, {4, 5});
+  const Tensor boxes =
+      tensor<double>({0, 0.3, 0.6, 3.2, 4.3, 1, -1.3, 1.2, 2.6, 6.7, 0, 7.2, 8.1, 9.3, 9.4, 1, 0.7, 0.2, 2.4, 3.6}, {4, 5});
   return to(boxes, x.device());
 }
 

@@ -87,7 +87,8 @@ TEST_CASE("deformable convolution and pooling of regions do not depend on the nu
       const auto leaf = [&](const Shape& shape, double scale, double k) {
         return Tensor(cast(scale * wave(shape, k), dtype).detach()).set_requires_grad();
       };
-      Tensor x = leaf({2, 72, 20, 19}, 1, 0), offset = leaf({2, 36, 20, 19}, 3, 1), mask = leaf({2, 18, 20, 19}, 1, 2), w = leaf({8, 72, 3, 3}, 1, 3);
+      Tensor x = leaf({2, 72, 20, 19}, 1, 0), offset = leaf({2, 36, 20, 19}, 3, 1), mask = leaf({2, 18, 20, 19}, 1, 2),
+             w = leaf({8, 72, 3, 3}, 1, 3);
       const Tensor rows = wave({40, 5});
       const Tensor boxes = cat({full({40, 1}, 1, f64), 10 + 8 * narrow(rows, 1, 1, 2), 14 + 8 * narrow(rows, 1, 3, 2)}, 1);
       for (const Tensor& y : {deform_conv2d(x, offset, w, {}, {.padding = 1}, mask), roi_align(x, boxes, 3), roi_pool(x, boxes, 3)}) {
@@ -122,7 +123,8 @@ TEST_CASE("what does not fit a deformable convolution is an error") {
   error("deform_conv2d: bias [3] does not fit", x, offset, weight, zeros({3}));
   error("deform_conv2d: stride 0 is not valid", x, offset, weight, Tensor{}, DeformConvOptions{.stride = 0});
   error("does not fit a size of 5", x, offset, weight, Tensor{}, DeformConvOptions{.dilation = 3});
-  CHECK_THAT(error_of([] { nn::DeformConv2d(3, 4, {.kernel_size = 3, .groups = 2}); }), ContainsSubstring("groups 2 does not divide 3 in_channels"));
+  CHECK_THAT(error_of([] { nn::DeformConv2d(3, 4, {.kernel_size = 3, .groups = 2}); }),
+             ContainsSubstring("groups 2 does not divide 3 in_channels"));
 }
 
 TEST_CASE("an empty batch goes through deformable convolution") {
@@ -183,9 +185,7 @@ TEST_CASE("the largest element of a region is nan if there is one, and the first
 
 TEST_CASE("what does not fit pooling of regions is an error") {
   const Tensor x = zeros({2, 4, 5, 5}), boxes = zeros({3, 5});
-  const auto error = [](const std::string& message, auto f) {
-    CHECK_THAT(error_of(f), ContainsSubstring(message));
-  };
+  const auto error = [](const std::string& message, auto f) { CHECK_THAT(error_of(f), ContainsSubstring(message)); };
   error("roi_align: index 2 is out of range; expected 0 <= index < 2", [&] { roi_align(x, box({2, 0, 0, 1, 1}), 2); });
   error("roi_pool: index -1 is out of range", [&] { roi_pool(x, box({-1, 0, 0, 1, 1}), 2); });
   error("ps_roi_pool: index -1 is out of range", [&] { ps_roi_pool(x, box({NAN, 0, 0, 1, 1}), 2); });
