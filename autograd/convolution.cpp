@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include <retape/autograd/binary.h>
-#include <retape/autograd/image.h>
+#include <retape/autograd/columns.h>
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/tape.h>
 #include <retape/core/runtime/onednn.h>
@@ -26,18 +26,6 @@ Padding::Padding(const char* name) : same(std::string_view(name) == "same") {
 }
 namespace {
 
-struct Geometry {
-  int rank;
-  int64_t groups;
-  WindowArgs window;
-
-  bool is_pointwise() const {
-    for (int d = 0; d < 3; ++d)
-      if (window.kernel[d] != 1 || window.stride[d] != 1 || window.padding[d] != 0 || window.in[d] != window.out[d]) return false;
-    return true;
-  }
-};
-
 // The convolution as oneDNN takes it, for x (N, in, C) and y (N, out, O).
 onednn::Convolution described(const Geometry& g, const Tensor& x, const Tensor& y) {
   return {g.rank, x.shape()[0], g.groups, x.shape()[-1], y.shape()[-1], g.window};
@@ -53,114 +41,6 @@ bool goes_to_onednn(const Geometry& g, const Tensor& x, const Tensor& y, onednn:
   const int64_t least = pass == onednn::ConvolutionPass::weight ? std::max<int64_t>(256, 16 * y.shape()[-1] / g.groups) : 256;
   if (!depthwise && rows < least) return false;
   return onednn::convolves(described(g, x, y), pass);
-}
-
-// ---- by columns: image after image, as many at once as keep the columns within a bound ----
-
-// The kernel that fills columns walks over the elements of a window and their channels; a weight lies the other way round. So either the
-// weight is put in order or, if there are fewer of them than outputs, the columns are.
-struct Columns {
-  const Geometry& g;
-  int64_t batch, channels, out_channels, step;
-  bool as_weight;  // columns (channels, elements of a window) instead of (elements, channels)
-  Options options;
-  Columns(const Geometry& geometry, const Tensor& x, const Tensor& y)
-      : g(geometry), batch(x.shape()[0]), channels(x.shape()[-1]), out_channels(y.shape()[-1]), options(x.options()) {
-    constexpr int64_t most_elements = 16 << 20;
-    const int64_t image = g.window.places_out() * g.window.elements() * channels;
-    step = std::clamp<int64_t>(most_elements / std::max<int64_t>(image, 1), 1, std::max<int64_t>(batch, 1));
-    as_weight = batch * rows() < 2 * out_channels / g.groups && g.window.elements() > 1;
-  }
-  int64_t rows() const { return g.window.places_out(); }
-  int64_t depth() const { return g.window.elements() * channels / g.groups; }
-  // (images, places, groups, elements, C / groups) as (groups, images * places, depth)
-  Tensor as_matrices(const Tensor& columns) const {
-    const Tensor ordered = as_weight ? contiguous(transpose(columns)) : columns;
-    return permute(reshape(ordered, {columns.shape()[0] * rows(), g.groups, depth()}), {1, 0, 2});
-  }
-  // Calls f with a tensor to fill, as as_matrices() gives them, and gives the columns.
-  template <class F> Tensor from_matrices(int64_t images, F&& f) const {
-    Shape shape{images, rows(), g.groups, g.window.elements(), channels / g.groups};
-    if (as_weight) std::swap(shape[3], shape[4]);
-    const Tensor columns = empty(shape, options);
-    f(permute(reshape(columns, {images * rows(), g.groups, depth()}), {1, 0, 2}));
-    return as_weight ? contiguous(transpose(columns)) : columns;
-  }
-  // images [n, n + count) of (N, out, O) as (groups, images * places, O / groups)
-  Tensor outputs(const Tensor& y, int64_t n, int64_t count) const {
-    return permute(reshape(narrow(y, 0, n, count), {count * rows(), g.groups, out_channels / g.groups}), {1, 0, 2});
-  }
-  // (O, C / groups, kernel) as (groups, depth, O / groups)
-  Tensor matrices(const Tensor& weight) const {
-    if (as_weight) return transpose(reshape(weight, {g.groups, out_channels / g.groups, depth()}));
-    const Shape s{g.groups, out_channels / g.groups, channels / g.groups, g.window.elements()};
-    return reshape(permute(reshape(weight, s), {0, 3, 2, 1}), {g.groups, depth(), out_channels / g.groups});
-  }
-  Tensor make(const Tensor& x, int64_t n, int64_t count) const {
-    const Tensor part = narrow(x, 0, n, count);
-    if (g.is_pointwise() && g.groups == 1) return as_matrices(part);
-    Tensor columns = empty({count, rows(), g.groups, g.window.elements(), channels / g.groups}, options);
-    RETAPE_DISPATCH(options.device, image_to_columns(g.window, g.groups, part, columns));
-    return as_matrices(columns);
-  }
-};
-
-void multiply(const Tensor& a, const Tensor& b, const Tensor& bias, bool accumulate, Tensor c) {
-  RETAPE_DISPATCH(c.device(), matmul(a, b, bias, accumulate, c));
-}
-Tensor two_dims(const Tensor& x) { return reshape(x, {x.shape()[1], x.shape()[2]}); }
-// The products of as many matrices as there are groups.
-void multiply_each(const Tensor& a, const Tensor& b, bool accumulate, const Tensor& c) {
-  if (c.shape()[0] == 1) multiply(two_dims(a), two_dims(b), Tensor{}, accumulate, two_dims(c));
-  else multiply(a, b, Tensor{}, accumulate, c);
-}
-
-void forward_by_columns(const Geometry& g, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y) {
-  const Columns c(g, x, y);
-  const Tensor w = c.matrices(weight);
-  for (int64_t n = 0; n < c.batch; n += c.step) {
-    const int64_t count = std::min(c.step, c.batch - n);
-    const Tensor columns = c.make(x, n, count), out = c.outputs(y, n, count);
-    if (g.groups == 1) {
-      multiply(two_dims(columns), two_dims(w), bias, false, two_dims(out));
-      continue;
-    }
-    multiply(columns, w, Tensor{}, false, out);
-    if (!bias) continue;
-    Tensor sum = out;
-    const Tensor b = expand(reshape(bias, {g.groups, 1, -1}), out.shape());
-    RETAPE_DISPATCH(y.device(), accumulate(b, sum));
-  }
-}
-void input_by_columns(const Geometry& g, const Tensor& dy, const Tensor& weight, const Tensor& dx) {
-  const Columns c(g, dx, dy);
-  const Tensor w = transpose(c.matrices(weight));
-  for (int64_t n = 0; n < c.batch; n += c.step) {
-    const int64_t count = std::min(c.step, c.batch - n);
-    Tensor part = narrow(dx, 0, n, count);
-    const Tensor d = c.outputs(dy, n, count);
-    if (g.is_pointwise() && g.groups == 1) {
-      multiply(two_dims(d), two_dims(w), Tensor{}, false, two_dims(c.as_matrices(part)));
-      continue;
-    }
-    const Tensor columns = c.from_matrices(count, [&](const Tensor& m) { multiply(d, w, Tensor{}, false, m); });
-    RETAPE_DISPATCH(dx.device(), columns_to_image(g.window, g.groups, columns, part));
-  }
-}
-// Gives the gradient of a weight of this shape.
-Tensor weight_by_columns(const Geometry& g, const Tensor& dy, const Tensor& x, const Shape& shape) {
-  const Columns c(g, x, dy);
-  const int64_t outputs = c.out_channels / g.groups, inputs = c.channels / g.groups;
-  Tensor dw = c.as_weight ? empty({g.groups, outputs, c.depth()}, c.options) : empty({g.groups, c.depth(), outputs}, c.options);
-  if (c.batch * c.rows() == 0) return full_like(reshape(dw, shape), 0);
-  for (int64_t n = 0; n < c.batch; n += c.step) {
-    const int64_t count = std::min(c.step, c.batch - n);
-    const Tensor columns = c.make(x, n, count), d = c.outputs(dy, n, count);
-    if (c.as_weight) multiply_each(transpose(d), columns, n > 0, dw);
-    else multiply_each(transpose(columns), d, n > 0, dw);
-  }
-  if (c.as_weight) return reshape(dw, shape);
-  return reshape(contiguous(permute(reshape(dw, {g.groups, g.window.elements(), inputs, outputs}), {0, 3, 2, 1})), shape);
 }
 
 // ---- the three ops ----
@@ -183,7 +63,7 @@ struct Convolution {
     if (goes_to_onednn(g, image, y, onednn::ConvolutionPass::forward))
       onednn::convolution(described(g, image, y), image.data<float>(), kernel.data<float>(), b ? b.data<float>() : nullptr,
                           y.mutable_data<float>());
-    else forward_by_columns(g, image, kernel, b, y);
+    else forward_by_columns(Columns(g, image, y), image, kernel, b, y);
     return out;
   }
   void backward(const Tensor& dy, Grads& dx);
@@ -203,7 +83,7 @@ struct ConvolutionInput {
     const Tensor grad = dense_channels_behind(d), kernel = contiguous(w), image = channels_behind(out);
     if (goes_to_onednn(g, image, grad, onednn::ConvolutionPass::input))
       onednn::convolution_backward_input(described(g, image, grad), grad.data<float>(), kernel.data<float>(), image.mutable_data<float>());
-    else input_by_columns(g, grad, kernel, image);
+    else input_by_columns(Columns(g, image, grad), grad, kernel, image);
     return out;
   }
   void backward(const Tensor& ddx, Grads& grads);
@@ -226,7 +106,7 @@ struct ConvolutionWeight {
       onednn::convolution_backward_weight(described(g, image, grad), grad.data<float>(), image.data<float>(), dw.mutable_data<float>());
       return dw;
     }
-    return weight_by_columns(g, grad, image, shape);
+    return weight_by_columns(Columns(g, image, grad), grad, image, shape);
   }
   void backward(const Tensor& ddw, Grads& grads);
 };
@@ -252,27 +132,6 @@ void ConvolutionWeight::backward(const Tensor& ddw, Grads& grads) {
 
 // ---- checks ----
 
-void check_weight(const char* op, int rank, const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t groups, bool transposed) {
-  check_defined(op, weight);
-  check_one_device(op, x, weight, bias);
-  checked(op, "groups", groups, 1);
-  const int64_t channels = x.shape()[1];
-  if (weight.dim() != rank + 2)
-    throw Error(fmt::format("{}: weight {} has {} dims; it must have {}, ({}, {} / groups, kernel)", op, weight.shape().str(), weight.dim(),
-                            rank + 2, transposed ? "in" : "out", transposed ? "out" : "in"));
-  if (!is_floating(weight.dtype())) throw Error(fmt::format("{}: weight has dtype {}; it must be floating", op, name_of(weight.dtype())));
-  const int64_t wanted = transposed ? weight.shape()[0] : weight.shape()[1] * groups;
-  if (channels != wanted)
-    throw Error(fmt::format("{}: x {} has {} channels, and weight {} with groups = {} is for {}", op, x.shape().str(), channels,
-                            weight.shape().str(), groups, wanted));
-  if (weight.shape()[0] % groups)
-    throw Error(
-        fmt::format("{}: groups {} does not divide the {} channels of weight {}", op, groups, weight.shape()[0], weight.shape().str()));
-  const int64_t outputs = transposed ? weight.shape()[1] * groups : weight.shape()[0];
-  if (bias && !(bias.shape() == Shape{outputs}))
-    throw Error(
-        fmt::format("{}: bias {} does not fit weight {}; its shape must be [{}]", op, bias.shape().str(), weight.shape().str(), outputs));
-}
 // The dtype that all are cast to.
 DType common_dtype(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   const DType dtype = promote(x.dtype(), weight.dtype());
@@ -377,22 +236,6 @@ struct ColumnsToImage {
 };
 void ImageToColumns::backward(const Tensor& dy, Grads& dx) { dx.set(0, record(ColumnsToImage{window}, dy)); }
 
-WindowArgs unfold_window(const char* op, const int64_t (&size)[2], const PerDim& kernel, const UnfoldOptions& options) {
-  WindowArgs w = unit_window();
-  for (int d = 0; d < 2; ++d) {
-    w.in[1 + d] = checked(op, "size", size[d], 1), w.kernel[1 + d] = checked(op, "kernel size", kernel.at(d, 2, op, "kernel_size"), 1);
-    w.stride[1 + d] = checked(op, "stride", options.stride.at(d, 2, op, "stride"), 1);
-    w.dilation[1 + d] = checked(op, "dilation", options.dilation.at(d, 2, op, "dilation"), 1);
-    w.padding[1 + d] = checked(op, "padding", options.padding.at(d, 2, op, "padding"), 0);
-    const int64_t padded = size[d] + 2 * w.padding[1 + d], reach = w.dilation[1 + d] * (w.kernel[1 + d] - 1) + 1;
-    if (padded < reach)
-      throw Error(fmt::format("{}: a kernel of {} with dilation {} reaches over {} and does not fit a size of {} with padding {}", op,
-                              w.kernel[1 + d], w.dilation[1 + d], reach, size[d], w.padding[1 + d]));
-    w.out[1 + d] = (padded - reach) / w.stride[1 + d] + 1;
-  }
-  return w;
-}
-
 }  // namespace
 
 Tensor conv1d(const Tensor& x, const Tensor& w, const Tensor& b, const ConvOptions& o) { return conv("conv1d", 1, x, w, b, o); }
@@ -410,13 +253,13 @@ Tensor conv_transpose3d(const Tensor& x, const Tensor& w, const Tensor& b, const
 
 Tensor im2col(const Tensor& x, const PerDim& kernel_size, const UnfoldOptions& options) {
   return with_batch("im2col", x, 2, [&](const Tensor& image) {
-    return record(ImageToColumns{unfold_window("im2col", {image.shape()[2], image.shape()[3]}, kernel_size, options)}, image);
+    return record(ImageToColumns{window_2d("im2col", {image.shape()[2], image.shape()[3]}, kernel_size, options)}, image);
   });
 }
 Tensor col2im(const Tensor& columns, const PerDim& output_size, const PerDim& kernel_size, const UnfoldOptions& options) {
   return with_batch("col2im", columns, 1, [&](const Tensor& y) {
     const auto size = [&](int d) { return output_size.at(d, 2, "col2im", "output_size"); };
-    const WindowArgs w = unfold_window("col2im", {size(0), size(1)}, kernel_size, options);
+    const WindowArgs w = window_2d("col2im", {size(0), size(1)}, kernel_size, options);
     if (y.shape()[1] % w.elements() || y.shape()[2] != w.places_out())
       throw Error(
           fmt::format("col2im: columns {} do not fit an output of {} x {}: dim 1 must be a multiple of the {} elements of a window, and "

@@ -6,6 +6,7 @@
 #include <retape/autograd/convolution.h>
 #include <retape/autograd/cross_entropy.h>
 #include <retape/autograd/ctc.h>
+#include <retape/autograd/deform_conv.h>
 #include <retape/autograd/diagonal.h>
 #include <retape/autograd/dropout.h>
 #include <retape/autograd/einsum.h>
@@ -21,6 +22,7 @@
 #include <retape/autograd/rearrange.h>
 #include <retape/autograd/recurrent.h>
 #include <retape/autograd/reduce.h>
+#include <retape/autograd/region.h>
 #include <retape/autograd/rms_norm.h>
 #include <retape/autograd/rope.h>
 #include <retape/autograd/sample.h>

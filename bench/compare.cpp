@@ -123,8 +123,11 @@ int compare(int argc, char** argv) try {
     rows.push_back(std::move(row));
   };
   for (const Work& w : works())
-    if (wanted(w.name))
-      for (Row& row : measure(w, peer, rounds)) add(std::move(row));
+    if (wanted(w.name)) try {
+        for (Row& row : measure(w, peer, rounds)) add(std::move(row));
+      } catch (const Missing& lack) {
+        fmt::print(stderr, "skipped: {}: {}\n", w.name, lack.what());
+      }
   for (const FreshWork& w : fresh_works())
     for (Row& row : measure(w, peer, rounds, start(w) && wanted(time_name(w)), wanted(memory_name(w)))) add(std::move(row));
   if (!csv_file.empty()) write_file_atomically(csv_file, csv(rows));

@@ -76,7 +76,9 @@ Peer::Peer(std::string python, const std::string& device)
 }
 double Peer::median_seconds(const std::string& work, double at_least) {
   process_.write_line(fmt::format("{} {}", at_least, work));
-  return number_of(process_.read_line(), work);
+  const std::string answer = process_.read_line(), missing = "missing: ";
+  if (answer.starts_with(missing)) throw Missing(answer.substr(missing.size()));
+  return number_of(answer, work);
 }
 bool Peer::fits(const std::string& work) {
   process_.write_line("0 " + work);

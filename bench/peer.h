@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include <retape/core/error.h>
+
 namespace retape::bench {
 
 /// A process whose standard input and output are pipes. Throws Error if it cannot be started.
@@ -29,13 +31,18 @@ struct FreshRun {
   explicit FreshRun(std::vector<std::string> command);
 };
 
+/// What the peer lacks for a work.
+struct Missing : Error {
+  using Error::Error;
+};
 /// Answers with the median seconds of a repetition of a work.
 class Peer {
  public:
   /// python: a Python that can import torch and has the device (cpu, cuda, cuda:1). Throws Error otherwise.
   explicit Peer(std::string python, const std::string& device = "cpu");
   const std::string& version() const { return version_; }
-  /// Repeats the work for at least this long. Throws Error if it fails, after which the peer takes the next one.
+  /// Repeats the work for at least this long. Throws Error if it fails, Missing if the peer lacks a package for it,
+  /// after which it takes the next one.
   double median_seconds(const std::string& work, double at_least);
   /// Whether the work can run; false if the device's memory does not hold it.
   bool fits(const std::string& work);

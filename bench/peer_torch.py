@@ -1,7 +1,7 @@
 """The peer's side of `bench --peer`: reads a work and its numbers a line, repeats it, and answers with the median seconds.
 
 It is run as `peer_torch.py THREADS DEVICE`; every tensor is made on the device. A work that does not fit its memory is answered with
-"out of memory", one that fails otherwise with what was raised. `peer_torch.py THREADS cpu --fresh STEPS NUMBERS` takes training steps and answers with the bytes by which the resident memory grew to its peak.
+"out of memory", one for which this Python lacks a package with "missing: " and what, one that fails otherwise with what was raised. `peer_torch.py THREADS cpu --fresh STEPS NUMBERS` takes training steps and answers with the bytes by which the resident memory grew to its peak.
 """
 import math
 import os
@@ -382,6 +382,25 @@ def conv(batch, channels, side, groups):
     return ForwardBackward(lambda x, w: F.conv2d(x, w, padding=1, groups=groups), x, torch.randn(channels, channels // groups, 3, 3))
 
 
+class Missing(Exception):
+    """What this Python lacks for a work."""
+
+
+def region_op(name):
+    try:
+        from torchvision import ops
+    except ImportError as error:
+        raise Missing(f"torchvision cannot be imported: {error}") from error
+    if name == "deform_conv2d":
+        image = lambda channels: torch.randn(4, channels, 56, 56)
+        return ForwardBackward(
+            lambda x, offset, w, mask: ops.deform_conv2d(x, offset, w, padding=1, mask=mask), image(64), image(18), torch.randn(64, 64, 3, 3), image(9)
+        )
+    corner, size = torch.rand(512, 2) * 40, 4 + torch.rand(512, 2) * 24
+    boxes = torch.cat([torch.arange(2.0).repeat_interleave(256)[:, None], corner, corner + size], 1)
+    return ForwardBackward(lambda x: ops.roi_align(x, boxes, 7, sampling_ratio=2), torch.randn(2, 256, 50, 68))
+
+
 def cross_entropy(rows, classes):
     return ForwardBackward(F.cross_entropy, torch.randn(rows, classes), torch.randint(classes, (rows,)))
 
@@ -546,7 +565,7 @@ def make(line):
     name, *words = line.split()
     if name == "row_op":
         return row_op(*words)
-    of_words = {"image_op": image_op, "adamw": AdamW, "gpt_amp": gpt_amp, "elementwise": elementwise, "rows": rows_of, "recurrent": Recurrent, "norm": Norm}
+    of_words = {"image_op": image_op, "region_op": region_op, "adamw": AdamW, "gpt_amp": gpt_amp, "elementwise": elementwise, "rows": rows_of, "recurrent": Recurrent, "norm": Norm}
     if name in of_words:
         return of_words[name](*words)
     makers = {
@@ -632,6 +651,8 @@ def serve(out):
             said = answer(work, float(at_least))
         except torch.OutOfMemoryError:
             said = "out of memory"
+        except Missing as lack:
+            said = f"missing: {lack}"
         except Exception as error:  # the next work may do better
             traceback.print_exc()
             said = "raised " + type(error).__name__

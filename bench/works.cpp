@@ -189,6 +189,29 @@ void add_image_ops(std::vector<Work>& all) {
                    }});
 }
 
+// What detectors add to them; the peer's are torchvision's.
+void add_region_ops(std::vector<Work>& all) {
+  all.push_back({.name = "deform_conv2d 3 x 3, 64 to 64 channels, with mask, 4 images of 56 x 56, forward + backward",
+                 .peer = "region_op deform_conv2d",
+                 .at_least = 1.3,
+                 .make = [] {
+                   const auto image = [](int64_t channels) {
+                     return contiguous(randn({4, channels, 56, 56}), MemoryFormat::channels_last);
+                   };
+                   return forward_backward({image(64), image(18), randn({64, 64, 3, 3}), image(9)},
+                                           [](auto& x) { return deform_conv2d(x[0], x[1], x[2], {}, {.padding = 1}, x[3]); });
+                 }});
+  all.push_back({.name = "roi_align 7 x 7, sampling_ratio 2, 512 boxes in 2 images of 256 channels and 50 x 68, forward + backward",
+                 .peer = "region_op roi_align",
+                 .at_least = 1.3,
+                 .make = [] {
+                   const Tensor corner = rand({512, 2}) * 40, size = 4 + rand({512, 2}) * 24, of = full({256, 1}, 0);
+                   const Tensor boxes = cat({cat({of, of + 1}, 0), corner, corner + size}, 1);
+                   return forward_backward({contiguous(randn({2, 256, 50, 68}), MemoryFormat::channels_last)},
+                                           [=](auto& x) { return roi_align(x[0], boxes, 7, {.sampling_ratio = 2}); });
+                 }});
+}
+
 // ---- training steps -------------------------------------------------------------------------------------------------
 
 struct Product {  // a linear layer: x (m, k), weight (n, k)
@@ -401,6 +424,7 @@ std::vector<Work> all_works() {
   };
   add_row_ops(all);
   add_image_ops(all);
+  add_region_ops(all);
   all.push_back(cross_entropy_of_logits());
   add_losses(all);
   all.push_back(norm("BatchNorm2d", nn::BatchNorm2d(64)));

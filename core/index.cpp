@@ -2,6 +2,7 @@
 // touched. What goes to one element goes there in the order of the index, from one thread, so that sums, and which of several
 // values stays, do not depend on the number of threads.
 #include <retape/core/elementwise.h>
+#include <retape/core/sums.h>
 
 namespace retape::RETAPE_LEVEL {
 namespace {
@@ -73,40 +74,6 @@ template <class T> RETAPE_INLINE T* raw_mutable(Tensor& x) {
   ++x->storage->version;
   return reinterpret_cast<T*>(x->storage->data) + x.offset();
 }
-
-// What sums are held in while they grow: y itself, or for half types a copy in float.
-template <class T> class Sums {
- public:
-  using C = compute_t<T>;
-  static constexpr bool direct = std::is_same_v<T, C>;
-  RETAPE_INLINE explicit Sums(Tensor& y) : n_(y.numel()), y_(y.mutable_data<T>()), own_(direct ? 0 : n_) {
-    if constexpr (!direct) {
-      const T* from = y_;
-      C* to = own_;
-      parallel_for(n_, 16384, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) to[i] = C(from[i]);
-      });
-    }
-  }
-  RETAPE_INLINE C* get() {
-    if constexpr (direct) return y_;
-    else return own_;
-  }
-  RETAPE_INLINE void store() {
-    if constexpr (!direct) {
-      const C* from = own_;
-      T* to = y_;
-      parallel_for(n_, 16384, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) put(to[i], from[i]);
-      });
-    }
-  }
-
- private:
-  int64_t n_;
-  T* y_;
-  Scratch<C> own_;
-};
 
 // Offsets in `whole` of the elements of a smaller box: dims [from, to) of `part`, in row-major order. Null if they are 0, 1, 2, ...
 class Offsets {

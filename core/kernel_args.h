@@ -85,6 +85,15 @@ struct WindowArgs {
   RETAPE_HD int64_t places_out() const { return out[0] * out[1] * out[2]; }
   RETAPE_HD int64_t elements() const { return kernel[0] * kernel[1] * kernel[2]; }
 };
+// How regions of images become bins of a fixed number, in rows and columns. A box is (image, x1, y1, x2, y2) in units of 1 / scale pixels.
+struct RegionArgs {
+  int64_t in[2], out[2];
+  double scale;
+  // Of means: a bin is that of samples between pixels, `ratio` in each dim, or if that is not positive, one a pixel; or that of whole pixels. Samples
+  // of an aligned box are half a pixel up and left, and other boxes have at least a pixel.
+  bool whole_pixels = false, aligned = false;
+  int64_t ratio = 0;
+};
 // What a mean over a window divides by: divisor if it is not 0, else the window's elements inside the image or, if count_padding, also
 // those in its padding.
 struct AvgPoolArgs {

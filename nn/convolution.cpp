@@ -33,9 +33,13 @@ void start(Parameter& weight, Parameter& bias, const Shape& shape, int64_t outpu
 
 }  // namespace
 
+void start_convolution(Parameter& weight, Parameter& bias, int rank, int64_t in_channels, int64_t out_channels, const PerDim& kernel_size,
+                       int64_t groups, bool with_bias) {
+  divided("out_channels", out_channels, groups);
+  start(weight, bias, weight_shape(rank, out_channels, divided("in_channels", in_channels, groups), kernel_size), out_channels, with_bias);
+}
 ConvNd::ConvNd(int rank, int64_t in_channels, int64_t out_channels, const ConvOptions& o) : options(o), rank_(rank) {
-  divided("out_channels", out_channels, o.groups);
-  start(weight, bias, weight_shape(rank, out_channels, divided("in_channels", in_channels, o.groups), o.kernel_size), out_channels, o.bias);
+  start_convolution(weight, bias, rank, in_channels, out_channels, o.kernel_size, o.groups, o.bias);
 }
 Tensor ConvNd::forward(const Tensor& x) const {
   retape::ConvOptions o{options.stride, options.padding, options.dilation, options.groups};

@@ -14,6 +14,10 @@ struct ConvOptions {
   bool bias = true;
   PadMode padding_mode = PadMode::constant;  ///< what the padding is made of: constant (zeros), reflect, replicate, circular
 };
+/// Makes weight (out, in / groups, kernel) and, if wanted, bias (out), uniform within 1 / sqrt(in / groups * kernel). Throws Error for numbers below what
+/// makes sense and groups that do not divide the channels.
+void start_convolution(Parameter& weight, Parameter& bias, int rank, int64_t in_channels, int64_t out_channels, const PerDim& kernel_size,
+                       int64_t groups, bool with_bias);
 /// What Conv1d, Conv2d and Conv3d share. weight (out, in / groups, kernel) and bias (out) start uniform within 1 / sqrt(in / groups * kernel). Throws
 /// Error, in the constructor, for numbers below what makes sense and groups that do not divide the channels.
 struct ConvNd : Module {

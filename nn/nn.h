@@ -6,6 +6,7 @@
 #include <retape/nn/class_loss.h>
 #include <retape/nn/contrastive_loss.h>
 #include <retape/nn/convolution.h>
+#include <retape/nn/deform_conv.h>
 #include <retape/nn/distance.h>
 #include <retape/nn/dropout.h>
 #include <retape/nn/embedding.h>
@@ -26,6 +27,7 @@
 #include <retape/nn/parametrizations.h>
 #include <retape/nn/pool.h>
 #include <retape/nn/receptive_field.h>
+#include <retape/nn/region.h>
 #include <retape/nn/resnet.h>
 #include <retape/nn/rle_loss.h>
 #include <retape/nn/rms_norm.h>

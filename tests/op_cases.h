@@ -30,6 +30,13 @@ inline Tensor joined(const RecurrentResult& r) {
   return cat(all);
 }
 
+// Boxes of images, inside, across a border, and outside.
+inline Tensor regions(const Tensor& x) {
+  const Tensor boxes =
+      tensor<double>({0, 0.3, 0.6, 3.2, 4.3, 1, -1.3, 1.2, 2.6, 6.7, 0, 7.2, 8.1, 9.3, 9.4, 1, 0.7, 0.2, 2.4, 3.6}, {4, 5});
+  return to(boxes, x.device());
+}
+
 inline std::vector<OpCase> op_cases() {
   const Tensor ids = tensor<int64_t>({1, 0, 2, 1}), pairs = tensor<int64_t>({0, 2, 1, 1, 0, 0}, {2, 3});
   const Tensor lengths = tensor<int64_t>({2, 3});
@@ -161,6 +168,14 @@ inline std::vector<OpCase> op_cases() {
       {"im2col", [](auto& x) { return square(im2col(x[0], {2, 3}, {.dilation = {1, 2}, .padding = {1, 0}, .stride = {2, 1}})); }, {{{2, 2, 3, 6}}},
        [](auto& x) { const Tensor rows = unfold(pad(x[0], {0, 0, 1, 1}), 2, 2, 2), all = slice(unfold(rows, 3, 5, 1), 5, 0, 5, 2); return square(reshape(permute(all, {0, 1, 4, 5, 2, 3}), {2, 12, -1})); }},
       {"col2im", [](auto& x) { return square(col2im(x[0], {3, 4}, 2, {.stride = {1, 2}})); }, {{{2, 8, 4}}}},
+      {"deform_conv2d", [](auto& x) { return deform_conv2d(x[0], x[1], x[2], x[3], {.stride = {1, 2}, .padding = 1}); }, {{{2, 3, 4, 5}}, {{2, 12, 4, 3}, 0.2, 0.8}, {{4, 3, 3, 2}}, {{4}}}, {}, true, true, false},
+      {"deform_conv2d, mask, groups", [](auto& x) { return deform_conv2d(x[0], x[1], x[2], {}, {}, x[3]); }, {{{2, 4, 3, 4}}, {{2, 16, 2, 3}, -0.8, -0.2}, {{6, 2, 2, 2}}, {{2, 8, 2, 3}}}, {}, true, true, false},
+      {"deform_conv2d without offsets", [](auto& x) { const Tensor y = 0 * narrow(x[0], 1, 0, 1); return deform_conv2d(x[0], cat({y, y}, 1), x[1]); }, {{{2, 3, 4, 3}}, {{2, 3, 1, 1}}}, [](auto& x) { return conv2d(x[0], x[1]); }, true, true, false},
+      {"roi_align", [](auto& x) { return roi_align(x[0], regions(x[0]), {3, 2}); }, {{{2, 3, 5, 4}}}, {}},
+      {"roi_align, aligned samples", [](auto& x) { return square(roi_align(x[0], regions(x[0]), 2, {.spatial_scale = 0.6, .sampling_ratio = 2, .aligned = true})); }, {{{2, 3, 5, 4}}}, {}},
+      {"roi_pool", [](auto& x) { return roi_pool(x[0], regions(x[0]), {3, 2}); }, {{{2, 3, 5, 4}}}, {}, true, true, false},
+      {"ps_roi_align", [](auto& x) { return ps_roi_align(x[0], regions(x[0]), {3, 1}); }, {{{2, 6, 5, 4}}}, {}},
+      {"ps_roi_pool", [](auto& x) { return ps_roi_pool(x[0], regions(x[0]), {1, 3}); }, {{{2, 6, 5, 4}}}, {}},
       {"max_pool1d, dilation", [](auto& x) { return square(max_pool1d(x[0], 3, {.stride = 2, .padding = 1, .dilation = 2, .ceil_mode = true})); }, {{{2, 2, 7}}},
        [](auto& x) { return square(amax(slice(unfold(pad(x[0], {1, 2}, PadMode::constant, -INFINITY), 2, 5, 2), 3, 0, 5, 2), {3})); }},
       {"max_pool2d", [](auto& x) { return square(max_pool2d(x[0], 3, {.stride = 2, .padding = 1})); }, {{{2, 2, 5, 4}}},
