@@ -24,6 +24,7 @@
 #include <retape/nn/mixture_of_experts.h>
 #include <retape/nn/module.h>
 #include <retape/nn/parametrizations.h>
+#include <retape/nn/pixel_shuffle.h>
 #include <retape/nn/pool.h>
 #include <retape/nn/rle_loss.h>
 #include <retape/nn/rms_norm.h>
@@ -31,5 +32,6 @@
 #include <retape/nn/rope.h>
 #include <retape/nn/sequential.h>
 #include <retape/nn/transformer.h>
+#include <retape/nn/upsample.h>
 #include <retape/nn/vision_transformer.h>
 #include <retape/nn/word2vec.h>
