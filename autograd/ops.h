@@ -11,13 +11,16 @@
 #include <retape/autograd/dropout.h>
 #include <retape/autograd/einsum.h>
 #include <retape/autograd/fft.h>
+#include <retape/autograd/grid_sample.h>
 #include <retape/autograd/group_norm.h>
 #include <retape/autograd/index.h>
 #include <retape/autograd/indexing.h>
+#include <retape/autograd/interpolate.h>
 #include <retape/autograd/iterate.h>
 #include <retape/autograd/layer_norm.h>
 #include <retape/autograd/linalg.h>
 #include <retape/autograd/matmul.h>
+#include <retape/autograd/pixel_shuffle.h>
 #include <retape/autograd/pool.h>
 #include <retape/autograd/rearrange.h>
 #include <retape/autograd/recurrent.h>

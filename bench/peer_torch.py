@@ -374,6 +374,10 @@ def image_op(name):
         ),
         "max_pool": lambda: ForwardBackward(lambda x: F.max_pool2d(x, 3, 2, 1), image(56)),
         "avg_pool": lambda: ForwardBackward(lambda x: F.avg_pool2d(x, 2), image(56)),
+        "bilinear": lambda: ForwardBackward(lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), image(56)),
+        "nearest": lambda: ForwardBackward(lambda x: F.interpolate(x, scale_factor=2), image(56)),
+        # faster with the channels in planes
+        "bicubic": lambda: ForwardBackward(lambda x: F.interpolate(x, scale_factor=2, mode="bicubic"), torch.randn(16, 64, 56, 56)),
     }[name]()
 
 

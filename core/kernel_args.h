@@ -100,6 +100,25 @@ struct AvgPoolArgs {
   int64_t divisor = 0;
   bool count_padding = true;
 };
+// Which places of an image, of up to 3 dims of space as above, an element of the result is made of in each dim: one, two, or four.
+enum class InterpolationKind : uint8_t { nearest, nearest_exact, linear, cubic };
+struct InterpolateArgs {
+  InterpolationKind kind;
+  bool align_corners;
+  int64_t in[3], out[3];
+  double scale[3];  // how many places of the image a place of the result is from the next
+};
+// How values between the places of an image come about, and what is outside of it.
+enum class GridSampleMode : uint8_t { bilinear, nearest, bicubic };
+enum class GridSamplePadding : uint8_t { zeros, border, reflection };
+struct GridSampleArgs {
+  GridSampleMode mode;
+  GridSamplePadding padding;
+  bool align_corners;
+  int64_t in[3], out[3];
+  RETAPE_HD int64_t places_in() const { return in[0] * in[1] * in[2]; }
+  RETAPE_HD int64_t places_out() const { return out[0] * out[1] * out[2]; }
+};
 // How a loss scale follows what the gradients were.
 struct LossScaleArgs {
   double growth_factor, backoff_factor;

@@ -2,17 +2,10 @@
 #include <retape/cuda/launch.h>
 
 #include <retape/core/windows.h>
+#include <retape/cuda/places.h>
 
 namespace retape::cuda {
 namespace {
-
-struct Place {
-  int64_t n, at[3], channel;
-};
-__device__ __forceinline__ Place place_of(int64_t t, const int64_t (&size)[3], int64_t channels) {
-  const int64_t r = t / channels;
-  return {r / (size[0] * size[1] * size[2]), {r / (size[1] * size[2]) % size[0], r / size[2] % size[1], r % size[2]}, t % channels};
-}
 
 // Calls f(place, element) for every element of window o that is inside the image.
 template <class F> __device__ __forceinline__ void for_elements(const WindowArgs& w, const int64_t (&o)[3], const F& f) {

@@ -25,6 +25,7 @@
 #include <retape/nn/mixture_of_experts.h>
 #include <retape/nn/module.h>
 #include <retape/nn/parametrizations.h>
+#include <retape/nn/pixel_shuffle.h>
 #include <retape/nn/pool.h>
 #include <retape/nn/receptive_field.h>
 #include <retape/nn/region.h>
@@ -35,5 +36,6 @@
 #include <retape/nn/rope.h>
 #include <retape/nn/sequential.h>
 #include <retape/nn/transformer.h>
+#include <retape/nn/upsample.h>
 #include <retape/nn/vision_transformer.h>
 #include <retape/nn/word2vec.h>

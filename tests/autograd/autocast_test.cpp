@@ -149,7 +149,7 @@ TEST_CASE("ops run in the precision of PyTorch's lists", "[autocast]") {
                 matrix_norm(low), matrix_exp(low), pinv(low), fft(low.at({Slice(), Slice(0, 2)})), rfft(low)}) == Names{"f32"});
   CHECK(dtypes({cat({low, f32}), stack({f32, low}), low + f32, addcmul(low, low, f32), atan2(low, f32), dot(low_row, row),
                 tensordot(f32, low, 1), cross(low, f32, 0), scatter_add(low, 0, expand(ids, {3, 3}), f32), index_copy(low, 0, ids, f32),
-                index_put(low, {0}, row)}) == Names{"f32"});
+                index_put(low, {0}, row), grid_sample(reshape(low, {1, 1, 3, 3}), zeros({1, 1, 1, 2}))}) == Names{"f32"});
   CHECK(dtypes({tensordot(low, low, 1), dot(low_row, low_row), scatter_add(low, 0, expand(ids, {3, 3}), low), cat({low, low}), low + low,
                 dropout(low, 0.5), embedding(low, ids), transpose(low), where(gt(low, 0.5), low, 0)}) == Names{"bf16"});
   CHECK(dtypes({embedding(f32, ids), gelu(f32), tanh(f32), f32 * f32, cast(f32, DType::f32)}) == Names{"f32"});

@@ -53,7 +53,7 @@ Tensor kernel(int64_t height, int64_t width) { return uniform({2, 2, height, wid
 
 TEST_CASE("the receptive fields of all units are the supports of their gradients", "[receptive_field]") {
   manual_seed(1);
-  const Tensor w = kernel(3, 2), w5 = kernel(5, 3), up = kernel(4, 3);
+  const Tensor w8 = uniform({8, 2, 3, 3}, 0.5, 1), w = kernel(3, 2), w5 = kernel(5, 3), up = kernel(4, 3);
   SECTION("stride, padding and two sizes") {
     check_by_gradients([&](const Tensor& x) { return conv2d(conv2d(x, w, {}, {.stride = {2, 1}, .padding = {1, 0}}), w5, {}, {.padding = 2}); },
                        image(11, 9));
@@ -97,11 +97,19 @@ TEST_CASE("the receptive fields of all units are the supports of their gradients
   SECTION("pixels made of channels by a reshape") {
     check_by_gradients(
         [&](const Tensor& x) {
-          const Tensor y = conv2d(x, uniform({8, 2, 3, 3}, 0.5, 1));
-          const int64_t h = y.size(2), v = y.size(3);
-          return reshape(permute(reshape(y, {1, 2, 2, 2, h, v}), {0, 1, 4, 2, 5, 3}), {1, 2, 2 * h, 2 * v});
+          return pixel_shuffle(conv2d(x, w8), 2);
         },
         image(6, 5));
+  }
+  SECTION("an image that grows and shrinks") {
+    for (const auto mode : {InterpolateMode::nearest, InterpolateMode::nearest_exact, InterpolateMode::bilinear, InterpolateMode::bicubic})
+      for (const bool corners : {false, true}) {
+        if (corners && mode != InterpolateMode::bilinear && mode != InterpolateMode::bicubic) continue;
+        CAPTURE(int(mode), corners);
+        InterpolateOptions options{.size = {9, 4}, .mode = mode};
+        if (corners) options.align_corners = true;
+        check_by_gradients([&](const Tensor& x) { return conv2d(interpolate(x, options), w); }, image(5, 6));
+      }
   }
   SECTION("one dim and three") {
     check_by_gradients([&](const Tensor& x) { return conv1d(x, uniform({2, 2, 3}, 0.5, 1), {}, {.stride = 2, .padding = 1}); },
