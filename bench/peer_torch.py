@@ -376,6 +376,11 @@ def image_op(name):
         "avg_pool": lambda: ForwardBackward(lambda x: F.avg_pool2d(x, 2), image(56)),
         "bilinear": lambda: ForwardBackward(lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), image(56)),
         "nearest": lambda: ForwardBackward(lambda x: F.interpolate(x, scale_factor=2), image(56)),
+        "grid_sample": lambda: ForwardBackward(
+            lambda x, theta: F.grid_sample(x, F.affine_grid(0.5 * theta, x.shape, align_corners=False), align_corners=False),
+            image(56),
+            torch.randn(16, 2, 3),
+        ),
         # faster with the channels in planes
         "bicubic": lambda: ForwardBackward(lambda x: F.interpolate(x, scale_factor=2, mode="bicubic"), torch.randn(16, 64, 56, 56)),
     }[name]()

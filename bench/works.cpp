@@ -190,6 +190,12 @@ void add_image_ops(std::vector<Work>& all) {
        image,
        {},
        [](auto& x) { return interpolate(x[0], {.scale_factor = 2, .mode = InterpolateMode::bicubic}); }},
+      {"grid_sample, bilinear",
+       "grid_sample",
+       1.3,
+       image,
+       {16, 2, 3},
+       [](auto& x) { return grid_sample(x[0], affine_grid(0.5 * x[1], x[0].shape())); }},
   };
   for (const Op& op : ops)
     all.push_back({.name = fmt::format("{}, 16 images of 56 x 56, forward + backward", op.name),
