@@ -80,3 +80,9 @@ TEST_CASE("second derivatives on CUDA agree with the CPU", "[cuda][ops]") {
       if (second[0][i]) CHECK(difference(second[1][i], second[0][i], DType::f64) <= 100);
   });
 }
+
+TEST_CASE("a box of an image that is not there is an error on CUDA", "[cuda]") {
+  const Tensor x = ones({1, 1, 2, 2}, {.device = gpu}), boxes = to(tensor<double>({0, 0, 0, 1, 1, 1, 0, 0, 1, 1}, {2, 5}), gpu);
+  CHECK_THAT(error_of([&] { roi_align(x, boxes, 1).to_vector<float>(); }), ContainsSubstring("roi_align: index 1 is out of range"));
+  CHECK(roi_align(x, narrow(boxes, 0, 0, 1), 1).to_vector<float>() == std::vector<float>{1});
+}
