@@ -14,6 +14,7 @@
 #include <retape/nn/estimate_memory.h>
 #include <retape/nn/gated.h>
 #include <retape/nn/group_norm.h>
+#include <retape/nn/hippo.h>
 #include <retape/nn/hugging_face.h>
 #include <retape/nn/init.h>
 #include <retape/nn/kv_cache.h>
