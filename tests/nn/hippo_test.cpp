@@ -6,6 +6,7 @@
 #include <cmath>
 
 using namespace retape;
+using namespace retape::testing;
 using nn::HippoMeasure;
 
 namespace {

@@ -4,6 +4,7 @@
 #include "../catch.h"
 
 using namespace retape;
+using namespace retape::testing;
 using Dim = nn::ReceptiveField::Dim;
 
 namespace {
