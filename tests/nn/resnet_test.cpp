@@ -80,7 +80,7 @@ TEST_CASE("a Transformer is PyTorch's", "[transformer]") {
   options.dim_feedforward = 16, options.num_encoder_layers = 2, options.num_decoder_layers = 1, options.batch_first = true;
   nn::Transformer model(8, 2, options);
   waved(model).eval();
-  const Tensor y = model(wave({2, 3, 8}, 0.1), wave({2, 4, 8}, 0.2), {}, {.is_causal = true});
+  const Tensor y = model(wave({2, 3, 8}, 0.1), wave({2, 4, 8}, 0.2), nn::MultiheadAttentionInputs{}, nn::MultiheadAttentionInputs{.is_causal = true});
   CHECK(relative_difference(y, golden("transformer.y")) < 1e-12);
   const Tensor other = model(wave({2, 3, 8}, 0.1), wave({2, 4, 8}, 0.2));  // every position sees all
   CHECK(relative_difference(other, golden("transformer.y")) > 1e-3);
