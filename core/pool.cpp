@@ -122,18 +122,16 @@ template <class C> struct Lanes {
   typedef int32_t Number __attribute__((vector_size(lanes * sizeof(int32_t))));
   typedef std::conditional_t<sizeof(C) == 4, int32_t, int64_t> Flag;
   typedef Flag Mask __attribute__((vector_size(lanes * sizeof(C))));
-  template <class T> static RETAPE_INLINE Value load(const T* x) {
-    Value v;
+  template <class T> static RETAPE_INLINE void load(const T* x, Value& v) {
     if constexpr (std::is_same_v<T, C>) __builtin_memcpy(&v, x, sizeof v);
     else
       for (int k = 0; k < lanes; ++k) v[k] = C(x[k]);
-    return v;
   }
-  template <class E> static RETAPE_INLINE Number load_numbers(const E* x) {
+  template <class E> static RETAPE_INLINE void load_numbers(const E* x, Number& v) {
     typedef E Narrow __attribute__((vector_size(lanes * sizeof(E))));
-    Narrow v;
-    __builtin_memcpy(&v, x, sizeof v);
-    return __builtin_convertvector(v, Number);
+    Narrow narrow;
+    __builtin_memcpy(&narrow, x, sizeof narrow);
+    v = __builtin_convertvector(narrow, Number);
   }
   template <class E> static RETAPE_INLINE void store_numbers(const Number& v, E* y) {
     typedef E Narrow __attribute__((vector_size(lanes * sizeof(E))));
@@ -173,7 +171,8 @@ void max_pool(const WindowArgs& w, const Tensor& x, Tensor& y, Tensor& element) 
             const T* const pixel = image + p * channels + from;
 #pragma GCC unroll 4
             for (int k = 0; k < vectors; ++k) {
-              const typename L::Value v = L::load(pixel + k * lanes);
+              typename L::Value v;
+              L::load(pixel + k * lanes, v);
               const auto take = (v > best[k]) | (v != v);  // nan wins
               best[k] = take ? v : best[k];
               which[k] = __builtin_convertvector(take, typename L::Number) ? typename L::Number{} + int32_t(e) : which[k];
@@ -243,9 +242,11 @@ void max_pool_backward(const WindowArgs& w, const Tensor& dy, const Tensor& elem
             const int64_t row = (n * w.places_out() + window) * channels + from;
 #pragma GCC unroll 4
             for (int k = 0; k < vectors; ++k) {
-              const auto here = L::load_numbers(numbers + row + k * lanes) == int32_t(e);
-              const typename L::Value d = L::load(grad + row + k * lanes);
-              sum[k] += __builtin_convertvector(here, typename L::Mask) ? d : typename L::Value{};
+              typename L::Number which;
+              typename L::Value d;
+              L::load_numbers(numbers + row + k * lanes, which);
+              L::load(grad + row + k * lanes, d);
+              sum[k] += __builtin_convertvector(which == int32_t(e), typename L::Mask) ? d : typename L::Value{};
             }
           });
 #pragma GCC unroll 4
