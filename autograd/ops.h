@@ -16,6 +16,7 @@
 #include <retape/autograd/iterate.h>
 #include <retape/autograd/layer_norm.h>
 #include <retape/autograd/linalg.h>
+#include <retape/autograd/linear_recurrence.h>
 #include <retape/autograd/matmul.h>
 #include <retape/autograd/pool.h>
 #include <retape/autograd/rearrange.h>

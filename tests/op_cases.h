@@ -30,6 +30,24 @@ inline Tensor joined(const RecurrentResult& r) {
   return cat(all);
 }
 
+// h_t = a_t h_(t-1) + b_t with simpler ops; complex if b has four dims.
+inline Tensor recurred(const Tensor& a, const Tensor& b, Tensor h, bool reverse = false) {
+  const int64_t T = b.size(1);
+  const Tensor factors = expand(a, b.shape());
+  const auto times = [&](const Tensor& x, const Tensor& y) {
+    if (b.dim() == 3) return x * y;
+    const Tensor p = select(x, -1, 0), q = select(x, -1, 1), r = select(y, -1, 0), s = select(y, -1, 1);
+    return stack({p * r - q * s, p * s + q * r}, -1);
+  };
+  std::vector<Tensor> all(size_t(T), Tensor{});
+  for (int64_t i = 0; i < T; ++i) {
+    const int64_t t = reverse ? T - 1 - i : i;
+    const Tensor in = select(b, 1, t);
+    all[size_t(t)] = h = h ? times(select(factors, 1, t), h) + in : in;
+  }
+  return stack(all, 1);
+}
+
 inline std::vector<OpCase> op_cases() {
   const Tensor ids = tensor<int64_t>({1, 0, 2, 1}), pairs = tensor<int64_t>({0, 2, 1, 1, 0, 0}, {2, 3});
   const Tensor lengths = tensor<int64_t>({2, 3});
@@ -387,6 +405,11 @@ inline std::vector<OpCase> op_cases() {
       {"gru, reverse, lengths", [lengths](auto& x) { return joined(recurrent_layer(RecurrentKind::gru, x[0], {x[1], x[2], {}, {}, {}}, x[3], {}, to(lengths, x[0].device()), true)); }, {{{3, 2, 3}}, {{6, 3}}, {{6, 2}}, {{2, 2}}}},
       {"rnn, tanh", [](auto& x) { return joined(recurrent_layer(RecurrentKind::tanh, x[0], {x[1], x[2], x[3], x[4], {}}, x[5])); }, {{{3, 2, 3}}, {{4, 3}}, {{4, 4}}, {{4}}, {{4}}, {{2, 4}}}},
       {"rnn, relu, reverse, lengths", [lengths](auto& x) { return joined(recurrent_layer(RecurrentKind::relu, x[0], {x[1], x[2], {}, {}, {}}, x[3], {}, to(lengths, x[0].device()), true)); }, {{{3, 2, 3}}, {{4, 3}}, {{4, 4}}, {{2, 4}}}},
+      {"linear_recurrence", [](auto& x) { return linear_recurrence(x[0], x[1]); }, {{{2, 5, 3}}, {{2, 5, 3}}}, [](auto& x) { return recurred(x[0], x[1], {}); }},
+      {"linear_recurrence, reverse, initial", [](auto& x) { return linear_recurrence(x[0], x[1], {.initial = x[2], .reverse = true}); }, {{{2, 5, 3}}, {{2, 5, 3}}, {{2, 3}}}, [](auto& x) { return recurred(x[0], x[1], x[2], true); }},
+      {"linear_recurrence, factors of all steps", [](auto& x) { return linear_recurrence(x[0], x[1], {.initial = x[2]}); }, {{{3}}, {{2, 5, 3}}, {{2, 3}}}, [](auto& x) { return recurred(x[0], x[1], x[2]); }},
+      {"linear_recurrence, complex", [](auto& x) { return linear_recurrence(x[0], x[1], {.initial = x[2], .complex = true}); }, {{{3, 5, 4, 2}, -0.7, 0.7}, {{3, 5, 4, 2}}, {{3, 4, 2}}}, [](auto& x) { return recurred(x[0], x[1], x[2]); }},
+      {"linear_recurrence, complex, factors of all steps, reverse", [](auto& x) { return linear_recurrence(x[0], x[1], {.reverse = true, .complex = true}); }, {{{4, 2}, -0.7, 0.7}, {{3, 5, 4, 2}}}, [](auto& x) { return recurred(x[0], x[1], {}, true); }},
   };
   // clang-format on
   cases.insert(cases.end(), more.begin(), more.end());
