@@ -26,6 +26,7 @@
 #include <retape/autograd/rope.h>
 #include <retape/autograd/sample.h>
 #include <retape/autograd/scan.h>
+#include <retape/autograd/selective_scan.h>
 #include <retape/autograd/softmax.h>
 #include <retape/autograd/sort.h>
 #include <retape/autograd/unary.h>

@@ -48,6 +48,29 @@ inline Tensor recurred(const Tensor& a, const Tensor& b, Tensor h, bool reverse 
   return stack(all, 1);
 }
 
+// All that a scan or linear attention gives, as one vector.
+template <class Result> Tensor with_state(const Result& r) {
+  return cat({reshape(r.y, {r.y.numel()}), cast(reshape(r.last_state, {r.last_state.numel()}), r.y.dtype())});
+}
+// The selective scan step by step; B and C (batch, T, groups, N).
+inline SelectiveScanResult scanned(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
+                                   const SelectiveScanOptions& o = {}) {
+  const int64_t T = u.size(1), D = u.size(2), N = A.size(1), G = B.size(2);
+  const auto each = [&](const Tensor& x, int64_t t) {
+    return reshape(expand(unsqueeze(select(x, 1, t), 2), {u.size(0), G, D / G, N}), {u.size(0), D, N});
+  };
+  Tensor h = o.initial ? o.initial : zeros({u.size(0), D, N}, u.options());
+  std::vector<Tensor> all;
+  for (int64_t t = 0; t < T; ++t) {
+    const Tensor x = select(u, 1, t), raw = o.delta_bias ? select(delta, 1, t) + o.delta_bias : select(delta, 1, t);
+    const Tensor dt = unsqueeze(o.delta_softplus ? softplus(raw) : raw, 2);
+    h = exp(dt * A) * h + dt * each(B, t) * unsqueeze(x, 2);
+    Tensor y = sum(each(C, t) * h, {2});
+    if (o.D) y = y + o.D * x;
+    all.push_back(o.z ? y * silu(select(o.z, 1, t)) : y);
+  }
+  return {stack(all, 1), h};
+}
 inline std::vector<OpCase> op_cases() {
   const Tensor ids = tensor<int64_t>({1, 0, 2, 1}), pairs = tensor<int64_t>({0, 2, 1, 1, 0, 0}, {2, 3});
   const Tensor lengths = tensor<int64_t>({2, 3});
@@ -410,6 +433,12 @@ inline std::vector<OpCase> op_cases() {
       {"linear_recurrence, factors of all steps", [](auto& x) { return linear_recurrence(x[0], x[1], {.initial = x[2]}); }, {{{3}}, {{2, 5, 3}}, {{2, 3}}}, [](auto& x) { return recurred(x[0], x[1], x[2]); }},
       {"linear_recurrence, complex", [](auto& x) { return linear_recurrence(x[0], x[1], {.initial = x[2], .complex = true}); }, {{{3, 5, 4, 2}, -0.7, 0.7}, {{3, 5, 4, 2}}, {{3, 4, 2}}}, [](auto& x) { return recurred(x[0], x[1], x[2]); }},
       {"linear_recurrence, complex, factors of all steps, reverse", [](auto& x) { return linear_recurrence(x[0], x[1], {.reverse = true, .complex = true}); }, {{{4, 2}, -0.7, 0.7}, {{3, 5, 4, 2}}}, [](auto& x) { return recurred(x[0], x[1], {}, true); }},
+      {"selective_scan", [](auto& x) { return selective_scan(x[0], x[1], x[2], x[3], x[4]); }, {{{2, 3, 4}}, {{2, 3, 4}, 0.1, 1}, {{4, 5}, -1, -0.2}, {{2, 3, 5}}, {{2, 3, 5}}}, [](auto& x) { return scanned(x[0], x[1], x[2], unsqueeze(x[3], 2), unsqueeze(x[4], 2)).y; }},
+      {"selective_scan, groups, all options", [](auto& x) { return with_state(selective_scan_with_state(x[0], x[1], x[2], x[3], x[4], {.D = x[5], .z = x[6], .delta_bias = x[7], .delta_softplus = true, .initial = x[8]})); },
+       {{{3, 5, 4}}, {{3, 5, 4}}, {{4, 6}, -1, -0.2}, {{3, 5, 2, 6}}, {{3, 5, 2, 6}}, {{4}}, {{3, 5, 4}}, {{4}}, {{3, 4, 6}}},
+       [](auto& x) { return with_state(scanned(x[0], x[1], x[2], x[3], x[4], {.D = x[5], .z = x[6], .delta_bias = x[7], .delta_softplus = true, .initial = x[8]})); }},
+      {"selective_scan_step", [](auto& x) { return with_state(selective_scan_step(x[0], x[1], x[2], x[3], x[4], x[5])); }, {{{2, 4, 5}}, {{2, 4}}, {{2, 4}, 0.1, 1}, {{4, 5}, -1, -0.2}, {{2, 5}}, {{2, 5}}},
+       [](auto& x) { auto t = [&](int i) { return unsqueeze(x[size_t(i)], 1); }; auto r = scanned(t(1), t(2), x[3], unsqueeze(t(4), 2), unsqueeze(t(5), 2), {.initial = x[0]}); return with_state(r); }},
   };
   // clang-format on
   cases.insert(cases.end(), more.begin(), more.end());
