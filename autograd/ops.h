@@ -10,6 +10,7 @@
 #include <retape/autograd/dropout.h>
 #include <retape/autograd/einsum.h>
 #include <retape/autograd/fft.h>
+#include <retape/autograd/gated_linear_attention.h>
 #include <retape/autograd/group_norm.h>
 #include <retape/autograd/index.h>
 #include <retape/autograd/indexing.h>

@@ -71,6 +71,18 @@ inline SelectiveScanResult scanned(const Tensor& u, const Tensor& delta, const T
   }
   return {stack(all, 1), h};
 }
+// Linear attention step by step.
+inline GatedLinearAttentionResult attended(const Tensor& q, const Tensor& k, const Tensor& v, const GatedLinearAttentionOptions& o = {}) {
+  Tensor h = o.initial ? o.initial : zeros({q.size(0), q.size(2), q.size(3), v.size(3)}, q.options());
+  std::vector<Tensor> all;
+  for (int64_t t = 0; t < q.size(1); ++t) {
+    if (o.g) h = h * exp(o.g.dim() == 3 ? unsqueeze(unsqueeze(select(o.g, 1, t), 2), 3) : unsqueeze(select(o.g, 1, t), 3));
+    h = h + unsqueeze(select(k, 1, t), 3) * unsqueeze(select(v, 1, t), 2);
+    all.push_back((o.scale != 0 ? o.scale : 1 / std::sqrt(std::max(1., double(q.size(3))))) * sum(unsqueeze(select(q, 1, t), 3) * h, {2}));
+  }
+  return {stack(all, 1), h};
+}
+
 inline std::vector<OpCase> op_cases() {
   const Tensor ids = tensor<int64_t>({1, 0, 2, 1}), pairs = tensor<int64_t>({0, 2, 1, 1, 0, 0}, {2, 3});
   const Tensor lengths = tensor<int64_t>({2, 3});
@@ -439,6 +451,12 @@ inline std::vector<OpCase> op_cases() {
        [](auto& x) { return with_state(scanned(x[0], x[1], x[2], x[3], x[4], {.D = x[5], .z = x[6], .delta_bias = x[7], .delta_softplus = true, .initial = x[8]})); }},
       {"selective_scan_step", [](auto& x) { return with_state(selective_scan_step(x[0], x[1], x[2], x[3], x[4], x[5])); }, {{{2, 4, 5}}, {{2, 4}}, {{2, 4}, 0.1, 1}, {{4, 5}, -1, -0.2}, {{2, 5}}, {{2, 5}}},
        [](auto& x) { auto t = [&](int i) { return unsqueeze(x[size_t(i)], 1); }; auto r = scanned(t(1), t(2), x[3], unsqueeze(t(4), 2), unsqueeze(t(5), 2), {.initial = x[0]}); return with_state(r); }},
+      {"gated_linear_attention without decay", [](auto& x) { return gated_linear_attention(x[0], x[1], x[2]).y; }, {{{2, 5, 3, 4}}, {{2, 5, 3, 4}}, {{2, 5, 3, 6}}}, [](auto& x) { return attended(x[0], x[1], x[2]).y; }},
+      {"gated_linear_attention, decay of heads", [](auto& x) { return with_state(gated_linear_attention(x[0], x[1], x[2], {.g = x[3], .scale = 0.7, .initial = x[4]})); }, {{{2, 5, 3, 4}}, {{2, 5, 3, 4}}, {{2, 5, 3, 6}}, {{2, 5, 3}, -2, 0}, {{2, 3, 4, 6}}},
+       [](auto& x) { return with_state(attended(x[0], x[1], x[2], {.g = x[3], .scale = 0.7, .initial = x[4]})); }},
+      {"gated_linear_attention, decay of features", [](auto& x) { return with_state(gated_linear_attention(x[0], x[1], x[2], {.g = x[3], .initial = x[4]})); }, {{{2, 5, 3, 4}}, {{2, 5, 3, 4}}, {{2, 5, 3, 6}}, {{2, 5, 3, 4}, -2, 0}, {{2, 3, 4, 6}}},
+       [](auto& x) { return with_state(attended(x[0], x[1], x[2], {.g = x[3], .initial = x[4]})); }},
+      {"gated_linear_attention_step", [](auto& x) { return with_state(gated_linear_attention_step(x[0], x[1], x[2], x[3], {.g = x[4]})); }, {{{2, 3, 4, 6}}, {{2, 3, 4}}, {{2, 3, 4}}, {{2, 3, 6}}, {{2, 3}, -2, 0}}},
   };
   // clang-format on
   cases.insert(cases.end(), more.begin(), more.end());
