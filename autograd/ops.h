@@ -11,6 +11,7 @@
 #include <retape/autograd/dropout.h>
 #include <retape/autograd/einsum.h>
 #include <retape/autograd/fft.h>
+#include <retape/autograd/gated_linear_attention.h>
 #include <retape/autograd/grid_sample.h>
 #include <retape/autograd/group_norm.h>
 #include <retape/autograd/index.h>
@@ -19,6 +20,7 @@
 #include <retape/autograd/iterate.h>
 #include <retape/autograd/layer_norm.h>
 #include <retape/autograd/linalg.h>
+#include <retape/autograd/linear_recurrence.h>
 #include <retape/autograd/matmul.h>
 #include <retape/autograd/pixel_shuffle.h>
 #include <retape/autograd/pool.h>
@@ -30,6 +32,7 @@
 #include <retape/autograd/rope.h>
 #include <retape/autograd/sample.h>
 #include <retape/autograd/scan.h>
+#include <retape/autograd/selective_scan.h>
 #include <retape/autograd/softmax.h>
 #include <retape/autograd/sort.h>
 #include <retape/autograd/unary.h>

@@ -150,4 +150,18 @@ struct RecurrentLayer {
   Tensor lengths;  // i64 (B), or undefined: T
 };
 
+/// How many steps of a sequence go between two states that are kept for backward.
+constexpr int64_t recurrence_chunk = 64;
+// What a selective scan reads, or the gradients of that: B sequences of T steps of D channels, N numbers of state each. All contiguous. The first
+// five have one floating dtype; the others are f32 if that is a half type, else of it, too.
+struct SelectiveScanArgs {
+  Tensor u, delta;          // (B, T, D)
+  Tensor b, c;              // (B, T, G, N), one each for D / G neighbouring channels
+  Tensor z;                 // (B, T, D), or undefined: no gate
+  Tensor a;                 // (D, N)
+  Tensor skip, delta_bias;  // (D), or undefined: 0
+  Tensor initial;           // (B, D, N), or undefined: 0
+  bool delta_softplus = false;
+};
+
 }  // namespace retape

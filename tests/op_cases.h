@@ -37,6 +37,59 @@ inline Tensor regions(const Tensor& x) {
   return to(boxes, x.device());
 }
 
+// h_t = a_t h_(t-1) + b_t with simpler ops; complex if b has four dims.
+inline Tensor recurred(const Tensor& a, const Tensor& b, Tensor h, bool reverse = false) {
+  const int64_t T = b.size(1);
+  const Tensor factors = expand(a, b.shape());
+  const auto times = [&](const Tensor& x, const Tensor& y) {
+    if (b.dim() == 3) return x * y;
+    const Tensor p = select(x, -1, 0), q = select(x, -1, 1), r = select(y, -1, 0), s = select(y, -1, 1);
+    return stack({p * r - q * s, p * s + q * r}, -1);
+  };
+  std::vector<Tensor> all(size_t(T), Tensor{});
+  for (int64_t i = 0; i < T; ++i) {
+    const int64_t t = reverse ? T - 1 - i : i;
+    const Tensor in = select(b, 1, t);
+    all[size_t(t)] = h = h ? times(select(factors, 1, t), h) + in : in;
+  }
+  return stack(all, 1);
+}
+
+// All that a scan or linear attention gives, as one vector.
+template <class Result> Tensor with_state(const Result& r) {
+  return cat({reshape(r.y, {r.y.numel()}), cast(reshape(r.last_state, {r.last_state.numel()}), r.y.dtype())});
+}
+// The selective scan step by step; B and C (batch, T, groups, N).
+inline SelectiveScanResult scanned(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
+                                   const SelectiveScanOptions& o = {}) {
+  const int64_t T = u.size(1), D = u.size(2), N = A.size(1), G = B.size(2);
+  const auto each = [&](const Tensor& x, int64_t t) {
+    return reshape(expand(unsqueeze(select(x, 1, t), 2), {u.size(0), G, D / G, N}), {u.size(0), D, N});
+  };
+  Tensor h = o.initial ? o.initial : zeros({u.size(0), D, N}, u.options());
+  std::vector<Tensor> all;
+  for (int64_t t = 0; t < T; ++t) {
+    const Tensor x = select(u, 1, t), raw = o.delta_bias ? select(delta, 1, t) + o.delta_bias : select(delta, 1, t);
+    const Tensor dt = unsqueeze(o.delta_softplus ? softplus(raw) : raw, 2);
+    h = exp(dt * A) * h + dt * each(B, t) * unsqueeze(x, 2);
+    Tensor y = sum(each(C, t) * h, {2});
+    if (o.D) y = y + o.D * x;
+    all.push_back(o.z ? y * silu(select(o.z, 1, t)) : y);
+  }
+  return {stack(all, 1), h};
+}
+// Linear attention step by step.
+inline GatedLinearAttentionResult attended(const Tensor& q, const Tensor& k, const Tensor& v, const GatedLinearAttentionOptions& o = {}) {
+  Tensor h = o.initial ? o.initial : zeros({q.size(0), q.size(2), q.size(3), v.size(3)}, q.options());
+  std::vector<Tensor> all;
+  for (int64_t t = 0; t < q.size(1); ++t) {
+    if (o.g) h = h * exp(o.g.dim() == 3 ? unsqueeze(unsqueeze(select(o.g, 1, t), 2), 3) : unsqueeze(select(o.g, 1, t), 3));
+    h = h + unsqueeze(select(k, 1, t), 3) * unsqueeze(select(v, 1, t), 2);
+    all.push_back((o.scale != 0 ? o.scale : 1 / std::sqrt(std::max(1., double(q.size(3))))) * sum(unsqueeze(select(q, 1, t), 3) * h, {2}));
+  }
+  return {stack(all, 1), h};
+}
+
 inline std::vector<OpCase> op_cases() {
   const Tensor ids = tensor<int64_t>({1, 0, 2, 1}), pairs = tensor<int64_t>({0, 2, 1, 1, 0, 0}, {2, 3});
   const Tensor lengths = tensor<int64_t>({2, 3});
@@ -438,6 +491,23 @@ inline std::vector<OpCase> op_cases() {
       {"gru, reverse, lengths", [lengths](auto& x) { return joined(recurrent_layer(RecurrentKind::gru, x[0], {x[1], x[2], {}, {}, {}}, x[3], {}, to(lengths, x[0].device()), true)); }, {{{3, 2, 3}}, {{6, 3}}, {{6, 2}}, {{2, 2}}}},
       {"rnn, tanh", [](auto& x) { return joined(recurrent_layer(RecurrentKind::tanh, x[0], {x[1], x[2], x[3], x[4], {}}, x[5])); }, {{{3, 2, 3}}, {{4, 3}}, {{4, 4}}, {{4}}, {{4}}, {{2, 4}}}},
       {"rnn, relu, reverse, lengths", [lengths](auto& x) { return joined(recurrent_layer(RecurrentKind::relu, x[0], {x[1], x[2], {}, {}, {}}, x[3], {}, to(lengths, x[0].device()), true)); }, {{{3, 2, 3}}, {{4, 3}}, {{4, 4}}, {{2, 4}}}},
+      {"linear_recurrence", [](auto& x) { return linear_recurrence(x[0], x[1]); }, {{{2, 5, 3}}, {{2, 5, 3}}}, [](auto& x) { return recurred(x[0], x[1], {}); }},
+      {"linear_recurrence, reverse, initial", [](auto& x) { return linear_recurrence(x[0], x[1], {.initial = x[2], .reverse = true}); }, {{{2, 5, 3}}, {{2, 5, 3}}, {{2, 3}}}, [](auto& x) { return recurred(x[0], x[1], x[2], true); }},
+      {"linear_recurrence, factors of all steps", [](auto& x) { return linear_recurrence(x[0], x[1], {.initial = x[2]}); }, {{{3}}, {{2, 5, 3}}, {{2, 3}}}, [](auto& x) { return recurred(x[0], x[1], x[2]); }},
+      {"linear_recurrence, complex", [](auto& x) { return linear_recurrence(x[0], x[1], {.initial = x[2], .complex = true}); }, {{{3, 5, 4, 2}, -0.7, 0.7}, {{3, 5, 4, 2}}, {{3, 4, 2}}}, [](auto& x) { return recurred(x[0], x[1], x[2]); }},
+      {"linear_recurrence, complex, factors of all steps, reverse", [](auto& x) { return linear_recurrence(x[0], x[1], {.reverse = true, .complex = true}); }, {{{4, 2}, -0.7, 0.7}, {{3, 5, 4, 2}}}, [](auto& x) { return recurred(x[0], x[1], {}, true); }},
+      {"selective_scan", [](auto& x) { return selective_scan(x[0], x[1], x[2], x[3], x[4]); }, {{{2, 3, 4}}, {{2, 3, 4}, 0.1, 1}, {{4, 5}, -1, -0.2}, {{2, 3, 5}}, {{2, 3, 5}}}, [](auto& x) { return scanned(x[0], x[1], x[2], unsqueeze(x[3], 2), unsqueeze(x[4], 2)).y; }},
+      {"selective_scan, groups, all options", [](auto& x) { return with_state(selective_scan_with_state(x[0], x[1], x[2], x[3], x[4], {.D = x[5], .z = x[6], .delta_bias = x[7], .delta_softplus = true, .initial = x[8]})); },
+       {{{3, 5, 4}}, {{3, 5, 4}}, {{4, 6}, -1, -0.2}, {{3, 5, 2, 6}}, {{3, 5, 2, 6}}, {{4}}, {{3, 5, 4}}, {{4}}, {{3, 4, 6}}},
+       [](auto& x) { return with_state(scanned(x[0], x[1], x[2], x[3], x[4], {.D = x[5], .z = x[6], .delta_bias = x[7], .delta_softplus = true, .initial = x[8]})); }},
+      {"selective_scan_step", [](auto& x) { return with_state(selective_scan_step(x[0], x[1], x[2], x[3], x[4], x[5])); }, {{{2, 4, 5}}, {{2, 4}}, {{2, 4}, 0.1, 1}, {{4, 5}, -1, -0.2}, {{2, 5}}, {{2, 5}}},
+       [](auto& x) { auto t = [&](int i) { return unsqueeze(x[size_t(i)], 1); }; auto r = scanned(t(1), t(2), x[3], unsqueeze(t(4), 2), unsqueeze(t(5), 2), {.initial = x[0]}); return with_state(r); }},
+      {"gated_linear_attention without decay", [](auto& x) { return gated_linear_attention(x[0], x[1], x[2]).y; }, {{{2, 5, 3, 4}}, {{2, 5, 3, 4}}, {{2, 5, 3, 6}}}, [](auto& x) { return attended(x[0], x[1], x[2]).y; }},
+      {"gated_linear_attention, decay of heads", [](auto& x) { return with_state(gated_linear_attention(x[0], x[1], x[2], {.g = x[3], .scale = 0.7, .initial = x[4]})); }, {{{2, 5, 3, 4}}, {{2, 5, 3, 4}}, {{2, 5, 3, 6}}, {{2, 5, 3}, -2, 0}, {{2, 3, 4, 6}}},
+       [](auto& x) { return with_state(attended(x[0], x[1], x[2], {.g = x[3], .scale = 0.7, .initial = x[4]})); }},
+      {"gated_linear_attention, decay of features", [](auto& x) { return with_state(gated_linear_attention(x[0], x[1], x[2], {.g = x[3], .initial = x[4]})); }, {{{2, 5, 3, 4}}, {{2, 5, 3, 4}}, {{2, 5, 3, 6}}, {{2, 5, 3, 4}, -2, 0}, {{2, 3, 4, 6}}},
+       [](auto& x) { return with_state(attended(x[0], x[1], x[2], {.g = x[3], .initial = x[4]})); }},
+      {"gated_linear_attention_step", [](auto& x) { return with_state(gated_linear_attention_step(x[0], x[1], x[2], x[3], {.g = x[4]})); }, {{{2, 3, 4, 6}}, {{2, 3, 4}}, {{2, 3, 4}}, {{2, 3, 6}}, {{2, 3}, -2, 0}}},
   };
   // clang-format on
   cases.insert(cases.end(), more.begin(), more.end());

@@ -158,7 +158,10 @@ Classifier make_model(ClassifyOptions& o, bool fresh, const std::function<nn::Vi
 
 void train_classifier(ClassifyOptions& o, examples::Settings& settings, const std::string& name, Task task,
                       const std::function<nn::ViT(const std::string&)>& encoder) {
-  if (o.model.kind == "resnet18" && !settings.given("--augment")) o.data.augment = "crop:2,flip,erasing";
+  if (o.model.kind == "resnet18") {  // what it wants if the user does not say otherwise
+    if (!settings.given("--augment")) o.data.augment = "crop:1,flip,erasing";
+    if (!settings.given("--epochs")) o.epochs = 24;
+  }
   examples::Run run(name, settings, o, {"classes.txt"});
   check_flags(settings, o.model);
   if (o.data.data.empty()) throw Error("--data is missing: the folder of images to train on");

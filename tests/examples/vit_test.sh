@@ -96,7 +96,7 @@ resnet)
   grep -q "^accuracy $accuracy%" evaluated.txt || fail "evaluate says $(cat evaluated.txt), the run $accuracy"
   "$vit" predict --from run --top 1 "$golden/gray.png" | grep -q 'gray.png: ' || fail "predict says nothing"
   "$vit" train "${resnet[@]}" --epochs 1 --labels 16 --out usual --quiet
-  grep -q '"augment": "crop:2,flip,erasing"' usual/config.json || fail "images are not augmented as usual for a ResNet"
+  grep -q '"augment": "crop:1,flip,erasing"' usual/config.json || fail "images are not augmented as usual for a ResNet"
   refuses 1 '--depth is about a ViT, and --model resnet18 has nothing of the kind' "$vit" train "${resnet[@]}" --depth 3
   refuses 1 'has a resnet18, which is not exported' "$vit" export --from run --out no
   refuses 1 'every:0' "$vit" train "${resnet[@]}" --recompute every:0
