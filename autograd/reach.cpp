@@ -91,6 +91,7 @@ Box reach(const Tensor& y, const Box& box, const Tensor& x, bool within) {
     outputs.resize(size_t(node->outputs.size()));
     add(outputs[size_t(index)], at);
   };
+  if (!y->producer && y.impl() != x.impl()) return {};
   arrive(within ? cut(box, y.shape()) : box, y->producer ? node_of(y->producer) : nullptr, y->index);
   while (!waiting.empty()) {
     const auto last = std::prev(waiting.end());
