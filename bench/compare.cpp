@@ -22,11 +22,14 @@ double roof_of(const Work& w) {
     case Roof::fma: return fma_peak();
     case Roof::copy: return copy_bandwidth(w.roof_bytes);
     case Roof::in_place: return in_place_bandwidth(w.roof_bytes);
+    case Roof::exp: return exp_rate();
     case Roof::none: break;
   }
   return 0;
 }
-const char* name_of(Roof roof) { return roof == Roof::fma ? "FMA peak" : roof == Roof::copy ? "copy roof" : "in-place roof"; }
+const char* name_of(Roof roof) {
+  return roof == Roof::fma ? "FMA peak" : roof == Roof::copy ? "copy roof" : roof == Roof::exp ? "rate of exp alone" : "in-place roof";
+}
 
 // Retape, the peer and the roofs take turns, so that all of them meet the same moods of the machine.
 std::vector<Row> measure(const Work& w, Peer& peer, int rounds) {

@@ -462,6 +462,72 @@ def attention(*shape, dtype=torch.float32):
     return ForwardBackward(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), q, k, v)
 
 
+def linear_recurrence(batch, steps, channels):
+    def run(a, b):
+        h, states = torch.zeros(batch, channels), []
+        for factor, x in zip(a.unbind(1), b.unbind(1)):
+            h = factor * h + x
+            states.append(h)
+        return torch.stack(states, 1)
+
+    return ForwardBackward(run, torch.rand(batch, steps, channels), torch.randn(batch, steps, channels))
+
+
+def scan(u, delta, A, B, C):
+    """The reference of Gu & Dao 2023, with slices that do not make their gradients quadratic in the length."""
+    powers = torch.exp(delta.unsqueeze(-1) * A)
+    inputs = (delta * u).unsqueeze(-1) * B.unsqueeze(2)
+    h, y = torch.zeros_like(powers[:, 0]), []
+    for power, x, c in zip(powers.unbind(1), inputs.unbind(1), C.unbind(1)):
+        h = power * h + x
+        y.append((h @ c.unsqueeze(-1)).squeeze(-1))
+    return torch.stack(y, 1)
+
+
+def scan_inputs(batch, steps, channels, size):
+    shape = (batch, steps, channels)
+    return (torch.randn(shape), 0.001 + 0.1 * torch.rand(shape), -1 - 15 * torch.rand(channels, size), torch.randn(batch, steps, size), torch.randn(batch, steps, size))
+
+
+def selective_scan_forward(*sizes):
+    inputs = scan_inputs(*sizes)
+    return Forward(lambda: scan(*inputs))
+
+
+def gated_linear_attention(of_features, batch, steps, heads, keys, values):
+    """In chunks of 64, as Dao & Gu 2024 write it in PyTorch; with a decay of features, k is divided by it, which a stronger one would not survive."""
+    chunk = 64
+    later = torch.ones(chunk, chunk).tril().bool()
+
+    def chunks(x):  # (B, T, H, ...) to (B, H, chunks, 64, ...)
+        return x.unflatten(1, (-1, chunk)).movedim(3, 1)
+
+    def run(q, k, v, g):
+        q, k, v, g = chunks(q) * keys**-0.5, chunks(k), chunks(v), chunks(g).cumsum(3)
+        if of_features:
+            scores = ((q * g.exp()) @ (k * (-g).exp()).transpose(-1, -2)).masked_fill(~later, 0)
+        else:
+            decay = (g.unsqueeze(-1) - g.unsqueeze(-2)).masked_fill(~later, -math.inf).exp()
+            scores = (q @ k.transpose(-1, -2)) * decay
+            g = g.unsqueeze(-1)
+        end = g[:, :, :, -1:]
+        added = (k * (end - g).exp()).transpose(-1, -2) @ v  # (B, H, chunks, K, V)
+        total = end.squeeze(3).cumsum(2).movedim(3, 2)  # (B, H, K or 1, chunks)
+        before = F.pad(total, (1, 0))[..., :-1]
+        past = torch.ones(total.size(-1), total.size(-1)).tril(-1).bool()
+        between = (before.unsqueeze(-1) - total.unsqueeze(-2)).masked_fill(~past, -math.inf).exp()
+        if of_features:
+            states = (between @ added.movedim(3, 2)).movedim(2, 3)
+        else:
+            states = (between.squeeze(2) @ added.flatten(3)).view_as(added)
+        y = scores @ v + (q * g.exp()) @ states
+        return y.movedim(1, 3).flatten(1, 2)
+
+    shape = (batch, steps, heads)
+    g = -0.1 * torch.rand(*shape, keys) if of_features else -0.1 * torch.rand(shape)
+    return ForwardBackward(run, torch.randn(*shape, keys), torch.randn(*shape, keys), torch.randn(*shape, values), g)
+
+
 class Norm:
     """Each layer in the layout in which it is faster."""
 
@@ -586,6 +652,10 @@ def make(line):
         "rle": rle,
         "pointwise_loss": pointwise_loss,
         "attention": attention,
+        "linear_recurrence": linear_recurrence,
+        "selective_scan": lambda *sizes: ForwardBackward(scan, *scan_inputs(*sizes)),
+        "selective_scan_forward": selective_scan_forward,
+        "gated_linear_attention": gated_linear_attention,
         "attention_bf16": lambda *shape: attention(*shape, dtype=torch.bfloat16),
         "gpt": GptStep,
         "generate": Generation,

@@ -231,6 +231,61 @@ void add_region_ops(std::vector<Work>& all) {
                  }});
 }
 
+// Recurrences along time. A selective scan is held against the time of its exponentials.
+void add_recurrences(std::vector<Work>& all) {
+  all.push_back({.name = "linear_recurrence B 2 T 256 C 1024, forward + backward",
+                 .peer = "linear_recurrence 2 256 1024",
+                 .at_least = 5,
+                 .make =
+                     [] {
+                       return forward_backward({uniform({2, 256, 1024}, 0, 1), randn({2, 256, 1024})},
+                                               [](auto& x) { return linear_recurrence(x[0], x[1]); });
+                     },
+                 .roof = Roof::copy,
+                 .amount = 8.0 * 4 * 2 * 256 * 1024,  // a, b, h; dh, a, h, da, db
+                 .roof_bytes = 4 * 2 * 256 * 1024});
+  const auto scan_inputs = [](int64_t steps) -> std::vector<Tensor> {
+    const Shape shape{2, steps, 1024}, row{2, steps, 16};
+    return {randn(shape), uniform(shape, 0.001, 0.101), uniform({1024, 16}, -16, -1), randn(row), randn(row)};
+  };
+  const auto scan = [](auto& x) { return selective_scan(x[0], x[1], x[2], x[3], x[4]); };
+  all.push_back({.name = "selective_scan B 2 T 2048 D 1024 N 16, forward",
+                 .peer = "selective_scan_forward 2 2048 1024 16",
+                 .at_least = 5,
+                 .make = [=]() -> Step {
+                   return [x = scan_inputs(2048), scan] {
+                     const NoGrad off;
+                     do_not_optimize(scan(x));
+                   };
+                 },
+                 .roof = Roof::exp,
+                 .amount = 2.0 * 2048 * 1024 * 16,
+                 .of_roof = 1 / 1.5});
+  all.push_back({.name = "selective_scan B 2 T 64 D 1024 N 16, forward + backward",
+                 .peer = "selective_scan 2 64 1024 16",
+                 .at_least = 5,
+                 .make = [=] { return forward_backward(scan_inputs(64), scan); },
+                 .roof = Roof::exp,
+                 .amount = 2.0 * 64 * 1024 * 16,
+                 .of_roof = 1 / (1.5 * 4.5)});  // backward in 3.5 times the time of forward
+  for (const int64_t steps : {1024, 16384})
+    for (const bool of_features : {false, true})
+      all.push_back(
+          {.name = fmt::format("gated_linear_attention B 1 T {} H 4 D 64, decay of {}, forward + backward", steps,
+                               of_features ? "features" : "heads"),
+           .peer = fmt::format("gated_linear_attention {} 1 {} 4 64 64", int(of_features), steps),
+           .at_least = steps == 16384 ? 3.0 : 0.0,
+           .make =
+               [=] {
+                 const Shape x{1, steps, 4, 64};
+                 return forward_backward({randn(x), randn(x), randn(x), uniform(of_features ? x : Shape{1, steps, 4}, -0.1, 0)},
+                                         [](auto& in) { return gated_linear_attention(in[0], in[1], in[2], {.g = in[3]}).y; });
+               },
+           .roof = Roof::fma,
+           // of a chunk of 64 steps: forward two products with the state and the scores' triangle twice, backward twice that and more
+           .amount = double(steps * 4) * (2 * 7 * 64 * 64 + 2 * 5 * 32 * 64)});
+}
+
 // ---- training steps -------------------------------------------------------------------------------------------------
 
 struct Product {  // a linear layer: x (m, k), weight (n, k)
@@ -450,6 +505,7 @@ std::vector<Work> all_works() {
   all.push_back(norm("GroupNorm", nn::GroupNorm(8, 64)));
   all.push_back(recurrent<nn::LSTM, nn::LSTMOptions>("LSTM"));
   all.push_back(recurrent<nn::GRU, nn::GRUOptions>("GRU"));
+  add_recurrences(all);
   all.push_back(attention(8, 6, 512, 64, 0.4));
   all.push_back(attention(2, 8, 4096, 64, 0.6));
   all.push_back(training_step("nanoGPT's CPU settings", nano, 1.5, 0, 1 / 1.5));

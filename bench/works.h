@@ -57,7 +57,7 @@ Step batch_norm_step(int64_t batch, int64_t channels, int64_t side, Device devic
 /// The numbers by which peer_torch.py knows a GPT.
 std::string numbers(const StepSettings& settings);
 
-enum class Roof { none, fma, copy, in_place };
+enum class Roof { none, fma, copy, in_place, exp };
 
 /// A rate of the work that should be reached whatever the peer does: `amount` / seconds.
 struct Rate {
@@ -70,7 +70,7 @@ struct Work {
   double at_least = 0;  ///< how many times faster Retape should be
   std::function<Step()> make;
   Roof roof = Roof::none;
-  double amount = 0;       ///< FLOPs, or bytes read and written, of a repetition
+  double amount = 0;       ///< FLOPs, bytes read and written, or exponentials, of a repetition
   int64_t roof_bytes = 0;  ///< the size of the arrays that the roof copies
   double of_roof = 0;      ///< the fraction of the roof to reach; 0: shown without a goal
   std::vector<Rate> rates = {};
