@@ -23,7 +23,9 @@ template <class T> struct Problem {
         keys(q.shape()[3]),
         values(v.shape()[3]),
         chunks((steps + chunk - 1) / chunk),
-        gate(!g ? Gate::none : g.dim() == 3 ? Gate::of_head : Gate::of_feature),
+        gate(!g             ? Gate::none
+             : g.dim() == 3 ? Gate::of_head
+                            : Gate::of_feature),
         decay(decay) {}
   int64_t pieces() const { return batch * heads * chunks; }
   // Row t of (B, T, H, ...) of a chunk's head; piece counts (B, H, chunks).
@@ -62,7 +64,7 @@ template <class T> struct Roles {
   const C* start;  // (B, H, chunks, K, V), or null: 0
   T* out;          // in T, or wide
   C* wide;
-  C* end;          // as start
+  C* end;  // as start
 };
 // Forward, S_t = e^g_t S_(t-1) + ...; reverse, what comes in at t fades by e^g_t on its way to t - 1.
 template <class T, bool reverse> __global__ void run_chunks(Problem<T> p, Roles<T> r) {
@@ -129,15 +131,17 @@ __global__ void join_chunks(Problem<T> p, const compute_t<T>* decays, const comp
 // The gradients of q and k in T, and of_gate (B, T, H, K), those of g for each feature: the logarithm of all that decays up to a step takes q dq
 // of it and gives k dk, and at a chunk's end the state takes part as well.
 template <class T>
-__global__ void finish(Problem<T> p, const T* q, const T* k, const compute_t<T>* wide_q, const compute_t<T>* wide_k, const compute_t<T>* states,
-                       const compute_t<T>* last, const compute_t<T>* dstates, T* dq, T* dk, compute_t<T>* of_gate) {
+__global__ void finish(Problem<T> p, const T* q, const T* k, const compute_t<T>* wide_q, const compute_t<T>* wide_k,
+                       const compute_t<T>* states, const compute_t<T>* last, const compute_t<T>* dstates, T* dq, T* dk,
+                       compute_t<T>* of_gate) {
   using C = compute_t<T>;
   const int64_t size = p.keys * p.values;
   for (int64_t task = thread_index(); task < p.batch * p.heads * p.chunks * p.keys; task += thread_count()) {
     const int64_t piece = task / p.keys, i = task % p.keys;
     C sum = 0;
     if (of_gate) {
-      const C* const after = (piece % p.chunks + 1 < p.chunks ? states + (piece + 1) * size : last + piece / p.chunks * size) + i * p.values;
+      const C* const after =
+          (piece % p.chunks + 1 < p.chunks ? states + (piece + 1) * size : last + piece / p.chunks * size) + i * p.values;
       for (int64_t j = 0; j < p.values; ++j) sum += after[j] * dstates[piece * size + i * p.values + j];
     }
     for (int t = p.many(piece); t-- > 0;) {
@@ -163,12 +167,12 @@ template <class T> void fill_powers(const Tensor& g, compute_t<T>* to) {
 template <class T, bool reverse> void run(const Problem<T>& p, const Roles<T>& roles) {
   launch(run_chunks<T, reverse>, blocks_for(p.pieces() * roles.own_size, 128), 128, 0, p, roles);
 }
-template <class T, bool reverse>
-void join(const Problem<T>& p, const compute_t<T>* first, compute_t<T>* states, compute_t<T>* last) {
+template <class T, bool reverse> void join(const Problem<T>& p, const compute_t<T>* first, compute_t<T>* states, compute_t<T>* last) {
   using C = compute_t<T>;
   const Scratch<C> decays(p.pieces() * p.keys);
   launch(multiply_out<T>, blocks_for(p.pieces() * p.keys), 256, 0, p, static_cast<C*>(decays));
-  launch(join_chunks<T, reverse>, blocks_for(p.batch * p.heads * p.keys * p.values), 256, 0, p, static_cast<C*>(decays), first, states, last);
+  launch(join_chunks<T, reverse>, blocks_for(p.batch * p.heads * p.keys * p.values), 256, 0, p, static_cast<C*>(decays), first, states,
+         last);
 }
 
 }  // namespace
@@ -189,9 +193,9 @@ void gated_linear_attention(const Tensor& q, const Tensor& k, const Tensor& v, c
   });
 }
 
-void gated_linear_attention_backward(const Tensor& dy, const Tensor& dlast, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g,
-                                     const Tensor& states, const Tensor& last, double scale, Tensor& dq, Tensor& dk, Tensor& dv, Tensor& dg,
-                                     Tensor& dh0) {
+void gated_linear_attention_backward(const Tensor& dy, const Tensor& dlast, const Tensor& q, const Tensor& k, const Tensor& v,
+                                     const Tensor& g, const Tensor& states, const Tensor& last, double scale, Tensor& dq, Tensor& dk,
+                                     Tensor& dv, Tensor& dg, Tensor& dh0) {
   with_floating("gated_linear_attention_backward", q.dtype(), [&](auto zero) {
     using T = decltype(zero);
     using C = compute_t<T>;
@@ -207,11 +211,13 @@ void gated_linear_attention_backward(const Tensor& dy, const Tensor& dlast, cons
     of_v.seen = data<T>(k), of_v.start = dstates, of_v.end = nullptr, of_v.out = data<T>(dv);
     run<T, true>(p, of_v);
     run<T, true>(p, {data<T>(q), data<T>(dy), data<T>(v), p.keys, p.values, true, C(scale), C(1), dstates, nullptr, wide_k, nullptr});
-    run<T, false>(p, {data<T>(k), data<T>(v), data<T>(dy), p.keys, p.values, true, C(1), C(scale), data<C>(states), nullptr, wide_q, nullptr});
+    run<T, false>(p,
+                  {data<T>(k), data<T>(v), data<T>(dy), p.keys, p.values, true, C(1), C(scale), data<C>(states), nullptr, wide_q, nullptr});
     C* const gates = !dg ? nullptr : of_features ? data<C>(dg) : static_cast<C*>(of_gate);
-    launch(finish<T>, blocks_for(p.pieces() * p.keys, 128), 128, 0, p, data<T>(q), data<T>(k), static_cast<C*>(wide_q), static_cast<C*>(wide_k),
-           data<C>(states), data<C>(last), static_cast<C*>(dstates), data<T>(dq), data<T>(dk), gates);
-    if (dg && !of_features) launch(add_features<C>, blocks_for(dg.numel()), 256, 0, static_cast<C*>(of_gate), dg.numel(), p.keys, data<C>(dg));
+    launch(finish<T>, blocks_for(p.pieces() * p.keys, 128), 128, 0, p, data<T>(q), data<T>(k), static_cast<C*>(wide_q),
+           static_cast<C*>(wide_k), data<C>(states), data<C>(last), static_cast<C*>(dstates), data<T>(dq), data<T>(dk), gates);
+    if (dg && !of_features)
+      launch(add_features<C>, blocks_for(dg.numel()), 256, 0, static_cast<C*>(of_gate), dg.numel(), p.keys, data<C>(dg));
   });
 }
 

@@ -87,8 +87,8 @@ template <class T, bool complex> struct Backward : Affine<T, complex> {
 
 // The gradient of factors that are the same at every step: parts (pieces, channels) get the sums over pieces of all rows of all sequences.
 template <class T, bool complex>
-__global__ void sum_over_steps(Affine<T, complex> of, const T* db, const T* h, int64_t rows, int64_t piece, int64_t before, int64_t first_step,
-                               compute_t<T>* parts) {
+__global__ void sum_over_steps(Affine<T, complex> of, const T* db, const T* h, int64_t rows, int64_t piece, int64_t before,
+                               int64_t first_step, compute_t<T>* parts) {
   using Value = typename Element<T, complex>::Value;
   const int64_t pieces = (rows + piece - 1) / piece;
   for (int64_t task = thread_index(); task < pieces * of.channels; task += thread_count()) {
@@ -124,8 +124,8 @@ void linear_recurrence(const Tensor& a, const Tensor& b, const Tensor& h0, bool 
   });
 }
 
-void linear_recurrence_backward(const Tensor& dh, const Tensor& a, const Tensor& h, const Tensor& h0, bool reverse, bool complex, Tensor& da,
-                                Tensor& db, Tensor& dh0) {
+void linear_recurrence_backward(const Tensor& dh, const Tensor& a, const Tensor& h, const Tensor& h0, bool reverse, bool complex,
+                                Tensor& da, Tensor& db, Tensor& dh0) {
   const Shape s = without_parts(h.shape());
   const bool constant = a.dim() < h.dim();
   const int64_t before = reverse ? s[2] : -s[2], first_step = reverse ? s[1] - 1 : 0;

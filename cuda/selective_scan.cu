@@ -120,11 +120,13 @@ template <class T>
 __global__ void join_chunks(Problem<T> p, const compute_t<T>* ends, const compute_t<T>* total, compute_t<T>* states, compute_t<T>* last) {
   using C = compute_t<T>;
   for (int64_t task = thread_index(); task < p.batch * p.size * p.channels; task += thread_count()) {
-    const int64_t d = task % p.channels, j = task / p.channels % p.size, b = task / p.channels / p.size, at = (b * p.channels + d) * p.size + j;
+    const int64_t d = task % p.channels, j = task / p.channels % p.size, b = task / p.channels / p.size,
+                  at = (b * p.channels + d) * p.size + j;
     C h = p.initial ? p.initial[at] : C(0);
     for (int64_t i = 0; i < p.chunks; ++i) {
       if (i > 0) states[((b * (p.chunks - 1) + i - 1) * p.size + j) * p.channels + d] = h;
-      h = m::exp(p.a[d * p.size + j] * total[(b * p.chunks + i) * p.channels + d]) * h + ends[((b * p.chunks + i) * p.size + j) * p.channels + d];
+      h = m::exp(p.a[d * p.size + j] * total[(b * p.chunks + i) * p.channels + d]) * h +
+          ends[((b * p.chunks + i) * p.size + j) * p.channels + d];
     }
     last[at] = h;
   }
@@ -135,7 +137,8 @@ __global__ void join_chunks_backward(Problem<T> p, const compute_t<T>* dlast, co
                                      compute_t<T>* dinitial) {
   using C = compute_t<T>;
   for (int64_t task = thread_index(); task < p.batch * p.size * p.channels; task += thread_count()) {
-    const int64_t d = task % p.channels, j = task / p.channels % p.size, b = task / p.channels / p.size, at = (b * p.channels + d) * p.size + j;
+    const int64_t d = task % p.channels, j = task / p.channels % p.size, b = task / p.channels / p.size,
+                  at = (b * p.channels + d) * p.size + j;
     C g = dlast ? dlast[at] : C(0);
     for (int64_t i = p.chunks; i-- > 0;) {
       C& end = ends[((b * p.chunks + i) * p.size + j) * p.channels + d];
@@ -269,14 +272,16 @@ void selective_scan(const SelectiveScanArgs& in, Tensor& y, Tensor& last, Tensor
     using C = compute_t<T>;
     const Problem<T> p(in);
     const Scratch<C> ends(p.tasks() * p.size), total(p.tasks());
-    launch(scan_chunks<T>, blocks_for(p.tasks(), 128), 128, 0, p, static_cast<const T*>(nullptr), static_cast<C*>(ends), static_cast<C*>(total));
+    launch(scan_chunks<T>, blocks_for(p.tasks(), 128), 128, 0, p, static_cast<const T*>(nullptr), static_cast<C*>(ends),
+           static_cast<C*>(total));
     launch(join_chunks<T>, blocks_for(p.batch * p.size * p.channels, 128), 128, 0, p, static_cast<C*>(ends), static_cast<C*>(total),
            data<C>(states), data<C>(last));
     launch(scan_outputs<T>, blocks_for(p.tasks(), 128), 128, 0, p, data<C>(states), data<T>(y));
   });
 }
 
-void selective_scan_backward(const SelectiveScanArgs& in, const Tensor& states, const Tensor& dy, const Tensor& dlast, SelectiveScanArgs& d) {
+void selective_scan_backward(const SelectiveScanArgs& in, const Tensor& states, const Tensor& dy, const Tensor& dlast,
+                             SelectiveScanArgs& d) {
   with_floating("selective_scan_backward", in.u.dtype(), [&](auto zero) {
     using T = decltype(zero);
     using C = compute_t<T>;
@@ -287,10 +292,16 @@ void selective_scan_backward(const SelectiveScanArgs& in, const Tensor& states, 
     launch(scan_chunks<T>, blocks_for(p.tasks(), 128), 128, 0, p, data<T>(dy), static_cast<C*>(ends), static_cast<C*>(total));
     launch(join_chunks_backward<T>, blocks_for(p.batch * p.size * p.channels, 128), 128, 0, p, data<C>(dlast), static_cast<C*>(total),
            static_cast<C*>(ends), data<C>(d.initial));
-    const Gradients<T> to{data<T>(d.u),  data<T>(d.delta), data<T>(d.z), a, p.skip ? static_cast<C*>(skip) : nullptr,
-                          p.bias ? static_cast<C*>(bias) : nullptr, b,   c};
-    launch(scan_backward<T>, blocks_for(p.batch * p.chunks * p.groups * p.warps * 32, 128), 128, 0, p, data<C>(states), static_cast<C*>(ends),
-           data<T>(dy), to);
+    const Gradients<T> to{data<T>(d.u),
+                          data<T>(d.delta),
+                          data<T>(d.z),
+                          a,
+                          p.skip ? static_cast<C*>(skip) : nullptr,
+                          p.bias ? static_cast<C*>(bias) : nullptr,
+                          b,
+                          c};
+    launch(scan_backward<T>, blocks_for(p.batch * p.chunks * p.groups * p.warps * 32, 128), 128, 0, p, data<C>(states),
+           static_cast<C*>(ends), data<T>(dy), to);
     const int64_t matrix = p.channels * p.size;
     launch(add_parts<C, C>, blocks_for(matrix), 256, 0, static_cast<C*>(a), parts, matrix, data<C>(d.a));
     if (p.skip) launch(add_parts<C, C>, blocks_for(p.channels), 256, 0, static_cast<C*>(skip), parts, p.channels, data<C>(d.skip));
