@@ -82,7 +82,7 @@ Box reshaped(const Reach& r) {
 }
 
 Box reach(const Tensor& y, const Box& box, const Tensor& x, bool within) {
-  using Outputs = std::vector<std::optional<Box>>;                // absent: nobody has asked
+  using Outputs = std::vector<std::optional<Box>>;        // absent: nobody has asked
   std::map<std::pair<uint64_t, Node*>, Outputs> waiting;  // the last by sequence is asked by nobody else any more
   std::optional<Box> result;
   const auto arrive = [&](const Box& at, Node* node, int index) {

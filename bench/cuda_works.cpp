@@ -71,8 +71,8 @@ DeviceWork adamw(Device device, int64_t count, int64_t elements) {
 void add_layers(std::vector<DeviceWork>& all, Device device, bool tiny) {
   const int64_t batch = tiny ? 2 : 64, channels = tiny ? 4 : 64, side = tiny ? 5 : 56;
   for (const bool depthwise : {false, true})
-    all.push_back({.name = fmt::format("conv2d 3 x 3{}, {} images of {} x {} x {}, forward + backward", depthwise ? ", depthwise" : "", batch,
-                                       channels, side, side),
+    all.push_back({.name = fmt::format("conv2d 3 x 3{}, {} images of {} x {} x {}, forward + backward", depthwise ? ", depthwise" : "",
+                                       batch, channels, side, side),
                    .peer = fmt::format("conv {} {} {} {}", batch, channels, side, depthwise ? channels : 1),
                    .at_least = 1,
                    .make = [=] { return conv_step(batch, channels, side, depthwise ? channels : 1, device); },

@@ -385,7 +385,8 @@ Work resnet18(int64_t batch, int64_t side) {
           .at_least = 1.1,
           .make = [=] { return resnet_step(batch, side); },
           .roof = Roof::fma,
-          .amount = 6.0 * 148.5e6 * double(batch)};  // multiplications of an image's forward at 64 x 64, of which a step has three times as many
+          .amount =
+              6.0 * 148.5e6 * double(batch)};  // multiplications of an image's forward at 64 x 64, of which a step has three times as many
 }
 
 Work adamw(const char* form, double at_least, double of_roof) {
@@ -403,12 +404,13 @@ Work adamw(const char* form, double at_least, double of_roof) {
 // Two layers, 128 inputs and 256 units, 100 steps of 32 sequences.
 template <class M, class Options> Work recurrent(const char* name) {
   static constexpr int64_t steps = 100, batch = 32, inputs = 128, units = 256, gates = std::is_same_v<M, nn::LSTM> ? 4 : 3;
-  return {.name = fmt::format("{}, 2 layers, B {} T {}, {} to {}, forward + backward", name, batch, steps, inputs, units),
-          .peer = fmt::format("recurrent {} {} {} {} {}", name, steps, batch, inputs, units),
-          .at_least = 1.5,
-          .make = [=] { return recurrent_step(std::make_shared<M>(inputs, units, Options{.num_layers = 2}), steps, batch, inputs, Device{}); },
-          .roof = Roof::fma,
-          .amount = 6.0 * double(steps * batch * gates * units * (inputs + 3 * units))};
+  return {
+      .name = fmt::format("{}, 2 layers, B {} T {}, {} to {}, forward + backward", name, batch, steps, inputs, units),
+      .peer = fmt::format("recurrent {} {} {} {} {}", name, steps, batch, inputs, units),
+      .at_least = 1.5,
+      .make = [=] { return recurrent_step(std::make_shared<M>(inputs, units, Options{.num_layers = 2}), steps, batch, inputs, Device{}); },
+      .roof = Roof::fma,
+      .amount = 6.0 * double(steps * batch * gates * units * (inputs + 3 * units))};
 }
 
 // N 16, 64 channels, 56 x 56, channels next to each other in memory.

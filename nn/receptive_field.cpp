@@ -29,16 +29,18 @@ ReceptiveField field_between(const Tensor& y, const Tensor& x) {
     std::vector<int64_t> place(units);
     if (units) place[d] = i;
     const Box box = reach(y, unit_of(y, place), x, false);
-    if (box.empty()) throw Error("receptive_field: the output does not depend on the input");
-    return box[2 + d];
+    return box.empty() ? Interval{} : box[2 + d];
   };
   for (size_t d = 0; d < size_t(space(x)); ++d) {
     ReceptiveField::Dim dim;
     const Interval first = seen(d, 0);
+    if (first.empty()) throw Error("receptive_field: the output does not depend on the input");
     dim.offset = first.begin, dim.size = first.end - first.begin;
     if (units) {
       constexpr int64_t far = 5040;  // a multiple of every small factor by which images grow
-      dim.stride = double(seen(d, far).begin - first.begin) / far;
+      const int64_t last = y.size(int(2 + d)) - 1;
+      if (const Interval there = seen(d, far); !there.empty()) dim.stride = double(there.begin - first.begin) / far;
+      else if (last > 0) dim.stride = double(seen(d, last).begin - first.begin) / double(last);  // an output of pieces ends where they do
       // Where an image grows, units do not see equally many pixels, and where it is parted into so many units, neither.
       const int64_t some = std::min<int64_t>(y.size(int(2 + d)), 64);
       for (int64_t i = 1; i < some; ++i) {

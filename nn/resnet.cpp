@@ -16,9 +16,7 @@ int64_t expansion(bool bottleneck) { return bottleneck ? 4 : 1; }
 Conv2d conv3x3(int64_t in, int64_t out, int64_t stride) {
   return Conv2d(in, out, {.kernel_size = 3, .stride = stride, .padding = 1, .bias = false});
 }
-Conv2d conv1x1(int64_t in, int64_t out, int64_t stride = 1) {
-  return Conv2d(in, out, {.kernel_size = 1, .stride = stride, .bias = false});
-}
+Conv2d conv1x1(int64_t in, int64_t out, int64_t stride = 1) { return Conv2d(in, out, {.kernel_size = 1, .stride = stride, .bias = false}); }
 
 void init_convolutions(ResNetBlock& block) {
   const auto start = [](const Conv2d& conv) {

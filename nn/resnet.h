@@ -14,8 +14,8 @@ namespace retape::nn {
 
 struct ResNetConfig {
   std::array<int64_t, 4> blocks = {2, 2, 2, 2};  ///< of layer1 to layer4
-  bool bottleneck = false;                       ///< blocks of 1x1, 3x3 and 1x1 convolutions, the last with four times the channels, instead of two of 3x3
-  int64_t num_channels = 3;                      ///< of the images
+  bool bottleneck = false;   ///< blocks of 1x1, 3x3 and 1x1 convolutions, the last with four times the channels, instead of two of 3x3
+  int64_t num_channels = 3;  ///< of the images
   int64_t num_classes = 1000;
   bool zero_init_residual = false;  ///< the last norm of each block starts at 0, so that a block starts as the identity (Goyal et al. 2017)
 };

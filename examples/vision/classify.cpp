@@ -203,8 +203,8 @@ void train_classifier(ClassifyOptions& o, examples::Settings& settings, const st
              .charts = {{"loss.svg", "loss (nats an image)", {{"train_loss", "training"}, {"val_loss", "validation"}}},
                         {"accuracy.svg", "accuracy", {{"val_accuracy", "validation"}}}}},
             [&](const fs::path& folder) { write_file_atomically(folder / "classes.txt", join_lines(names)); });
-  run.note(
-      fmt::format("{}, {} parameters, {}; writing to {}", described(images), model.module().num_parameters(), run.place(), run.folder().string()));
+  run.note(fmt::format("{}, {} parameters, {}; writing to {}", described(images), model.module().num_parameters(), run.place(),
+                       run.folder().string()));
 
   const WarmupCosine schedule{.lr = o.lr, .min_lr = o.min_lr, .warmup = std::min(o.warmup, steps / 2), .steps = steps};
   const auto params = optimizer.parameters();
@@ -362,8 +362,8 @@ void predict(const PredictOptions& o) {
 void export_classifier(const ExportOptions& o) {
   Trained trained = load_classifier(o.from);
   if (!trained.model.vit())
-    throw Error(fmt::format("{} has a {}, which is not exported; model.safetensors of its checkpoints has torchvision's names already", o.from,
-                            trained.options.model.kind));
+    throw Error(fmt::format("{} has a {}, which is not exported; model.safetensors of its checkpoints has torchvision's names already",
+                            o.from, trained.options.model.kind));
   nn::save_vit(*trained.model.vit(), o.out, trained.classes);
 }
 

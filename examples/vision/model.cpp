@@ -27,7 +27,8 @@ void declare(examples::Settings& settings, ModelOptions& o, bool flags, bool cla
 void check_flags(const examples::Settings& settings, const ModelOptions& o) {
   if (o.kind == "vit") return;
   for (const char* flag : {"--patch", "--dim", "--depth", "--heads", "--mlp-dim", "--dropout", "--act", "--pool", "--positions", "--init"})
-    if (settings.given(flag)) throw Error(fmt::format("{} is about a ViT, and --model {} has nothing of the kind; leave it out", flag, o.kind));
+    if (settings.given(flag))
+      throw Error(fmt::format("{} is about a ViT, and --model {} has nothing of the kind; leave it out", flag, o.kind));
 }
 
 nn::ViTConfig config_of(const ModelOptions& o) {

@@ -25,7 +25,8 @@ std::vector<std::string> of_pytorch(const std::string& name) {
   const auto all = nlohmann::json::parse(std::ifstream(RETAPE_GOLDEN "/state_dicts.json"));
   std::vector<std::string> lines;
   for (auto& entry : all.at(name))
-    lines.push_back(fmt::format("{} {} {}", entry[0].get<std::string>(), Shape(entry[1].get<std::vector<int64_t>>()).str(), entry[2].get<std::string>()));
+    lines.push_back(fmt::format("{} {} {}", entry[0].get<std::string>(), Shape(entry[1].get<std::vector<int64_t>>()).str(),
+                                entry[2].get<std::string>()));
   return lines;
 }
 
@@ -62,7 +63,8 @@ TEST_CASE("ResNets give torchvision's logits and gradients", "[resnet]") {
       const Tensor gradients = tensor(numbers, {int64_t(numbers.size()) / 3, 3});
       const double precision = deep ? 1e-8 : 1e-12;  // batch norm over batch norm enlarges what rounding does
       CHECK(relative_difference(y, golden(tag + ".y")) < precision);
-      CHECK(relative_difference(x.grad().at({Slice(), Slice(), Slice(None, None, 7), Slice(None, None, 7)}), golden(tag + ".dx")) < 10 * precision);
+      CHECK(relative_difference(x.grad().at({Slice(), Slice(), Slice(None, None, 7), Slice(None, None, 7)}), golden(tag + ".dx")) <
+            10 * precision);
       CHECK(relative_difference(gradients, golden(tag + ".gradients")) < 10 * precision);
       if (!training) break;
       const NoGrad off;
@@ -81,7 +83,8 @@ TEST_CASE("a Transformer is PyTorch's", "[transformer]") {
   options.dim_feedforward = 16, options.num_encoder_layers = 2, options.num_decoder_layers = 1, options.batch_first = true;
   nn::Transformer model(8, 2, options);
   waved(model).eval();
-  const Tensor y = model(wave({2, 3, 8}, 0.1), wave({2, 4, 8}, 0.2), nn::MultiheadAttentionInputs{}, nn::MultiheadAttentionInputs{.is_causal = true});
+  const Tensor y =
+      model(wave({2, 3, 8}, 0.1), wave({2, 4, 8}, 0.2), nn::MultiheadAttentionInputs{}, nn::MultiheadAttentionInputs{.is_causal = true});
   CHECK(relative_difference(y, golden("transformer.y")) < 1e-12);
   const Tensor other = model(wave({2, 3, 8}, 0.1), wave({2, 4, 8}, 0.2));  // every position sees all
   CHECK(relative_difference(other, golden("transformer.y")) > 1e-9);
