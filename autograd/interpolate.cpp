@@ -1,5 +1,6 @@
 #include <retape/autograd/interpolate.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include <retape/autograd/image.h>
@@ -48,8 +49,10 @@ struct Interpolate {
   Box reach(const Reach& r) const {
     Box box = r.box;
     for (int d = 0; d < rank; ++d) {
+      // An element that lies on a pixel is made of fewer than those beside it, so of two at each end.
       const Interval i = box[size_t(2 + d)];
-      box[size_t(2 + d)] = {pixel(3 - rank + d, i.begin, false), pixel(3 - rank + d, i.end - 1, true) + 1};
+      const auto at = [&](int64_t o, bool last) { return pixel(3 - rank + d, std::clamp(o, i.begin, i.end - 1), last); };
+      box[size_t(2 + d)] = {std::min(at(i.begin, false), at(i.begin + 1, false)), std::max(at(i.end - 1, true), at(i.end - 2, true)) + 1};
     }
     return box;
   }
