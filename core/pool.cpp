@@ -62,10 +62,6 @@ class Windows {
           f(((a.first + i * step_[0]) * w.in[1] + b.first + j * step_[1]) * w.in[2] + c.first + k * step_[2],
             (i * size_[1] + j) * size_[2] + k);
   }
-  RETAPE_INLINE int64_t first_element(const int64_t (&o)[3]) const {
-    const auto begin = [&](int d) { return inside_.at(d, o[d]).element.begin; };
-    return (begin(0) * size_[1] + begin(1)) * size_[2] + begin(2);
-  }
   // Calls f(window, o, element) for every window that place p is in, as that element.
   template <class F> RETAPE_INLINE void around(const int64_t (&p)[3], const F& f) const {
     const Range a = around_.at(0, p[0]), b = around_.at(1, p[1]), c = around_.at(2, p[2]);
@@ -113,40 +109,6 @@ template <class F> RETAPE_INLINE void with_element(const Tensor& element, const 
 
 }  // namespace
 
-namespace {
-
-constexpr int lanes = 16, vectors = block / lanes;
-// Vectors of 16 channels: a block of them stays in registers while a window goes by, which an array does not.
-template <class C> struct Lanes {
-  typedef C Value __attribute__((vector_size(lanes * sizeof(C))));
-  typedef int32_t Number __attribute__((vector_size(lanes * sizeof(int32_t))));
-  typedef std::conditional_t<sizeof(C) == 4, int32_t, int64_t> Flag;
-  typedef Flag Mask __attribute__((vector_size(lanes * sizeof(C))));
-  template <class T> static RETAPE_INLINE void load(const T* x, Value& v) {
-    if constexpr (std::is_same_v<T, C>) __builtin_memcpy(&v, x, sizeof v);
-    else
-      for (int k = 0; k < lanes; ++k) v[k] = C(x[k]);
-  }
-  template <class E> static RETAPE_INLINE void load_numbers(const E* x, Number& v) {
-    typedef E Narrow __attribute__((vector_size(lanes * sizeof(E))));
-    Narrow narrow;
-    __builtin_memcpy(&narrow, x, sizeof narrow);
-    v = __builtin_convertvector(narrow, Number);
-  }
-  template <class E> static RETAPE_INLINE void store_numbers(const Number& v, E* y) {
-    typedef E Narrow __attribute__((vector_size(lanes * sizeof(E))));
-    const Narrow narrow = __builtin_convertvector(v, Narrow);
-    __builtin_memcpy(y, &narrow, sizeof narrow);
-  }
-  template <class T> static RETAPE_INLINE void store(const Value& v, T* y) {
-    if constexpr (std::is_same_v<T, C>) __builtin_memcpy(y, &v, sizeof v);
-    else
-      for (int k = 0; k < lanes; ++k) put(y[k], v[k]);
-  }
-};
-
-}  // namespace
-
 void max_pool(const WindowArgs& w, const Tensor& x, Tensor& y, Tensor& element) {
   const int64_t channels = x.shape()[-1], places = w.places_in();
   const Windows windows(w);
@@ -155,52 +117,32 @@ void max_pool(const WindowArgs& w, const Tensor& x, Tensor& y, Tensor& element) 
       using T = decltype(zero);
       using C = compute_t<T>;
       using E = decltype(number);
-      using L = Lanes<C>;
       const T* const in = x.data<T>();
       T* const out = y.mutable_data<T>();
       E* const numbers = element.mutable_data<E>();
       for_places(x.shape()[0], w.out, channels * max_of<int64_t>(1, w.elements()), [&](int64_t n, const int64_t(&o)[3], int64_t r) {
-        const T* const image = in + n * places * channels;
-        int64_t from = 0;
-        for (; from + block <= channels; from += block) {
-          typename L::Value best[vectors];
-          typename L::Number which[vectors];
-          for (int k = 0; k < vectors; ++k)
-            best[k] = typename L::Value{} - C(INFINITY), which[k] = typename L::Number{} + int32_t(windows.first_element(o));
+        for_blocks(channels, [&](int64_t from, auto width) {
+          C best[block];
+          int32_t which[block];
+          bool first = true;
           windows.elements(o, [&](int64_t p, int64_t e) {
-            const T* const pixel = image + p * channels + from;
-#pragma GCC unroll 4
-            for (int k = 0; k < vectors; ++k) {
-              typename L::Value v;
-              L::load(pixel + k * lanes, v);
-              const auto take = (v > best[k]) | (v != v);  // nan wins
-              best[k] = take ? v : best[k];
-              which[k] = __builtin_convertvector(take, typename L::Number) ? typename L::Number{} + int32_t(e) : which[k];
+            const T* const pixel = in + (n * places + p) * channels + from;
+            if (first) {
+              for (int64_t c = 0; c < width; ++c) best[c] = C(pixel[c]), which[c] = int32_t(e);
+              first = false;
+              return;
+            }
+#pragma omp simd
+            for (int64_t c = 0; c < width; ++c) {
+              const C v = C(pixel[c]);
+              const bool take = v > best[c] || v != v;  // nan wins
+              best[c] = take ? v : best[c];
+              which[c] = take ? int32_t(e) : which[c];
             }
           });
-#pragma GCC unroll 4
-          for (int k = 0; k < vectors; ++k) {
-            L::store(best[k], out + r * channels + from + k * lanes);
-            L::store_numbers(which[k], numbers + r * channels + from + k * lanes);
-          }
-        }
-        const int64_t rest = channels - from;
-        if (rest == 0) return;
-        C best[block];
-        int32_t which[block];
-        for (int64_t c = 0; c < rest; ++c) best[c] = -C(INFINITY), which[c] = int32_t(windows.first_element(o));
-        windows.elements(o, [&](int64_t p, int64_t e) {
-          const T* const pixel = image + p * channels + from;
-#pragma omp simd
-          for (int64_t c = 0; c < rest; ++c) {
-            const C v = C(pixel[c]);
-            const bool take = v > best[c] || v != v;
-            best[c] = take ? v : best[c];
-            which[c] = take ? int32_t(e) : which[c];
-          }
+          for (int64_t c = 0; c < width; ++c) put(out[r * channels + from + c], best[c]);
+          for (int64_t c = 0; c < width; ++c) numbers[r * channels + from + c] = E(which[c]);
         });
-        for (int64_t c = 0; c < rest; ++c) put(out[r * channels + from + c], best[c]);
-        for (int64_t c = 0; c < rest; ++c) numbers[r * channels + from + c] = E(which[c]);
       });
     });
   });
@@ -230,36 +172,25 @@ void max_pool_backward(const WindowArgs& w, const Tensor& dy, const Tensor& elem
       using T = decltype(zero);
       using C = compute_t<T>;
       using E = decltype(number);
-      using L = Lanes<C>;
       const T* const grad = dy.data<T>();
       const E* const numbers = element.data<E>();
       T* const out = dx.mutable_data<T>();
       for_places(dx.shape()[0], w.in, channels * 4, [&](int64_t n, const int64_t(&p)[3], int64_t r) {
-        int64_t from = 0;
-        for (; from + block <= channels; from += block) {
-          typename L::Value sum[vectors] = {};
+        for_blocks(channels, [&](int64_t from, auto width) {
+          C sum[block] = {};
           windows.around(p, [&](int64_t window, const int64_t(&)[3], int64_t e) {
             const int64_t row = (n * w.places_out() + window) * channels + from;
-#pragma GCC unroll 4
-            for (int k = 0; k < vectors; ++k) {
-              typename L::Number which;
-              typename L::Value d;
-              L::load_numbers(numbers + row + k * lanes, which);
-              L::load(grad + row + k * lanes, d);
-              sum[k] += __builtin_convertvector(which == int32_t(e), typename L::Mask) ? d : typename L::Value{};
+            int32_t which[block];
+#pragma omp simd
+            for (int64_t c = 0; c < width; ++c) which[c] = numbers[row + c];
+#pragma omp simd
+            for (int64_t c = 0; c < width; ++c) {
+              const C d = C(grad[row + c]);
+              sum[c] += which[c] == int32_t(e) ? d : C(0);
             }
           });
-#pragma GCC unroll 4
-          for (int k = 0; k < vectors; ++k) L::store(sum[k], out + r * channels + from + k * lanes);
-        }
-        const int64_t rest = channels - from;
-        if (rest == 0) return;
-        C sum[block] = {};
-        windows.around(p, [&](int64_t window, const int64_t(&)[3], int64_t e) {
-          const int64_t row = (n * w.places_out() + window) * channels + from;
-          for (int64_t c = 0; c < rest; ++c) sum[c] += int32_t(numbers[row + c]) == int32_t(e) ? C(grad[row + c]) : C(0);
+          for (int64_t c = 0; c < width; ++c) put(out[r * channels + from + c], sum[c]);
         });
-        for (int64_t c = 0; c < rest; ++c) put(out[r * channels + from + c], sum[c]);
       });
     });
   });
