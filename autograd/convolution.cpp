@@ -67,7 +67,7 @@ struct Convolution {
     return out;
   }
   void backward(const Tensor& dy, Grads& dx);
-  Box reach(const Reach& r) const { return r.input == 0 ? seen_by_windows(r, g.rank, g.window, true) : whole(r.in); }
+  Intervals reach(const Reach& r) const { return r.input == 0 ? seen_by_windows(r, g.rank, g.window, true) : all_elements(r.in); }
 };
 // dy (N, O, out), weight: (N, C, in)
 struct ConvolutionInput {
@@ -87,7 +87,7 @@ struct ConvolutionInput {
     return out;
   }
   void backward(const Tensor& ddx, Grads& grads);
-  Box reach(const Reach& r) const { return r.input == 0 ? seen_by_places(r, g.rank, g.window) : whole(r.in); }
+  Intervals reach(const Reach& r) const { return r.input == 0 ? seen_by_places(r, g.rank, g.window) : all_elements(r.in); }
 };
 // dy (N, O, out), x (N, C, in): (O, C / groups, kernel)
 struct ConvolutionWeight {

@@ -96,9 +96,9 @@ struct GroupNorm {
     if (dx.wants(2)) dx.set(2, d[2]);
     dx.none(3), dx.none(4);
   }
-  Box reach(const Reach& r) const {
+  Intervals reach(const Reach& r) const {
     if (how.given && r.input == 0) return r.box;
-    Box box = whole(r.in);
+    Intervals box = all_elements(r.in);
     if (!how.whole && r.input == 0) box[0] = r.box[0];
     return box;
   }

@@ -58,15 +58,15 @@ template <class F> Interval trimmed(Interval i, bool within, int64_t size, F&& t
   return i;
 }
 /// The box of x (N, C, in) of which windows (N, O, out) in the box are made, of all channels or only of their own.
-inline Box seen_by_windows(const Reach& r, int rank, const WindowArgs& w, bool all_channels) {
-  Box box = r.box;
+inline Intervals seen_by_windows(const Reach& r, int rank, const WindowArgs& w, bool all_channels) {
+  Intervals box = r.box;
   if (all_channels) box[1] = {0, r.in[1]};
   for (int d = 0; d < rank; ++d) {
     const int at = 3 - rank + d;
     const Interval o = box[size_t(2 + d)];
     const int64_t kernel = w.kernel[at], stride = w.stride[at], padding = w.padding[at], dilation = w.dilation[at];
     if (kernel == 0) {
-      box[size_t(2 + d)] = {floor_div(o.begin * w.in[at], w.out[at]), ceil_div(o.end * w.in[at], w.out[at])};
+      box[size_t(2 + d)] = {detail::floor_div(o.begin * w.in[at], w.out[at]), detail::ceil_div(o.end * w.in[at], w.out[at])};
       continue;
     }
     box[size_t(2 + d)] = trimmed({o.begin * stride - padding, (o.end - 1) * stride - padding + (kernel - 1) * dilation + 1}, r.within,
@@ -81,16 +81,16 @@ inline Box seen_by_windows(const Reach& r, int rank, const WindowArgs& w, bool a
   return box;
 }
 /// The reverse: the windows (N, O, out) that have the places (N, C, in) in the box.
-inline Box seen_by_places(const Reach& r, int rank, const WindowArgs& w) {
-  Box box = r.box;
+inline Intervals seen_by_places(const Reach& r, int rank, const WindowArgs& w) {
+  Intervals box = r.box;
   box[1] = {0, r.in[1]};
   for (int d = 0; d < rank; ++d) {
     const int at = 3 - rank + d;
     const Interval i = box[size_t(2 + d)];
     const int64_t kernel = w.kernel[at], stride = w.stride[at], padding = w.padding[at], dilation = w.dilation[at];
     box[size_t(2 + d)] =
-        trimmed({ceil_div(i.begin + padding - (kernel - 1) * dilation, stride), floor_div(i.end - 1 + padding, stride) + 1}, r.within,
-                w.out[at], [&](int64_t o) {
+        trimmed({detail::ceil_div(i.begin + padding - (kernel - 1) * dilation, stride), detail::floor_div(i.end - 1 + padding, stride) + 1},
+                r.within, w.out[at], [&](int64_t o) {
                   for (int64_t k = 0; k < kernel; ++k)
                     if (const int64_t place = o * stride - padding + k * dilation; place >= i.begin && place < i.end) return true;
                   return false;

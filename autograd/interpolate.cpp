@@ -46,8 +46,8 @@ struct Interpolate {
     const int64_t more = args.kind == InterpolationKind::cubic && at != before ? 1 : 0;
     return last ? int64_t(between ? std::ceil(at) : before) + more : int64_t(before) - more;
   }
-  Box reach(const Reach& r) const {
-    Box box = r.box;
+  Intervals reach(const Reach& r) const {
+    Intervals box = r.box;
     for (int d = 0; d < rank; ++d) {
       // An element that lies on a pixel is made of fewer than those beside it, so of two at each end.
       const Interval i = box[size_t(2 + d)];

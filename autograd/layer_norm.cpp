@@ -52,8 +52,8 @@ struct LayerNorm {
     if (dx.wants(1)) dx.set(1, d[1]);
     if (dx.wants(2)) dx.set(2, d[2]);
   }
-  Box reach(const Reach& r) const {
-    Box box = same_elements(r);
+  Intervals reach(const Reach& r) const {
+    Intervals box = same_elements(r);
     for (int d = 1; d <= normalized.rank(); ++d) box[box.size() - size_t(d)] = {0, normalized[-d]};
     return box;
   }

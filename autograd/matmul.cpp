@@ -44,7 +44,7 @@ struct MatMul {  // both operands have at least two dims
     if (dx.wants(0)) dx.set(0, record(MatMul{}, dy, transpose(*b)));
     if (dx.wants(1)) dx.set(1, record(MatMul{}, transpose(*a), dy));
   }
-  Box reach(const Reach& r) const { return all_of_dim(r, r.input == 0 ? -1 : -2); }
+  Intervals reach(const Reach& r) const { return all_of_dim(r, r.input == 0 ? -1 : -2); }
 };
 
 // dweight and dbias of a linear layer from dy (m, n) and x (m, k).
@@ -95,7 +95,7 @@ struct Linear {
     }
     if (bias) dx.set(2, sum(d, {0}));
   }
-  Box reach(const Reach& r) const { return r.input == 0 ? all_of_dim(r, -1) : whole(r.in); }
+  Intervals reach(const Reach& r) const { return r.input == 0 ? all_of_dim(r, -1) : all_elements(r.in); }
 };
 
 // x (m, in): rows; biases may be undefined.
@@ -148,7 +148,7 @@ struct FeedForward {
     for (int i = 0; i < 5; ++i)
       if (dx.wants(i)) dx.set(i, all[size_t(i)]);
   }
-  Box reach(const Reach& r) const { return r.input == 0 ? all_of_dim(r, -1) : whole(r.in); }
+  Intervals reach(const Reach& r) const { return r.input == 0 ? all_of_dim(r, -1) : all_elements(r.in); }
 };
 
 void check(const char* name, const Tensor& a, const Tensor& b) {

@@ -112,7 +112,7 @@ struct Node : Object {
   virtual const char* name() const = 0;
   virtual void forward(const std::vector<Tensor>& in, std::vector<Tensor>& out) = 0;  // on a copy of the op
   virtual void backward(Few<Tensor, 1>& dy, Grads& dx) = 0;
-  virtual Box reach(const Reach& r) const = 0;
+  virtual Intervals reach(const Reach& r) const = 0;
   virtual void free() noexcept = 0;  // ends the object and gives its memory back
   void destroy() noexcept final;     // queues it: chains of a million nodes are freed without recursion
   Tensor read(int ticket);

@@ -63,7 +63,7 @@ struct MaxPool {
     return {y, chosen};
   }
   void backward(const std::vector<Tensor>& dy, Grads& dx) { dx.set(0, record(MaxPoolBackward{rank, window}, dy[0], *element)); }
-  Box reach(const Reach& r) const { return seen_by_windows(r, rank, window, false); }
+  Intervals reach(const Reach& r) const { return seen_by_windows(r, rank, window, false); }
 };
 
 struct AvgPool;
@@ -94,7 +94,7 @@ struct AvgPool {
     return y;
   }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, record(AvgPoolBackward{rank, window, args}, dy)); }
-  Box reach(const Reach& r) const { return seen_by_windows(r, rank, window, false); }
+  Intervals reach(const Reach& r) const { return seen_by_windows(r, rank, window, false); }
 };
 void AvgPoolBackward::backward(const Tensor& ddx, Grads& dx) { dx.set(0, record(AvgPool{rank, window, args}, ddx)); }
 

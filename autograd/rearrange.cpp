@@ -45,8 +45,8 @@ struct Cat {
     for (size_t i = 0; i < sizes.size(); at += sizes[i++])
       if (dx.wants(int(i))) dx.set(int(i), narrow(dy, dim, at, sizes[i]));
   }
-  Box reach(const Reach& r) const {
-    Box box = r.box;
+  Intervals reach(const Reach& r) const {
+    Intervals box = r.box;
     Interval& along = box[size_t(dim)];
     for (int i = 0; i < r.input; ++i) along.begin -= sizes[size_t(i)], along.end -= sizes[size_t(i)];
     along = {std::max<int64_t>(along.begin, 0), std::min(along.end, sizes[size_t(r.input)])};

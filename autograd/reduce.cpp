@@ -52,7 +52,7 @@ struct Sum {
     return run(ReduceKind::sum, x, to, widen);
   }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, expand(dy, from)); }
-  Box reach(const Reach& r) const { return same_elements(r); }
+  Intervals reach(const Reach& r) const { return same_elements(r); }
 };
 struct Prod {
   static constexpr auto name = "prod";
@@ -79,7 +79,7 @@ struct Prod {
     if (dims.rank() == 0 && from.rank()) dims.push_back(0);  // nothing was reduced: a dim of size 1 changes nothing
     return dims;
   }
-  Box reach(const Reach& r) const { return same_elements(r); }
+  Intervals reach(const Reach& r) const { return same_elements(r); }
 };
 struct Extreme {
   const char* name;
@@ -95,7 +95,7 @@ struct Extreme {
     const Tensor in = *x, hit = cast(eq(in, *y), dy.dtype());
     dx.set(0, dy * (hit / sum_to(hit, to)));
   }
-  Box reach(const Reach& r) const { return same_elements(r); }
+  Intervals reach(const Reach& r) const { return same_elements(r); }
 };
 struct Arg {
   const char* name;

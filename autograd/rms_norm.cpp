@@ -46,8 +46,8 @@ struct RmsNorm {
     dx.set(0, d[0]);
     if (dx.wants(1)) dx.set(1, d[1]);
   }
-  Box reach(const Reach& r) const {
-    Box box = same_elements(r);
+  Intervals reach(const Reach& r) const {
+    Intervals box = same_elements(r);
     for (int d = 1; d <= normalized.rank(); ++d) box[box.size() - size_t(d)] = {0, normalized[-d]};
     return box;
   }

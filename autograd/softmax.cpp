@@ -46,7 +46,7 @@ struct Softmax {
     return out;
   }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, record(SoftmaxBackward{backward_name, dim, log}, dy, *y)); }
-  Box reach(const Reach& r) const { return all_of_dim(r, dim); }
+  Intervals reach(const Reach& r) const { return all_of_dim(r, dim); }
 };
 
 void check(const char* name, const Tensor& x) {

@@ -170,10 +170,10 @@ template <class Op> struct NodeOf final : Node {
     if constexpr (!HasBackward<Op> && has_gradient<Op>)
       for (auto& x : in) save(x);
   }
-  Box reach(const Reach& r) const override {
+  Intervals reach(const Reach& r) const override {
     if constexpr (requires { op.reach(r); }) return op.reach(r);
     else if constexpr (requires { Op::elementwise; }) return same_elements(r);
-    else return whole(r.in);
+    else return all_elements(r.in);
   }
   void backward(Few<Tensor, 1>& dy, Grads& dx) override {
     if constexpr (differentiable_outputs<Op> == 0) {

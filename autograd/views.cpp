@@ -70,7 +70,7 @@ struct Reshape {
     return view(y, to, contiguous_strides(to));
   }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, reshape(dy, from)); }
-  Box reach(const Reach& r) const { return reshaped(r); }
+  Intervals reach(const Reach& r) const { return reshaped_elements(r); }
 };
 struct Permute {
   const char* name;
@@ -88,8 +88,8 @@ struct Permute {
     for (int d = 0; d < dims.rank(); ++d) inverse[int(dims[d])] = d;
     dx.set(0, record(Permute{name, inverse}, dy));
   }
-  Box reach(const Reach& r) const {
-    Box box(r.box.size());
+  Intervals reach(const Reach& r) const {
+    Intervals box(r.box.size());
     for (int d = 0; d < dims.rank(); ++d) box[size_t(dims[d])] = r.box[size_t(d)];
     return box;
   }
@@ -116,8 +116,8 @@ struct Squeeze {
     return view(x, shape, strides);
   }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, unsqueeze(dy, dim)); }
-  Box reach(const Reach& r) const {
-    Box box = r.box;
+  Intervals reach(const Reach& r) const {
+    Intervals box = r.box;
     box.insert(box.begin() + dim, {0, 1});
     return box;
   }
@@ -132,8 +132,8 @@ struct Unsqueeze {
     return view(x, shape, strides);
   }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, squeeze(dy, dim)); }
-  Box reach(const Reach& r) const {
-    Box box = r.box;
+  Intervals reach(const Reach& r) const {
+    Intervals box = r.box;
     box.erase(box.begin() + dim);
     return box;
   }
@@ -153,14 +153,14 @@ Tensor slice_view(const Tensor& x, int dim, int64_t start, int64_t length) {
 }
 
 // Which elements of what a window is read from a box of the window is, and the other way round.
-Box read_box(const Window& w, Box box) {
+Intervals read_box(const Window& w, Intervals box) {
   for (size_t d = 0; d < box.size(); ++d) {
     const int64_t a = w.start[int(d)] + w.step[int(d)] * box[d].begin, b = w.start[int(d)] + w.step[int(d)] * (box[d].end - 1);
     box[d] = box[d].empty() ? Interval{} : Interval{std::min(a, b), std::max(a, b) + 1};
   }
   return box;
 }
-Box framed_box(const Window& w, Box box) {
+Intervals framed_box(const Window& w, Intervals box) {
   for (size_t d = 0; d < box.size(); ++d) {
     const int64_t step = w.step[int(d)], start = w.start[int(d)], length = w.length[int(d)];
     if (step == 1) {  // a frame is padding: what a box has of it is beyond the window
@@ -187,7 +187,7 @@ struct FrameWindow {
     return y;
   }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, detail::read_window(name, dy, window)); }
-  Box reach(const Reach& r) const { return framed_box(window, r.box); }
+  Intervals reach(const Reach& r) const { return framed_box(window, r.box); }
 };
 struct ReadWindow {
   const char* name;
@@ -201,7 +201,7 @@ struct ReadWindow {
     return reversed ? copied(y) : y;
   }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, detail::frame_window(name, dy, window, from, 0)); }
-  Box reach(const Reach& r) const { return read_box(window, r.box); }
+  Intervals reach(const Reach& r) const { return read_box(window, r.box); }
 };
 struct WriteWindow {
   const char* name;
@@ -218,7 +218,7 @@ struct WriteWindow {
       dx.set(0, accumulate ? dy : record(WriteWindow{name, window, false}, dy, expand(zeros({}, dy.options()), window.length)));
     if (dx.wants(1)) dx.set(1, detail::read_window(name, dy, window));
   }
-  Box reach(const Reach& r) const { return r.input == 0 ? r.box : framed_box(window, r.box); }
+  Intervals reach(const Reach& r) const { return r.input == 0 ? r.box : framed_box(window, r.box); }
 };
 
 struct Split {
@@ -248,8 +248,8 @@ struct Split {
     }
     dx.set(0, cat(all, dim));
   }
-  Box reach(const Reach& r) const {
-    Box box = r.box;
+  Intervals reach(const Reach& r) const {
+    Intervals box = r.box;
     for (int j = 0; j < r.output; ++j) box[size_t(dim)].begin += sizes[size_t(j)], box[size_t(dim)].end += sizes[size_t(j)];
     return box;
   }
@@ -285,8 +285,8 @@ struct Unfold {
     return view(x, shape, strides);
   }
   void backward(const Tensor& dy, Grads& dx) { dx.set(0, record(UnfoldBackward{dim, size, step, from}, dy)); }
-  Box reach(const Reach& r) const {
-    Box box(r.box.begin(), r.box.end() - 1);
+  Intervals reach(const Reach& r) const {
+    Intervals box(r.box.begin(), r.box.end() - 1);
     Interval& along = box[size_t(dim)];
     along = {along.begin * step + r.box.back().begin, (along.end - 1) * step + r.box.back().end};
     return box;

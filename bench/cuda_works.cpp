@@ -88,11 +88,12 @@ void add_layers(std::vector<DeviceWork>& all, Device device, bool tiny) {
                  .peer = fmt::format("recurrent LSTM {} {} {} {}", steps, batch, inputs, units),
                  .at_least = 1,
                  .make = [=] { return lstm_step(steps, batch, inputs, units, device); }});
-  if (tiny) return;  // eleven million weights are nothing for an emulation
-  all.push_back({.name = fmt::format("training step, ResNet-18, B {}, 224 x 224", batch),
-                 .peer = fmt::format("resnet18 {} 224", batch),
+  if (tiny && device.is_cuda()) return;  // eleven million weights are nothing for an emulation
+  const int64_t pixels = tiny ? 40 : 224;
+  all.push_back({.name = fmt::format("training step, ResNet-18, B {}, {} x {}", batch, pixels, pixels),
+                 .peer = fmt::format("resnet18 {} {}", batch, pixels),
                  .at_least = 1,
-                 .make = [=] { return resnet_step(batch, 224, device); }});
+                 .make = [=] { return resnet_step(batch, pixels, device); }});
 }
 
 // nanoGPT's CPU settings, where launches take longer than the arithmetic. What is captured is one launch; a CPU has no graphs.

@@ -367,8 +367,6 @@ def row_op(name, rows):
 def image_op(name):
     image = lambda size: torch.randn(16, 64, size, size).contiguous(memory_format=torch.channels_last)
     return {
-        "conv": lambda: ForwardBackward(lambda x, w: F.conv2d(x, w, padding=1), image(56), torch.randn(64, 64, 3, 3)),
-        "depthwise": lambda: ForwardBackward(lambda x, w: F.conv2d(x, w, padding=1, groups=64), image(56), torch.randn(64, 1, 3, 3)),
         "transposed": lambda: ForwardBackward(
             lambda x, w: F.conv_transpose2d(x, w, stride=2, padding=1), image(28), torch.randn(64, 64, 4, 4)
         ),

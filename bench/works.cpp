@@ -162,13 +162,6 @@ void add_image_ops(std::vector<Work>& all) {
   };
   const Shape image{16, 64, 56, 56};
   const Op ops[] = {
-      {"conv2d 3 x 3, 64 to 64 channels", "conv", 1, image, {64, 64, 3, 3}, [](auto& x) { return conv2d(x[0], x[1], {}, {.padding = 1}); }},
-      {"conv2d 3 x 3, depthwise",
-       "depthwise",
-       1.5,
-       image,
-       {64, 1, 3, 3},
-       [](auto& x) { return conv2d(x[0], x[1], {}, {.padding = 1, .groups = 64}); }},
       {"conv_transpose2d 4 x 4, stride 2, of 28 x 28",
        "transposed",
        1,
@@ -197,6 +190,14 @@ void add_image_ops(std::vector<Work>& all) {
        {16, 2, 3},
        [](auto& x) { return grid_sample(x[0], affine_grid(0.5 * x[1], x[0].shape())); }},
   };
+  for (const bool depthwise : {false, true}) {
+    const int64_t groups = depthwise ? 64 : 1;
+    all.push_back(
+        {.name = fmt::format("conv2d 3 x 3, {}, 16 images of 56 x 56, forward + backward", depthwise ? "depthwise" : "64 to 64 channels"),
+         .peer = fmt::format("conv 16 64 56 {}", groups),
+         .at_least = depthwise ? 1.5 : 1,
+         .make = [=] { return conv_step(16, 64, 56, groups); }});
+  }
   for (const Op& op : ops)
     all.push_back({.name = fmt::format("{}, 16 images of 56 x 56, forward + backward", op.name),
                    .peer = fmt::format("image_op {}", op.peer),

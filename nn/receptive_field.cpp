@@ -8,8 +8,8 @@ namespace retape::nn {
 namespace {
 
 // A unit at `place` of every channel and image.
-Box unit_of(const Tensor& y, const std::vector<int64_t>& place) {
-  Box box = whole(y.shape());
+Intervals unit_of(const Tensor& y, const std::vector<int64_t>& place) {
+  Intervals box = all_elements(y.shape());
   for (size_t d = 0; d < place.size(); ++d) box[2 + d] = {place[d], place[d] + 1};
   return box;
 }
@@ -28,7 +28,7 @@ ReceptiveField field_between(const Tensor& y, const Tensor& x) {
   const auto seen = [&](size_t d, int64_t i) {
     std::vector<int64_t> place(units);
     if (units) place[d] = i;
-    const Box box = reach(y, unit_of(y, place), x, false);
+    const Intervals box = reached_elements(y, unit_of(y, place), x, false);
     return box.empty() ? Interval{} : box[2 + d];
   };
   for (size_t d = 0; d < size_t(space(x)); ++d) {
@@ -61,7 +61,7 @@ std::vector<Interval> ReceptiveField::of(const std::vector<int64_t>& unit) const
   for (size_t d = 0; d < units; ++d)
     if (unit[d] < 0 || unit[d] >= y_.size(int(2 + d)))
       throw Error(fmt::format("ReceptiveField: unit {} is not in dim {} of the output {}", unit[d], 2 + d, y_.shape().str()));
-  const Box box = reach(y_, unit_of(y_, unit), x_, true);
+  const Intervals box = reached_elements(y_, unit_of(y_, unit), x_, true);
   return box.empty() ? std::vector<Interval>(dims.size()) : std::vector<Interval>(box.begin() + 2, box.end());
 }
 

@@ -19,6 +19,8 @@ struct ReceptiveField {
   };
   std::vector<Dim> dims;  ///< one a dim of space of the input
 
+  /// What was recorded from the input to the output lives as long as this does; on meta it takes no memory.
+  ///
   /// The pixels inside of the image that a unit (its place, a number for each of the output's dims of space) sees: the smallest intervals around
   /// all of them. Throws Error for a place that is not in the output.
   std::vector<Interval> of(const std::vector<int64_t>& unit) const;

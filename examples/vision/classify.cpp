@@ -25,6 +25,7 @@ void declare(examples::Settings& settings, ClassifyOptions& o, const std::string
         .add("--init", o.from, "start from this folder of Hugging Face's, config.json and model.safetensors; its sizes hold",
              OnResume::refuse)
         .path();
+    o.model.of_vit = {"--init"};
   } else {
     o.epochs = task == Task::finetune ? 100 : 50, o.warmup = 100, o.eval_every = 200, o.model.pool = "mean";
     o.data.augment = task == Task::finetune ? "crop,flip" : "flip";

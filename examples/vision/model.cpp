@@ -6,9 +6,14 @@ namespace retape::vision {
 
 void declare(examples::Settings& settings, ModelOptions& o, bool flags, bool classify) {
   const auto add = [&]<class T>(const std::string& name, T& variable, const char* help) -> examples::Setting& {
-    return settings.add("--" + name, variable, flags ? help : "");
+    o.of_vit.push_back("--" + name);
+    return settings.add(o.of_vit.back(), variable, flags ? help : "");
   };
-  if (classify) add("model", o.kind, "a ViT as the flags say, or torchvision's ResNet-18").one_of({"vit", "resnet18"});
+  if (classify)
+    settings
+        .add("--model", o.kind,
+             flags ? "a ViT as the flags say, or torchvision's ResNet-18, for which --epochs is 24 and --augment crop:1,flip,erasing" : "")
+        .one_of({"vit", "resnet18"});
   add("patch", o.patch, "height and width of a patch; divides the image's").at_least(1);
   add("dim", o.dim, "size of a patch's vector").at_least(1);
   add("depth", o.depth, "transformer blocks").at_least(1);
@@ -26,7 +31,7 @@ void declare(examples::Settings& settings, ModelOptions& o, bool flags, bool cla
 
 void check_flags(const examples::Settings& settings, const ModelOptions& o) {
   if (o.kind == "vit") return;
-  for (const char* flag : {"--patch", "--dim", "--depth", "--heads", "--mlp-dim", "--dropout", "--act", "--pool", "--positions", "--init"})
+  for (const std::string& flag : o.of_vit)
     if (settings.given(flag))
       throw Error(fmt::format("{} is about a ViT, and --model {} has nothing of the kind; leave it out", flag, o.kind));
 }

@@ -1,6 +1,8 @@
 // What tells classes apart, and its flags.
 #pragma once
+#include <string>
 #include <variant>
+#include <vector>
 
 #include <examples/common/recompute.h>
 #include <examples/common/settings.h>
@@ -16,10 +18,11 @@ struct ModelOptions {
   double norm_eps = 1e-6;
   bool qkv_bias = true;
   int64_t channels = 0, model_size = 0, classes = 0;  // of the data
+  std::vector<std::string> of_vit = {};               // the flags that only a ViT has
 };
 /// As flags, or without them as entries of config.json only. `classify`: with those of a classifier.
 void declare(examples::Settings& settings, ModelOptions& options, bool flags, bool classify);
-/// Throws Error for a flag on the command line that is about another model than --model says.
+/// Throws Error for a flag of a ViT on the command line if --model says another.
 void check_flags(const examples::Settings& settings, const ModelOptions& options);
 /// Of a ViT. Throws Error, naming the flag.
 nn::ViTConfig config_of(const ModelOptions& options);

@@ -98,6 +98,8 @@ resnet)
   "$vit" train "${resnet[@]}" --epochs 1 --labels 16 --out usual --quiet
   grep -q '"augment": "crop:1,flip,erasing"' usual/config.json || fail "images are not augmented as usual for a ResNet"
   refuses 1 '--depth is about a ViT, and --model resnet18 has nothing of the kind' "$vit" train "${resnet[@]}" --depth 3
+  refuses 1 '--positions is about a ViT' "$vit" train "${resnet[@]}" --positions learned
+  refuses 1 '--init is about a ViT' "$vit" train "${resnet[@]}" --init run
   refuses 1 'has a resnet18, which is not exported' "$vit" export --from run --out no
   refuses 1 'every:0' "$vit" train "${resnet[@]}" --recompute every:0
   ;;

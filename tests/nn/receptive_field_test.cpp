@@ -172,6 +172,12 @@ TEST_CASE("a network that is no function of places sees the whole image, and tra
   CHECK(logits.of({}) == std::vector<Interval>{{0, 33}, {0, 64}});
 }
 
+TEST_CASE("from an op that says nothing of itself, everything depends on everything", "[receptive_field]") {
+  const auto field = nn::receptive_field([](const Tensor& x) { return cumsum(x, 2) * 2; }, image(4, 3));
+  CHECK(field.dims == std::vector<Dim>{{4, 0, 0}, {3, 0, 0}});
+  CHECK(field.of({0, 2}) == std::vector<Interval>{{0, 4}, {0, 3}});
+}
+
 TEST_CASE("an upsampled image has units between pixels", "[receptive_field]") {
   manual_seed(1);
   const auto field = nn::receptive_field(
