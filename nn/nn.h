@@ -35,6 +35,7 @@
 #include <retape/nn/rms_norm.h>
 #include <retape/nn/rnn.h>
 #include <retape/nn/rope.h>
+#include <retape/nn/sequence_mixer.h>
 #include <retape/nn/sequential.h>
 #include <retape/nn/transformer.h>
 #include <retape/nn/upsample.h>
