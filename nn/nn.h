@@ -18,6 +18,7 @@
 #include <retape/nn/hugging_face.h>
 #include <retape/nn/init.h>
 #include <retape/nn/kv_cache.h>
+#include <retape/nn/language_model.h>
 #include <retape/nn/layer_norm.h>
 #include <retape/nn/linear.h>
 #include <retape/nn/loss.h>
