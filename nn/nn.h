@@ -3,6 +3,7 @@
 #include <retape/nn/activation.h>
 #include <retape/nn/attention.h>
 #include <retape/nn/batch_norm.h>
+#include <retape/nn/causal.h>
 #include <retape/nn/class_loss.h>
 #include <retape/nn/contrastive_loss.h>
 #include <retape/nn/convolution.h>
@@ -22,6 +23,7 @@
 #include <retape/nn/linear.h>
 #include <retape/nn/loss.h>
 #include <retape/nn/mae.h>
+#include <retape/nn/mamba.h>
 #include <retape/nn/margin_loss.h>
 #include <retape/nn/mixture_of_experts.h>
 #include <retape/nn/module.h>

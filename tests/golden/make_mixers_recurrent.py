@@ -1,0 +1,86 @@
+"""Writes mixers_recurrent.safetensors, which tests/nn/ssm_test.cpp compares with: layers with a state, written out position by position from their papers and
+their authors' code, in NumPy's f64. Gradients come from steps along the imaginary axis, which are exact to the last bits. A case has its input
+(case.x), result (case.y), parameters (case.p.NAME) and the gradients of the sum of y * wave(0.5) (case.d.x, case.d.p.NAME).
+Run with NumPy and safetensors; building and testing need neither.
+"""
+
+import math
+import pathlib
+
+import numpy as np
+from safetensors.numpy import save_file
+
+
+def wave(*shape, k=0.0):
+    return np.sin(0.7 * np.arange(math.prod(shape)) + k).reshape(shape)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def silu(x):
+    return x * sigmoid(x)
+
+
+def softplus(x):
+    return np.log1p(np.exp(x))
+
+
+def linear(p, name, x):
+    y = x @ p[name + ".weight"].T
+    return y + p[name + ".bias"] if name + ".bias" in p else y
+
+
+def causal_conv(p, name, x):
+    weight, width = p[name + ".weight"][:, 0], p[name + ".weight"].shape[2]
+    padded = np.concatenate([np.zeros((x.shape[0], width - 1, x.shape[2])), x], 1)
+    y = sum(weight[:, k] * padded[:, k : k + x.shape[1]] for k in range(width))
+    return y + p[name + ".bias"] if name + ".bias" in p else y
+
+
+def mamba(p, x):  # Gu & Dao 2023, algorithm 2 and figure 3
+    d_inner, d_state = p["A_log"].shape
+    u, z = np.split(linear(p, "in_proj", x), 2, -1)
+    u = silu(causal_conv(p, "conv1d", u))
+    dt, B, C = np.split(u @ p["x_proj.weight"].T, [p["dt_proj.weight"].shape[1], p["dt_proj.weight"].shape[1] + d_state], -1)
+    dt = softplus(linear(p, "dt_proj", dt))
+    h, y = 0, []
+    for t in range(x.shape[1]):
+        h = np.exp(dt[:, t, :, None] * -np.exp(p["A_log"])) * h + dt[:, t, :, None] * B[:, t, None] * u[:, t, :, None]
+        y.append((h * C[:, t, None]).sum(-1) + p["D"] * u[:, t])
+    return linear(p, "out_proj", np.stack(y, 1) * silu(z))
+
+
+entries = {}
+
+
+def case(name, f, shapes, x):
+    """Parameters are waves of about the size that layers have: within 1 / sqrt(inputs)."""
+    p = {n: wave(*s, k=0.3 * i) / (math.sqrt(s[-1]) if len(s) > 1 else 1) for i, (n, s) in enumerate(shapes.items())}
+    y = f(p, x)
+    entries[f"{name}.x"], entries[f"{name}.y"] = x, y
+    for n, v in [("x", x)] + [("p." + n, v) for n, v in p.items()]:
+        d = np.empty_like(v)
+        for i in np.ndindex(v.shape):
+            moved = v.astype(complex)
+            moved[i] += 1e-30j
+            moved_y = f(p, moved) if n == "x" else f({**p, n[2:]: moved}, x)
+            d[i] = (moved_y.imag * wave(*y.shape, k=0.5)).sum() / 1e-30
+        entries[f"{name}.d.{n}"] = d
+        if n != "x":
+            entries[f"{name}.{n}"] = v
+
+
+def mamba_shapes(d, inner, state, rank, conv, bias, conv_bias):
+    shapes = {"A_log": (inner, state), "D": (inner,), "in_proj.weight": (2 * inner, d), "conv1d.weight": (inner, 1, conv), "x_proj.weight": (rank + 2 * state, inner),
+              "dt_proj.weight": (inner, rank), "dt_proj.bias": (inner,), "out_proj.weight": (d, inner)}
+    if bias:
+        shapes |= {"in_proj.bias": (2 * inner,), "out_proj.bias": (d,)}
+    return shapes | ({"conv1d.bias": (inner,)} if conv_bias else {})
+
+
+case("mamba", mamba, mamba_shapes(4, 8, 3, 1, 4, bias=False, conv_bias=True), wave(2, 6, 4))
+case("mamba_options", mamba, mamba_shapes(3, 9, 2, 2, 2, bias=True, conv_bias=False), wave(2, 5, 3))
+
+save_file({key: np.ascontiguousarray(x) for key, x in entries.items()}, pathlib.Path(__file__).parent / "mixers_recurrent.safetensors")
