@@ -52,6 +52,36 @@ def mamba(p, x):  # Gu & Dao 2023, algorithm 2 and figure 3
     return linear(p, "out_proj", np.stack(y, 1) * silu(z))
 
 
+def normalized(x, groups=1, eps=1e-5):  # by the root of the mean square
+    g = x.reshape(*x.shape[:-1], groups, -1)
+    return (g / np.sqrt((g**2).mean(-1, keepdims=True) + eps)).reshape(x.shape)
+
+
+def mamba2(p, x, P, G, norm_before_gate=False, limit=None):  # Dao & Gu 2024, listing 2 and figure 6, its recurrence position by position
+    H, d_conv_in, d_inner = p["A_log"].size, p["conv1d.weight"].shape[0], p["out_proj.weight"].shape[1]
+    d = H * P
+    N, rest = (d_conv_in - d) // (2 * G), d_inner - d
+    z0, x0, z, xBC, dt = np.split(linear(p, "in_proj", x), np.cumsum([rest, rest, d, d_conv_in]), -1)
+    u, B, C = np.split(silu(causal_conv(p, "conv1d", xBC)), [d, d + G * N], -1)
+    dt = softplus(dt + p["dt_bias"])
+    if limit:
+        dt = np.where(dt.real < limit[0], limit[0], np.where(dt.real > limit[1], limit[1], dt))
+    D, h, y, of_head = (p["D"].reshape(H, P) if p["D"].size == d else p["D"][:, None]), 0, [], np.arange(H) * G // H
+    for t in range(x.shape[1]):
+        u_t = u[:, t].reshape(-1, H, P)
+        B_t, C_t = (m[:, t].reshape(-1, G, N)[:, of_head] for m in (B, C))
+        h = np.exp(dt[:, t] * -np.exp(p["A_log"]))[..., None, None] * h + dt[:, t, :, None, None] * u_t[..., None] * B_t[:, :, None]
+        y.append(((h * C_t[:, :, None]).sum(-1) + D * u_t).reshape(-1, d))
+    y = np.stack(y, 1)
+    if "norm.weight" not in p:
+        y = y * silu(z)
+    elif norm_before_gate:
+        y = normalized(y, G) * p["norm.weight"] * silu(z)
+    else:
+        y = normalized(y * silu(z), G) * p["norm.weight"]
+    return linear(p, "out_proj", np.concatenate([silu(z0) * x0, y], -1))
+
+
 entries = {}
 
 
@@ -82,5 +112,22 @@ def mamba_shapes(d, inner, state, rank, conv, bias, conv_bias):
 
 case("mamba", mamba, mamba_shapes(4, 8, 3, 1, 4, bias=False, conv_bias=True), wave(2, 6, 4))
 case("mamba_options", mamba, mamba_shapes(3, 9, 2, 2, 2, bias=True, conv_bias=False), wave(2, 5, 3))
+
+
+def mamba2_shapes(d, inner, ssm, heads, groups, state, conv, D, norm, bias, conv_bias):
+    wide = ssm + 2 * groups * state
+    shapes = {"dt_bias": (heads,), "A_log": (heads,), "D": (D,), "in_proj.weight": (2 * inner + 2 * groups * state + heads, d), "conv1d.weight": (wide, 1, conv),
+              "out_proj.weight": (d, inner)}
+    if norm:
+        shapes |= {"norm.weight": (ssm,)}
+    if bias:
+        shapes |= {"in_proj.bias": (2 * inner + 2 * groups * state + heads,), "out_proj.bias": (d,)}
+    return shapes | ({"conv1d.bias": (wide,)} if conv_bias else {})
+
+
+case("mamba2", lambda p, x: mamba2(p, x, 2, 1), mamba2_shapes(4, 8, 8, 4, 1, 3, 4, 4, norm=True, bias=False, conv_bias=True), wave(2, 6, 4))
+case("mamba2_groups", lambda p, x: mamba2(p, x, 2, 2, norm_before_gate=True, limit=(0.3, 0.9)),
+     mamba2_shapes(4, 12, 8, 4, 2, 2, 2, 8, norm=True, bias=True, conv_bias=False), wave(2, 5, 4))
+case("mamba2_plain", lambda p, x: mamba2(p, x, 4, 1), mamba2_shapes(4, 4, 4, 1, 1, 2, 3, 1, norm=False, bias=False, conv_bias=True), wave(2, 5, 4))
 
 save_file({key: np.ascontiguousarray(x) for key, x in entries.items()}, pathlib.Path(__file__).parent / "mixers_recurrent.safetensors")

@@ -11,6 +11,7 @@ namespace {
 using State = nn::AnySequenceMixer::State;
 template <class S> std::vector<Tensor> tensors(const S& s);
 template <> std::vector<Tensor> tensors(const nn::Mamba::State& s) { return {s.conv, s.ssm}; }
+template <> std::vector<Tensor> tensors(const nn::Mamba2::State& s) { return {s.conv, s.ssm}; }
 
 struct Mixer {
   std::string name;
@@ -32,7 +33,11 @@ template <class M, class O> Mixer row(const std::string& name, int64_t channels,
 const std::vector<Mixer>& mixers() {
   static const std::vector<Mixer> all{
       row<nn::Mamba>("Mamba", 6, nn::MambaOptions{.d_state = 3}, 1),
-      row<nn::Mamba>("Mamba, one position wide", 5, nn::MambaOptions{.d_state = 2, .d_conv = 1, .expand = 1, .dt_rank = 2, .bias = true}, 1),
+      row<nn::Mamba>("Mamba, one position wide", 5, nn::MambaOptions{.d_state = 2, .d_conv = 1, .expand = 1, .dt_rank = 2, .bias = true},
+                     1),
+      row<nn::Mamba2>("Mamba2", 6, nn::Mamba2Options{.d_state = 3, .headdim = 4}, 1),
+      row<nn::Mamba2>("Mamba2, groups", 4,
+                      nn::Mamba2Options{.d_state = 2, .d_conv = 2, .expand = 3, .headdim = 2, .d_ssm = 8, .ngroups = 2}, 1),
   };
   return all;
 }
@@ -215,4 +220,44 @@ TEST_CASE("Mamba starts as mamba_ssm's does", "[nn][ssm]") {
   CHECK_THAT(error_of([] { nn::Mamba(0); }), ContainsSubstring("d_model is 0"));
   CHECK_THAT(error_of([] { nn::Mamba(8, {.expand = 0}); }), ContainsSubstring("expand is 0"));
   CHECK_THAT(error_of([] { nn::Mamba(8, {.dt_min = 0.2}); }), ContainsSubstring("dt_min 0.2"));
+}
+
+TEST_CASE("Mamba2 and its gradients are those of the paper's equations", "[nn][ssm][golden]") {
+  check_golden<nn::Mamba2>("mamba2", 4, nn::Mamba2Options{.d_state = 3, .headdim = 2});
+  check_golden<nn::Mamba2>("mamba2_groups", 4,
+                           nn::Mamba2Options{.d_state = 2,
+                                             .d_conv = 2,
+                                             .expand = 3,
+                                             .headdim = 2,
+                                             .d_ssm = 8,
+                                             .ngroups = 2,
+                                             .D_has_hdim = true,
+                                             .norm_before_gate = true,
+                                             .dt_limit = {0.3, 0.9},
+                                             .bias = true,
+                                             .conv_bias = false});
+  check_golden<nn::Mamba2>("mamba2_plain", 4, nn::Mamba2Options{.d_state = 2, .d_conv = 3, .expand = 1, .headdim = 4, .rmsnorm = false});
+}
+
+TEST_CASE("Mamba2 starts as mamba_ssm's does", "[nn][ssm]") {
+  manual_seed(1);
+  const nn::Mamba2 m(64, {.conv_init = 0.01, .headdim = 1, .A_init_range = {2, 3}, .dt_min = 0.01, .dt_max = 0.2});
+  const Tensor A = exp(m.A_log), dt = softplus(m.dt_bias);
+  CHECK(amin(A).item() >= 1.999);
+  CHECK(amin(A).item() < 2.1);
+  CHECK(amax(A).item() <= 3.001);
+  CHECK(amax(A).item() > 2.9);
+  CHECK(amin(dt).item() >= 0.0099);
+  CHECK(amin(dt).item() < 0.02);
+  CHECK(amax(dt).item() <= 0.2001);
+  CHECK(amax(dt).item() > 0.12);
+  CHECK(amax(abs(m.conv1d.weight)).item() <= 0.01);
+  CHECK(amax(abs(m.conv1d.weight)).item() > 0.009);
+  CHECK(amin(softplus(nn::Mamba2(64, {.dt_init_floor = 0.5}).dt_bias)).item() > 0.499);
+  CHECK_THAT(error_of([] { nn::Mamba2(8, {.headdim = 3}); }), ContainsSubstring("d_ssm 16 does not divide into heads of headdim 3"));
+  CHECK_THAT(error_of([] { nn::Mamba2(8, {.headdim = 4, .ngroups = 3}); }), ContainsSubstring("ngroups 3"));
+  CHECK_THAT(error_of([] { nn::Mamba2(8, {.headdim = 4, .d_ssm = 32}); }), ContainsSubstring("d_ssm 32"));
+  CHECK_THAT(error_of([] { nn::Mamba2(8, {.headdim = 0}); }), ContainsSubstring("headdim is 0"));
+  CHECK_THAT(error_of([] { nn::Mamba2(8, {.d_state = -1}); }), ContainsSubstring("d_state is -1"));
+  CHECK_THAT(error_of([] { nn::Mamba2(8, {.headdim = 4, .A_init_range = {0, 1}}); }), ContainsSubstring("A_init_range (0, 1)"));
 }
