@@ -14,6 +14,7 @@
 #include <retape/nn/embedding_bag.h>
 #include <retape/nn/estimate_memory.h>
 #include <retape/nn/gated.h>
+#include <retape/nn/gated_linear_attention.h>
 #include <retape/nn/group_norm.h>
 #include <retape/nn/hippo.h>
 #include <retape/nn/hugging_face.h>
@@ -33,6 +34,7 @@
 #include <retape/nn/receptive_field.h>
 #include <retape/nn/region.h>
 #include <retape/nn/resnet.h>
+#include <retape/nn/retention.h>
 #include <retape/nn/rle_loss.h>
 #include <retape/nn/rms_norm.h>
 #include <retape/nn/rnn.h>

@@ -82,6 +82,50 @@ def mamba2(p, x, P, G, norm_before_gate=False, limit=None):  # Dao & Gu 2024, li
     return linear(p, "out_proj", np.concatenate([silu(z0) * x0, y], -1))
 
 
+def retention(p, x, H, rms):  # Sun et al. 2023, equations 5 to 8, the parallel form; angles and rotation as in torchscale
+    B, T, C = x.shape
+    K, V = C // H, p["v_proj.weight"].shape[0] // H
+    angle = np.arange(T)[:, None] * np.repeat(10000.0 ** -np.linspace(0, 1, K // 2), 2)
+
+    def rotated(t):
+        turned = np.stack([-t[..., 1::2], t[..., ::2]], -1).reshape(t.shape)
+        return t * np.cos(angle) + turned * np.sin(angle)
+
+    q, k, v = (linear(p, n + "_proj", x).reshape(B, T, H, -1).transpose(0, 2, 1, 3) for n in "qkv")
+    gamma = 1 - 2.0 ** (-5 - np.arange(H))
+    n_m = np.arange(T)[:, None] - np.arange(T)
+    D = np.where(n_m >= 0, gamma[:, None, None] ** np.maximum(n_m, 0), 0)
+    y = ((rotated(q) @ rotated(k * K**-0.5).swapaxes(-1, -2)) * D) @ v
+    if not rms:
+        y = y - y.mean(-1, keepdims=True)
+    y = normalized(y, eps=1e-6).transpose(0, 2, 1, 3).reshape(B, T, H * V)
+    return linear(p, "out_proj", silu(linear(p, "g_proj", x)) * y)
+
+
+def gla(p, x, H, kv, normalizer=16, floor=None, feature_map=lambda x: x, gate=silu, norm="g_norm_swish_gate"):  # Yang et al. 2023, section 4.4, and fla's options
+    B, T, _ = x.shape
+
+    def projected(n):
+        y = linear(p, n + "_proj", x)
+        return silu(causal_conv(p, n + "_conv1d", y)) if n + "_conv1d.weight" in p else y
+
+    def of_heads(t):
+        return np.repeat(t.reshape(B, T, kv, -1), H // kv, 2)
+
+    q, k, v = projected("q").reshape(B, T, H, -1), of_heads(projected("k")), of_heads(projected("v"))
+    q, k = feature_map(q), feature_map(k)
+    g = np.log(sigmoid(linear(p, "gk_proj.1", linear(p, "gk_proj.0", x)))) / normalizer
+    if floor is not None:
+        g = np.where(g.real < floor, floor, g)
+    g, S, y = of_heads(g), 0, []
+    for t in range(T):
+        S = np.exp(g[:, t])[..., None] * S + k[:, t, :, :, None] * v[:, t, :, None, :]
+        y.append(q.shape[-1] ** -0.5 * np.einsum("bhk,bhkv->bhv", q[:, t], S))
+    y = normalized(np.stack(y, 1))
+    y = (y * p[norm + ".weight"] if norm + ".weight" in p else y).reshape(B, T, -1)
+    return linear(p, "o_proj", y * gate(linear(p, "g_proj", x)) if "g_proj.weight" in p else y)
+
+
 entries = {}
 
 
@@ -129,5 +173,33 @@ case("mamba2", lambda p, x: mamba2(p, x, 2, 1), mamba2_shapes(4, 8, 8, 4, 1, 3, 
 case("mamba2_groups", lambda p, x: mamba2(p, x, 2, 2, norm_before_gate=True, limit=(0.3, 0.9)),
      mamba2_shapes(4, 12, 8, 4, 2, 2, 2, 8, norm=True, bias=True, conv_bias=False), wave(2, 5, 4))
 case("mamba2_plain", lambda p, x: mamba2(p, x, 4, 1), mamba2_shapes(4, 4, 4, 1, 1, 2, 3, 1, norm=False, bias=False, conv_bias=True), wave(2, 5, 4))
+
+
+def retention_shapes(d, value):
+    return {"q_proj.weight": (d, d), "k_proj.weight": (d, d), "v_proj.weight": (value, d), "g_proj.weight": (value, d), "out_proj.weight": (d, value)}
+
+
+case("retention", lambda p, x: retention(p, x, 2, rms=False), retention_shapes(8, 16), wave(2, 6, 8))
+case("retention_rms", lambda p, x: retention(p, x, 3, rms=True), retention_shapes(6, 6), wave(2, 5, 6))
+
+
+def gla_shapes(d, K, V, H, kv, rank, conv=0, conv_bias=False, gate=True, norm="g_norm_swish_gate"):
+    k, v = K // H * kv, V // H * kv
+    shapes = {"q_proj.weight": (K, d), "k_proj.weight": (k, d), "v_proj.weight": (v, d), "gk_proj.0.weight": (rank, d), "gk_proj.1.weight": (k, rank), "gk_proj.1.bias": (k,),
+              "o_proj.weight": (d, V)}
+    if norm:
+        shapes |= {norm + ".weight": (V // H,)}
+    if gate:
+        shapes |= {"g_proj.weight": (V, d)}
+    for n, channels in ("q", K), ("k", k), ("v", v):
+        shapes |= {n + "_conv1d.weight": (channels, 1, conv)} if conv else {}
+        shapes |= {n + "_conv1d.bias": (channels,)} if conv_bias else {}
+    return shapes
+
+
+case("gla", lambda p, x: gla(p, x, 2, 2), gla_shapes(8, 4, 8, 2, 2, 16), wave(2, 6, 8))
+case("gla_options", lambda p, x: gla(p, x, 4, 2, normalizer=4, floor=-0.2, feature_map=silu, gate=sigmoid, norm="g_norm"),
+     gla_shapes(4, 8, 8, 4, 2, 3, conv=3, conv_bias=True, norm="g_norm"), wave(2, 5, 4))
+case("gla_plain", lambda p, x: gla(p, x, 1, 1, norm="g_norm"), gla_shapes(4, 2, 4, 1, 1, 16, gate=False, norm=None), wave(2, 5, 4))
 
 save_file({key: np.ascontiguousarray(x) for key, x in entries.items()}, pathlib.Path(__file__).parent / "mixers_recurrent.safetensors")

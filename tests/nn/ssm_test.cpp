@@ -12,6 +12,8 @@ using State = nn::AnySequenceMixer::State;
 template <class S> std::vector<Tensor> tensors(const S& s);
 template <> std::vector<Tensor> tensors(const nn::Mamba::State& s) { return {s.conv, s.ssm}; }
 template <> std::vector<Tensor> tensors(const nn::Mamba2::State& s) { return {s.conv, s.ssm}; }
+template <> std::vector<Tensor> tensors(const nn::MultiScaleRetention::State& s) { return {s.kv}; }
+template <> std::vector<Tensor> tensors(const nn::GatedLinearAttention::State& s) { return {s.recurrent}; }
 
 struct Mixer {
   std::string name;
@@ -38,6 +40,10 @@ const std::vector<Mixer>& mixers() {
       row<nn::Mamba2>("Mamba2", 6, nn::Mamba2Options{.d_state = 3, .headdim = 4}, 1),
       row<nn::Mamba2>("Mamba2, groups", 4,
                       nn::Mamba2Options{.d_state = 2, .d_conv = 2, .expand = 3, .headdim = 2, .d_ssm = 8, .ngroups = 2}, 1),
+      row<nn::MultiScaleRetention>("MultiScaleRetention", 8, nn::MultiScaleRetentionOptions{.num_heads = 2}),
+      row<nn::GatedLinearAttention>("GatedLinearAttention", 8, nn::GatedLinearAttentionOptions{.num_heads = 2}),
+      row<nn::GatedLinearAttention>("GatedLinearAttention, short convolutions", 8,
+                                    nn::GatedLinearAttentionOptions{.num_heads = 2, .num_kv_heads = 1, .use_short_conv = true}),
   };
   return all;
 }
@@ -260,4 +266,57 @@ TEST_CASE("Mamba2 starts as mamba_ssm's does", "[nn][ssm]") {
   CHECK_THAT(error_of([] { nn::Mamba2(8, {.headdim = 0}); }), ContainsSubstring("headdim is 0"));
   CHECK_THAT(error_of([] { nn::Mamba2(8, {.d_state = -1}); }), ContainsSubstring("d_state is -1"));
   CHECK_THAT(error_of([] { nn::Mamba2(8, {.headdim = 4, .A_init_range = {0, 1}}); }), ContainsSubstring("A_init_range (0, 1)"));
+}
+
+TEST_CASE("retention and its gradients are those of the parallel form", "[nn][ssm][golden]") {
+  check_golden<nn::MultiScaleRetention>("retention", 8, nn::MultiScaleRetentionOptions{.num_heads = 2});
+  check_golden<nn::MultiScaleRetention>("retention_rms", 6,
+                                        nn::MultiScaleRetentionOptions{.num_heads = 3, .value_dim = 6, .rms_norm = true});
+}
+
+TEST_CASE("retention starts as torchscale's does", "[nn][ssm]") {
+  manual_seed(1);
+  const nn::MultiScaleRetention m(40, {.num_heads = 4, .value_dim = 80});
+  const double bound = std::sqrt(6.0 / 80) * std::exp2(-2.5), of_out = std::sqrt(6.0 / 120);
+  CHECK(amax(abs(m.k_proj.weight)).item() <= bound);
+  CHECK(amax(abs(m.k_proj.weight)).item() > 0.95 * bound);
+  CHECK(amax(abs(m.out_proj.weight)).item() <= of_out);
+  CHECK(amax(abs(m.out_proj.weight)).item() > 0.95 * of_out);
+  const Tensor x = values({1, 3, 40}, -1, 1, 2, DType::f32);
+  nn::MultiScaleRetention gelu_gate(40, {.gate = nn::Gate::gelu, .eps = 1}), silu_gate(40, {.eps = 1}), small_eps(40);
+  gelu_gate.load_state_dict(silu_gate.state_dict()), small_eps.load_state_dict(silu_gate.state_dict());
+  CHECK(relative_difference(gelu_gate(x), silu_gate(x)) > 1e-2);
+  CHECK(relative_difference(small_eps(x), silu_gate(x)) > 1e-2);
+  CHECK_THAT(error_of([] { nn::MultiScaleRetention(8, {.num_heads = 3}); }),
+             ContainsSubstring("embed_dim 8 and value_dim 16 do not divide into 3 heads"));
+  CHECK_THAT(error_of([] { nn::MultiScaleRetention(12, {.num_heads = 4}); }), ContainsSubstring("an even share"));
+  CHECK_THAT(error_of([] { nn::MultiScaleRetention(8, {.num_heads = 2, .value_dim = 3}); }), ContainsSubstring("value_dim 3"));
+  CHECK_THAT(error_of([] { nn::MultiScaleRetention(8, {.num_heads = 0}); }), ContainsSubstring("num_heads is 0"));
+}
+
+TEST_CASE("gated linear attention as a layer and its gradients are fla's", "[nn][ssm][golden]") {
+  check_golden<nn::GatedLinearAttention>("gla", 8, nn::GatedLinearAttentionOptions{.num_heads = 2});
+  check_golden<nn::GatedLinearAttention>("gla_options", 4,
+                                         nn::GatedLinearAttentionOptions{.expand_k = 2,
+                                                                         .expand_v = 2,
+                                                                         .num_kv_heads = 2,
+                                                                         .feature_map = nn::Gate::silu,
+                                                                         .use_short_conv = true,
+                                                                         .conv_size = 3,
+                                                                         .conv_bias = true,
+                                                                         .gate_fn = nn::Gate::sigmoid,
+                                                                         .gate_logit_normalizer = 4,
+                                                                         .gate_low_rank_dim = 3,
+                                                                         .clamp_min = -0.2});
+  check_golden<nn::GatedLinearAttention>(
+      "gla_plain", 4, nn::GatedLinearAttentionOptions{.num_heads = 1, .use_output_gate = false, .elementwise_affine = false});
+  const Tensor x = values({1, 3, 8}, -1, 1, 2, DType::f32);
+  nn::GatedLinearAttention small(8), large(8, {.norm_eps = 1});
+  large.load_state_dict(small.state_dict());
+  CHECK(relative_difference(large(x), small(x)) > 1e-2);
+  CHECK_THAT(error_of([] { nn::GatedLinearAttention(8, {.num_heads = 3}); }),
+             ContainsSubstring("hidden_size * expand_k 4 does not divide into 3 heads"));
+  CHECK_THAT(error_of([] { nn::GatedLinearAttention(8, {.num_kv_heads = 3}); }), ContainsSubstring("4 heads, 3 of them with keys"));
+  CHECK_THAT(error_of([] { nn::GatedLinearAttention(8, {.num_heads = 0}); }), ContainsSubstring("num_heads is 0"));
+  CHECK_THAT(error_of([] { nn::GatedLinearAttention(8, {.conv_size = 0}); }), ContainsSubstring("conv_size is 0"));
 }
