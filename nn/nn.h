@@ -3,6 +3,7 @@
 #include <retape/nn/activation.h>
 #include <retape/nn/attention.h>
 #include <retape/nn/batch_norm.h>
+#include <retape/nn/causal.h>
 #include <retape/nn/class_loss.h>
 #include <retape/nn/contrastive_loss.h>
 #include <retape/nn/convolution.h>
@@ -13,6 +14,7 @@
 #include <retape/nn/embedding_bag.h>
 #include <retape/nn/estimate_memory.h>
 #include <retape/nn/gated.h>
+#include <retape/nn/gated_linear_attention.h>
 #include <retape/nn/group_norm.h>
 #include <retape/nn/hippo.h>
 #include <retape/nn/hugging_face.h>
@@ -23,6 +25,7 @@
 #include <retape/nn/linear.h>
 #include <retape/nn/loss.h>
 #include <retape/nn/mae.h>
+#include <retape/nn/mamba.h>
 #include <retape/nn/margin_loss.h>
 #include <retape/nn/mixture_of_experts.h>
 #include <retape/nn/module.h>
@@ -32,6 +35,7 @@
 #include <retape/nn/receptive_field.h>
 #include <retape/nn/region.h>
 #include <retape/nn/resnet.h>
+#include <retape/nn/retention.h>
 #include <retape/nn/rle_loss.h>
 #include <retape/nn/rms_norm.h>
 #include <retape/nn/rnn.h>
