@@ -526,6 +526,24 @@ def gated_linear_attention(of_features, batch, steps, heads, keys, values):
     return ForwardBackward(run, torch.randn(*shape, keys), torch.randn(*shape, keys), torch.randn(*shape, values), g)
 
 
+def linear_attention(batch, steps, width, heads):
+    """Katharopoulos et al. 2020, causal, in chunks of 64: nothing of the size of all states of all steps is made."""
+    chunk = 64
+    q_proj, k_proj, v_proj, o_proj = (torch.nn.Linear(width, width) for _ in range(4))
+
+    def split(x):  # (B, T, C) to (B, H, chunks, 64, D)
+        return x.view(batch, steps // chunk, chunk, heads, width // heads).movedim(3, 1)
+
+    def run(x):
+        q, k, v = F.elu(split(q_proj(x))) + 1, F.elu(split(k_proj(x))) + 1, F.pad(split(v_proj(x)), (0, 1), value=1)
+        states = F.pad((k.transpose(-1, -2) @ v).cumsum(2)[:, :, :-1], (0, 0, 0, 0, 1, 0))
+        y = (q @ k.transpose(-1, -2)).tril() @ v + q @ states
+        y = y[..., :-1] / (y[..., -1:] + 1e-6)
+        return o_proj(y.movedim(1, 3).reshape(batch, steps, width))
+
+    return ForwardBackward(run, torch.randn(batch, steps, width))
+
+
 class Norm:
     """Each layer in the layout in which it is faster."""
 
@@ -654,6 +672,7 @@ def make(line):
         "selective_scan": lambda *sizes: ForwardBackward(scan, *scan_inputs(*sizes)),
         "selective_scan_forward": selective_scan_forward,
         "gated_linear_attention": gated_linear_attention,
+        "linear_attention": linear_attention,
         "attention_bf16": lambda *shape: attention(*shape, dtype=torch.bfloat16),
         "gpt": GptStep,
         "generate": Generation,

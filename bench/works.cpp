@@ -291,6 +291,14 @@ void add_recurrences(std::vector<Work>& all) {
            .roof = Roof::fma,
            // of a chunk of 64 steps: forward two products with the state and the scores' triangle twice, backward twice that and more
            .amount = double(steps * 4) * (2 * 7 * 64 * 64 + 2 * 5 * 32 * 64)});
+  // A layer whose time is linear in the length: the second row should take four times as long as the first.
+  for (const int64_t steps : {4096, 16384})
+    all.push_back({.name = fmt::format("nn::LinearAttention B 1 T {} C 256, 4 heads, forward + backward", steps),
+                   .peer = fmt::format("linear_attention 1 {} 256 4", steps),
+                   .make = [=] {
+                     const auto layer = std::make_shared<nn::LinearAttention>(256, nn::LinearAttentionOptions{.num_heads = 4});
+                     return forward_backward({randn({1, steps, 256})}, [=](auto& x) { return (*layer)(x[0]); });
+                   }});
 }
 
 // ---- training steps -------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@
 #include <retape/nn/language_model.h>
 #include <retape/nn/layer_norm.h>
 #include <retape/nn/linear.h>
+#include <retape/nn/linear_attention.h>
 #include <retape/nn/loss.h>
 #include <retape/nn/mae.h>
 #include <retape/nn/mamba.h>
@@ -43,6 +44,7 @@
 #include <retape/nn/sequence_mixer.h>
 #include <retape/nn/sequential.h>
 #include <retape/nn/transformer.h>
+#include <retape/nn/transnormer.h>
 #include <retape/nn/upsample.h>
 #include <retape/nn/vision_transformer.h>
 #include <retape/nn/word2vec.h>

@@ -1,0 +1,46 @@
+// What attention layers of self-attention share: projections to heads and back, and checks of what they are called with.
+#pragma once
+#include <retape/autograd/autocast.h>
+#include <retape/nn/linear.h>
+
+namespace retape::nn {
+
+/// The projections of self-attention with num_heads heads of embed_dim / num_heads features: a base for layers that differ in between. Throws Error unless
+/// num_heads divides embed_dim.
+struct HeadProjections : Module {
+  int64_t embed_dim, num_heads;
+  bool causal;  ///< a position sees those before it and itself; else all
+  Linear q_proj, k_proj, v_proj, o_proj;
+  RETAPE_FIELDS(q_proj, k_proj, v_proj, o_proj)
+
+ protected:
+  HeadProjections(const char* name, int64_t embed_dim, int64_t num_heads, bool bias, bool causal);
+  struct Heads {
+    Tensor q, k, v;  // (B, T, H, D)
+  };
+  /// Of x (B, T, embed_dim). Throws Error for another shape.
+  Heads project(const Tensor& x) const;
+  /// The same in f32 at least: sums over a whole sequence do not fit into half types.
+  Heads project_wide(const Tensor& x) const;
+  /// y (B, T, H, D), in whatever dtype, through o_proj: (B, T, embed_dim) as x has it.
+  Tensor merge(const Tensor& y, const Tensor& x) const;
+};
+
+namespace detail {
+/// Throws Error unless x is floating and (B, T, features).
+void check_sequence(const Module& m, const Tensor& x, int64_t features);
+/// Throws Error unless step() may go on with x: the layer is causal, x is (B, T, features) with T >= 1, and `part` of the state, (B, ...), is undefined or
+/// of the same B.
+void check_step(const Module& m, bool causal, const Tensor& x, int64_t features, const Tensor& part);
+
+/// While it lives, autocast is off: sums over a whole sequence are made in the dtype that they are given.
+struct Wide : Autocast {
+  Wide() : Autocast(DType::bf16, false) {}
+};
+/// q_t with the sum over all s of k_s v_s^T: q, k (B, T, H, F), v (B, T, H, V): (B, T, H, V).
+Tensor attend_to_all(const Tensor& q, const Tensor& k, const Tensor& v);
+/// The same over s <= t, behind what `sums` (B, H, F, V) already holds, if it is defined, and with all of it afterwards; log_decay is gated_linear_attention's g.
+Tensor attend_to_past(const Tensor& q, const Tensor& k, const Tensor& v, Tensor& sums, const Tensor& log_decay = {});
+}  // namespace detail
+
+}  // namespace retape::nn
