@@ -15,6 +15,7 @@
 #include <retape/nn/estimate_memory.h>
 #include <retape/nn/gated.h>
 #include <retape/nn/gated_linear_attention.h>
+#include <retape/nn/gated_attention_unit.h>
 #include <retape/nn/group_norm.h>
 #include <retape/nn/hippo.h>
 #include <retape/nn/hugging_face.h>

@@ -72,25 +72,26 @@ template <class Make> void check_meta(Make&& make, int64_t features) {
   CHECK(m(x).shape() == x.shape());
   CHECK(in_pieces(m, x, {5, 8}).shape() == x.shape());
 }
-/// Under autocast and as a module of a half type, numbers are close to those in f32.
+/// Under autocast and as a module of a half type, numbers are those in f32 but for some of that type's roundings.
 template <nn::SequenceMixer M> void check_half(M m, int64_t features) {
   m.eval();
   const NoGrad off;
   const Tensor x = cast(wave({2, 13, features}, 0.2), DType::f32), exact = m(x);
   for (const DType low : {DType::bf16, DType::f16}) {
     INFO(m.type_name() << " in " << name_of(low));
+    const double most = 24 * (low == DType::bf16 ? 1.0 / 256 : 1.0 / 2048);
     {
       const Autocast amp(low);
       const Tensor y = m(x);
       CHECK(y.dtype() == low);
-      CHECK(relative_difference(cast(y, DType::f32), exact) <= 0.03);
-      CHECK(relative_difference(cast(in_pieces(m, x, {4, 9}), DType::f32), exact) <= 0.03);
+      CHECK(relative_difference(cast(y, DType::f32), exact) <= most);
+      CHECK(relative_difference(cast(in_pieces(m, x, {4, 9}), DType::f32), exact) <= most);
     }
     auto half = m.clone();
     half.to(low);
     const Tensor y = half(cast(x, low));
     CHECK(y.dtype() == low);
-    CHECK(relative_difference(cast(y, DType::f32), exact) <= 0.05);
+    CHECK(relative_difference(cast(y, DType::f32), exact) <= most);
   }
 }
 /// What all of them refuse, and empty inputs.
