@@ -20,7 +20,7 @@ void check(const LanguageModelConfig& c) {
     if (value <= 0) throw Error(fmt::format("LanguageModel: {} {} is not valid; it must be positive", what, value));
   };
   positive("vocab_size", c.vocab_size), positive("hidden_size", c.hidden_size), positive("num_layers", c.num_layers);
-  if (c.positions == LanguageModelPositions::learned) positive("max_positions", c.max_positions);
+  if (c.positions == LanguageModelPositions::learned || c.max_positions < 0) positive("max_positions", c.max_positions);
   if (c.mlp_size < 0) throw Error(fmt::format("LanguageModel: mlp_size {} is not valid; it must be positive, or 0", c.mlp_size));
   if (!(c.dropout >= 0 && c.dropout < 1))
     throw Error(fmt::format("LanguageModel: dropout {} is not valid; it must be at least 0 and below 1", c.dropout));
@@ -36,27 +36,27 @@ AnyModule make_mlp(const LanguageModelConfig& c) {
   if (c.mlp == LanguageModelMlp::swiglu)
     return SwiGLU(c.hidden_size, c.mlp_size ? c.mlp_size : (c.hidden_size * 8 / 3 + 7) / 8 * 8, {.bias = c.bias});
   return FeedForward(c.hidden_size, c.mlp_size ? c.mlp_size : 4 * c.hidden_size,
-                     {.bias = c.bias, .tanh = c.mlp == LanguageModelMlp::gelu_tanh, .dropout = c.dropout});
+                     {.bias = c.bias, .tanh = c.mlp == LanguageModelMlp::gelu_tanh});
 }
 
 }  // namespace
 
 FeedForward::FeedForward(int64_t dim, int64_t hidden_dim, FeedForwardOptions o)
-    : c_fc(dim, hidden_dim, {.bias = o.bias}), c_proj(hidden_dim, dim, {.bias = o.bias}), dropout(o.dropout), tanh(o.tanh) {}
+    : c_fc(dim, hidden_dim, {.bias = o.bias}), c_proj(hidden_dim, dim, {.bias = o.bias}), tanh(o.tanh) {}
 Tensor FeedForward::forward(const Tensor& x) const {
   const Tensor hidden = c_fc(x);
-  return dropout(c_proj(tanh ? gelu_tanh(hidden) : gelu(hidden)));
+  return c_proj(tanh ? gelu_tanh(hidden) : gelu(hidden));
 }
 
 LanguageModelBlock::LanguageModelBlock(const LanguageModelConfig& c, AnySequenceMixer m)
-    : mixer_name(c.mixer_name), ln_1(make_norm(c)), mixer(std::move(m)) {
+    : mixer_name(c.mixer_name), ln_1(make_norm(c)), mixer(std::move(m)), dropout(c.dropout) {
   if (c.mlp == LanguageModelMlp::none) return;
   ln_2.emplace(make_norm(c));
   mlp.emplace(make_mlp(c));
 }
 Tensor LanguageModelBlock::forward(const Tensor& x) const {
-  const Tensor h = x + mixer(ln_1(x));
-  return mlp ? h + (*mlp)((*ln_2)(h)) : h;
+  const Tensor h = x + dropout(mixer(ln_1(x)));
+  return mlp ? h + dropout((*mlp)((*ln_2)(h))) : h;
 }
 Tensor LanguageModelBlock::step(const Tensor& x, State& state) const {
   const ModuleScope scope(*this);
@@ -66,10 +66,11 @@ Tensor LanguageModelBlock::step(const Tensor& x, State& state) const {
 void LanguageModelBlock::fields(Visitor& v) {
   detail::visit_field(v, "ln_1", ln_1), detail::visit_field(v, mixer_name, mixer);
   detail::visit_field(v, "ln_2", ln_2), detail::visit_field(v, "mlp", mlp);
+  detail::visit_field(v, "dropout", dropout);
 }
 
 LanguageModelTrunk::LanguageModelTrunk(const LanguageModelConfig& c, const std::function<AnySequenceMixer(int64_t layer)>& mixer)
-    : wte(c.vocab_size, c.hidden_size), drop(c.dropout), ln_f(make_norm(c)), positions_(c.positions) {
+    : wte(c.vocab_size, c.hidden_size), drop(c.dropout), ln_f(make_norm(c)), positions_(c.positions), max_positions_(c.max_positions) {
   if (c.positions == LanguageModelPositions::learned) wpe.emplace(c.max_positions, c.hidden_size);
   h.reserve(size_t(c.num_layers));
   for (int64_t i = 0; i < c.num_layers; ++i) h.emplace_back(c, mixer(i));
@@ -78,14 +79,12 @@ LanguageModelTrunk::LanguageModelTrunk(const LanguageModelConfig& c, const std::
 Tensor LanguageModelTrunk::embed(const Tensor& ids, int64_t first) const {
   if (!ids || ids.dim() != 2)
     throw Error(fmt::format("LanguageModel: ids {}, expected 2 dims, (batch, positions)", ids ? ids.shape().str() : "undefined"));
-  const Tensor x = wte(ids);
   const int64_t length = ids.size(1);
+  if (max_positions_ > 0 && first + length > max_positions_)
+    throw Error(fmt::format("LanguageModel: {} tokens do not fit the {} positions that it knows", first + length, max_positions_));
+  const Tensor x = wte(ids);
   if (positions_ == LanguageModelPositions::none) return drop(x);
-  if (positions_ == LanguageModelPositions::learned) {
-    if (const int64_t most = wpe->weight->size(0); first + length > most)
-      throw Error(fmt::format("LanguageModel: {} tokens do not fit the {} positions that it has learned", first + length, most));
-    return drop(x + narrow(wpe->weight, 0, first, length));
-  }
+  if (wpe) return drop(x + narrow(wpe->weight, 0, first, length));
   const int64_t width = x.size(2);
   return drop(x * std::sqrt(double(width)) + cast(retape::to(sinusoidal_positions(length, width, first), x.device()), x.dtype()));
 }
@@ -158,12 +157,12 @@ std::vector<int64_t> LanguageModel::generate(std::vector<int64_t> tokens, int64_
     throw Error(fmt::format("LanguageModel: generate() got count {}, temperature {}, top_k {}; none may be negative", count, o.temperature, o.top_k));
   const NoGrad off;
   const int64_t prompt = int64_t(tokens.size());
-  const int64_t most = config.positions == LanguageModelPositions::learned ? config.max_positions : INT64_MAX;
+  const int64_t most = config.max_positions > 0 ? config.max_positions : INT64_MAX;
   const auto latest = [&](int64_t n) { return retape::to(tensor(std::vector<int64_t>(tokens.end() - n, tokens.end()), {1, n}), device()); };
   State state;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t length = int64_t(tokens.size());
-    if (length > most) state = {};  // every learned position moves with each token
+    if (length > most) state = {};  // the position of every token moves
     tokens.push_back(sample(step(latest(std::min(length, most) - state.length), state).to_vector<double>(), o, generator));
   }
   return {tokens.begin() + prompt, tokens.end()};

@@ -30,13 +30,13 @@ enum class LanguageModelMlp : uint8_t {
 struct LanguageModelConfig {
   int64_t vocab_size = 0, hidden_size = 0, num_layers = 0;
   LanguageModelPositions positions = LanguageModelPositions::none;
-  int64_t max_positions = 0;  ///< learned positions; a sequence may not be longer
+  int64_t max_positions = 0;  ///< a sequence may not be longer; 0: it may be of any length, but for learned positions
   LanguageModelNorm norm = LanguageModelNorm::layer_norm;
   double norm_eps = 1e-5;
   LanguageModelMlp mlp = LanguageModelMlp::gelu;
   int64_t mlp_size = 0;  ///< features inside it; 0: 4 hidden_size, or for swiglu 8/3 of it, rounded up to a multiple of 8
   bool bias = false;     ///< of layer norms and the MLP
-  double dropout = 0;    ///< of embeddings and the MLP's results, while training
+  double dropout = 0;    ///< of embeddings and of what mixers and MLPs add, while training
   bool tie_word_embeddings = true;
   std::string mixer_name = "mixer";  ///< what the mixer is called in the names of parameters
 };
@@ -46,25 +46,24 @@ void check(const LanguageModelConfig& config);
 struct FeedForwardOptions {
   bool bias = true;
   bool tanh = false;  ///< gelu by tanh
-  double dropout = 0;
 };
 /// c_proj(gelu(c_fc(x))) for x (..., dim), through hidden_dim. The names are GPT-2's.
 struct FeedForward : Module {
   Linear c_fc, c_proj;
-  Dropout dropout;
   bool tanh;
   FeedForward(int64_t dim, int64_t hidden_dim, FeedForwardOptions options = {});
   Tensor forward(const Tensor& x) const;
-  RETAPE_FIELDS(c_fc, c_proj, dropout)
+  RETAPE_FIELDS(c_fc, c_proj)
 };
 
-/// x + mixer(ln_1(x)), then x + mlp(ln_2(x)) unless there is no MLP. A SequenceMixer itself.
+/// x + dropout(mixer(ln_1(x))), then x + dropout(mlp(ln_2(x))) unless there is no MLP. A SequenceMixer itself.
 struct LanguageModelBlock : Module {
   using State = AnySequenceMixer::State;
   std::string mixer_name;
   AnyModule ln_1;
   AnySequenceMixer mixer;
   std::optional<AnyModule> ln_2, mlp;
+  Dropout dropout;
   LanguageModelBlock(const LanguageModelConfig& config, AnySequenceMixer mixer);
   Tensor forward(const Tensor& x) const;
   Tensor step(const Tensor& x, State& state) const;
@@ -90,6 +89,7 @@ struct LanguageModelTrunk : Module {
  private:
   friend struct LanguageModel;
   LanguageModelPositions positions_;
+  int64_t max_positions_;
   Tensor embed(const Tensor& ids, int64_t first) const;
 };
 
@@ -112,14 +112,14 @@ struct LanguageModel : Module {
   /// `mixer` makes that of each layer. Throws Error as check() does.
   LanguageModel(const LanguageModelConfig& config, const std::function<AnySequenceMixer(int64_t layer)>& mixer);
   Device device() const { return transformer.wte.weight->device(); }
-  /// ids (B, T), i64: logits (B, T, vocab_size). Throws Error if T is larger than max_positions where positions are learned.
+  /// ids (B, T), i64: logits (B, T, vocab_size). Throws Error if T is larger than max_positions.
   Tensor forward(const Tensor& ids);
   /// Mean cross-entropy, in nats a token, of predicting targets (B, T) from ids (B, T).
   Tensor loss(const Tensor& ids, const Tensor& targets);
   /// Reads the next T >= 1 tokens (B, T) of each sequence: logits (B, vocab_size) of what comes behind them. A State made by default stands before
   /// the first token. Nothing is dropped out.
   Tensor step(const Tensor& ids, State& state);
-  /// `count` more tokens after `prompt` (at least one). Each is computed from the state that the tokens before have left; with learned positions only
+  /// `count` more tokens after `prompt` (at least one). Each is computed from the state that the tokens before have left; with max_positions only
   /// while all fit: later each from the last max_positions tokens. Throws Error for an empty prompt and options that make no sense.
   std::vector<int64_t> generate(std::vector<int64_t> prompt, int64_t count, const SampleTokensOptions& options = {},
                                 Generator& generator = default_generator());

@@ -20,7 +20,7 @@ nn::LanguageModelConfig config_of(const Config& c) {
           .positions = positions == "learned"      ? nn::LanguageModelPositions::learned
                        : positions == "sinusoidal" ? nn::LanguageModelPositions::sinusoidal
                                                    : nn::LanguageModelPositions::none,
-          .max_positions = c.block,
+          .max_positions = positions == "learned" || mixer.up_to_block ? c.block : 0,
           .mlp = mlp == "gelu"     ? nn::LanguageModelMlp::gelu
                  : mlp == "swiglu" ? nn::LanguageModelMlp::swiglu
                                    : nn::LanguageModelMlp::none,
@@ -39,7 +39,7 @@ void check(const Config& c) {
 nn::LanguageModel make_model(const Config& c) {
   check(c);
   const Mixer& mixer = mixer_named(c.mixer);
-  nn::LanguageModel model(config_of(c), [&](int64_t) { return mixer.make(c); });
+  nn::LanguageModel model(config_of(c), [&](int64_t layer) { return mixer.make(c, layer); });
   if (mixer.as_gpt2)
     for (auto& block : model.transformer.h)
       for (auto& [name, weight] : block.mixer.module().named_parameters())

@@ -13,6 +13,8 @@ struct Config {
   int64_t layers = 4;
   int64_t heads = 4;
   int64_t width = 128;
+  int64_t state = 0;  // numbers of a state a channel or feature; 0: the mixer's own
+  int64_t chunk = 64;
   double dropout = 0;
   std::string recompute = "none";  // see examples::parse_recomputation()
 };

@@ -48,6 +48,8 @@ void declare_model(examples::Settings& settings, Config& c) {
       .may_be_missing();
   settings.add("--layers", c.layers, "blocks").at_least(1);
   settings.add("--heads", c.heads, "heads of a mixer that has some; divides the width").at_least(1);
+  settings.add("--state", c.state, "numbers that a state has for each channel or feature; 0: as many as go with the mixer").at_least(0).may_be_missing();
+  settings.add("--chunk", c.chunk, "positions of a chunk of flash and transnormer").at_least(1).may_be_missing();
   settings.add("--width", c.width, "size of a token's vector").at_least(1);
   settings.add("--block", c.block, "tokens of a sequence in training").at_least(1);
   settings.add("--dropout", c.dropout, "probability of dropping a value").at_least(0).below(1);
