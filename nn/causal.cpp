@@ -29,10 +29,21 @@ Tensor causal_conv1d(const Tensor& x, const Tensor& weight, const Tensor& bias, 
   return convolve(all, 0);
 }
 
+Tensor shifted(const Tensor& x, Tensor* past) {
+  check_sequence("shifted", x, -1);
+  const int64_t batch = x.size(0), steps = x.size(1), channels = x.size(2);
+  if (past) check_state("shifted", "past", *past, {batch, channels});
+  if (steps == 0) return x;
+  const Tensor first = past && *past ? unsqueeze(*past, 1) : zeros({batch, 1, channels}, x.options());
+  if (past) *past = clone(select(x, 1, steps - 1));
+  return cat({cast(first, x.dtype()), narrow(x, 1, 0, steps - 1)}, 1);
+}
+
 void check_sequence(const char* layer, const Tensor& x, int64_t channels, bool step) {
   if (!x) throw Error(fmt::format("{}: the input is an undefined tensor", layer));
   if (x.dim() != 3 || (channels >= 0 && x.size(2) != channels))
-    throw Error(fmt::format("{}: the input is {}; its shape must be (B, T, {})", layer, x.shape().str(), channels));
+    throw Error(fmt::format("{}: the input is {}; its shape must be (B, T, {})", layer, x.shape().str(),
+                            channels < 0 ? "C" : std::to_string(channels)));
   if (!is_floating(x.dtype())) throw Error(fmt::format("{}: the input has dtype {}; it must be floating", layer, name_of(x.dtype())));
   if (step && x.size(1) < 1) throw Error(fmt::format("{}: step() got no positions, {}; it takes one or more", layer, x.shape().str()));
 }

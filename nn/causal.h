@@ -9,6 +9,10 @@ namespace retape::nn {
 /// what follows. Throws Error if shapes do not fit. causal_conv1d: causal_conv1d_fn and causal_conv1d_update without activation.
 Tensor causal_conv1d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, Tensor* past = nullptr);
 
+/// x (B, T, C) with every position's place taken by the one before: `past`, if given, is what the first gets, (B, C), or is undefined for zeros, and becomes x's
+/// last position. Throws Error if shapes do not fit.
+Tensor shifted(const Tensor& x, Tensor* past = nullptr);
+
 /// Throws Error, naming the layer, unless x is floating (B, T, channels), and T >= 1 if it is a step.
 void check_sequence(const char* layer, const Tensor& x, int64_t channels, bool step = false);
 /// Throws Error, naming the layer, unless the part of a state is undefined or of the shape: what a state of other sequences is not.

@@ -29,6 +29,7 @@
 #include <retape/nn/mae.h>
 #include <retape/nn/mamba.h>
 #include <retape/nn/margin_loss.h>
+#include <retape/nn/min_rnn.h>
 #include <retape/nn/mixture_of_experts.h>
 #include <retape/nn/module.h>
 #include <retape/nn/parametrizations.h>
@@ -42,6 +43,7 @@
 #include <retape/nn/rms_norm.h>
 #include <retape/nn/rnn.h>
 #include <retape/nn/rope.h>
+#include <retape/nn/rwkv.h>
 #include <retape/nn/sequence_mixer.h>
 #include <retape/nn/sequential.h>
 #include <retape/nn/transformer.h>

@@ -126,6 +126,52 @@ def gla(p, x, H, kv, normalizer=16, floor=None, feature_map=lambda x: x, gate=si
     return linear(p, "o_proj", y * gate(linear(p, "g_proj", x)) if "g_proj.weight" in p else y)
 
 
+def before(x):  # each position's place taken by the one before
+    return np.concatenate([np.zeros_like(x[:, :1]), x[:, :-1]], 1)
+
+
+def mixed(p, name, x):
+    m = p["time_mix_" + name]
+    return linear(p, name, x * m + before(x) * (1 - m))
+
+
+def rwkv(p, x):  # Peng et al. 2023, equations 11 to 18
+    k, v, r = mixed(p, "key", x), mixed(p, "value", x), sigmoid(mixed(p, "receptance", x))
+    keeps, n, d, y = np.exp(-np.exp(p["time_decay"])), 0, 0, []
+    for t in range(x.shape[1]):
+        now, enters = np.exp(p["time_first"] + k[:, t]), np.exp(k[:, t])
+        y.append((n + now * v[:, t]) / (d + now))
+        n, d = keeps * n + enters * v[:, t], keeps * d + enters
+    return linear(p, "output", r * np.stack(y, 1))
+
+
+def rwkv_feed_forward(p, x):  # equations 11, 12 and 17 of its channel mixing
+    k = mixed(p, "key", x)
+    return sigmoid(mixed(p, "receptance", x)) * linear(p, "value", np.where(k.real > 0, k, 0) ** 2)
+
+
+def log_space(log_coefficients, log_values):  # Feng et al. 2024, appendix B: Heinsen's scan, from a state of 0
+    sums = np.cumsum(log_coefficients, 1)
+    return np.exp(sums) * np.cumsum(np.exp(log_values - sums), 1)
+
+
+def log_g(x):
+    return np.where(x.real >= 0, np.log(x + 0.5 + (x.real < 0)), -softplus(-x))
+
+
+def min_gru(p, x):  # its listing 6
+    hidden, gate = np.split(linear(p, "to_hidden_and_gate", x), 2, -1)
+    h = log_space(-softplus(gate), -softplus(-gate) + log_g(hidden))
+    return linear(p, "to_out", h) if "to_out.weight" in p else h
+
+
+def min_lstm(p, x):  # its listing 8
+    hidden, f, i = np.split(linear(p, "to_hidden_and_f_i_gate", x), 3, -1)
+    difference = softplus(-f) - softplus(-i)
+    h = log_space(-softplus(difference), -softplus(-difference) + log_g(hidden))
+    return linear(p, "to_out", h) if "to_out.weight" in p else h
+
+
 entries = {}
 
 
@@ -201,5 +247,16 @@ case("gla", lambda p, x: gla(p, x, 2, 2), gla_shapes(8, 4, 8, 2, 2, 16), wave(2,
 case("gla_options", lambda p, x: gla(p, x, 4, 2, normalizer=4, floor=-0.2, feature_map=silu, gate=sigmoid, norm="g_norm"),
      gla_shapes(4, 8, 8, 4, 2, 3, conv=3, conv_bias=True, norm="g_norm"), wave(2, 5, 4))
 case("gla_plain", lambda p, x: gla(p, x, 1, 1, norm="g_norm"), gla_shapes(4, 2, 4, 1, 1, 16, gate=False, norm=None), wave(2, 5, 4))
+
+mixes = {"time_mix_" + n: (1, 1, 4) for n in ("key", "value", "receptance")}
+case("rwkv", rwkv, {"time_decay": (4,), "time_first": (4,)} | mixes | {n + ".weight": (4, 4) for n in ("key", "value", "receptance", "output")}, wave(2, 6, 4))
+case("rwkv_wide", rwkv, {"time_decay": (6,), "time_first": (6,)} | mixes | {n + ".weight": (6, 4) for n in ("key", "value", "receptance")} | {"output.weight": (4, 6)},
+     wave(2, 5, 4))
+mixes.pop("time_mix_value")
+case("rwkv_feed_forward", rwkv_feed_forward, mixes | {"key.weight": (5, 4), "receptance.weight": (4, 4), "value.weight": (4, 5)}, wave(2, 6, 4))
+case("min_gru", min_gru, {"to_hidden_and_gate.weight": (8, 4)}, wave(2, 6, 4))
+case("min_gru_wide", min_gru, {"to_hidden_and_gate.weight": (12, 4), "to_out.weight": (4, 6)}, wave(2, 6, 4))
+case("min_lstm", min_lstm, {"to_hidden_and_f_i_gate.weight": (12, 4)}, wave(2, 6, 4))
+case("min_lstm_projected", min_lstm, {"to_hidden_and_f_i_gate.weight": (12, 4), "to_out.weight": (4, 4)}, wave(2, 6, 4))
 
 save_file({key: np.ascontiguousarray(x) for key, x in entries.items()}, pathlib.Path(__file__).parent / "mixers_recurrent.safetensors")

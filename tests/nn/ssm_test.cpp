@@ -14,6 +14,11 @@ template <> std::vector<Tensor> tensors(const nn::Mamba::State& s) { return {s.c
 template <> std::vector<Tensor> tensors(const nn::Mamba2::State& s) { return {s.conv, s.ssm}; }
 template <> std::vector<Tensor> tensors(const nn::MultiScaleRetention::State& s) { return {s.kv}; }
 template <> std::vector<Tensor> tensors(const nn::GatedLinearAttention::State& s) { return {s.recurrent}; }
+template <> std::vector<Tensor> tensors(const nn::RWKV::State& s) {
+  return {s.last, s.average.numerator, s.average.denominator, s.average.exponent};
+}
+template <> std::vector<Tensor> tensors(const nn::RWKVFeedForward::State& s) { return {s.last}; }
+template <> std::vector<Tensor> tensors(const nn::MinGRU::State& s) { return {s.h}; }
 
 struct Mixer {
   std::string name;
@@ -44,6 +49,12 @@ const std::vector<Mixer>& mixers() {
       row<nn::GatedLinearAttention>("GatedLinearAttention", 8, nn::GatedLinearAttentionOptions{.num_heads = 2}),
       row<nn::GatedLinearAttention>("GatedLinearAttention, short convolutions", 8,
                                     nn::GatedLinearAttentionOptions{.num_heads = 2, .num_kv_heads = 1, .use_short_conv = true}),
+      row<nn::RWKV>("RWKV", 5, nn::RWKVOptions{.layer_id = 1, .num_layers = 3, .attention_hidden_size = 7}, 1),
+      row<nn::RWKVFeedForward>("RWKVFeedForward", 5, nn::RWKVFeedForwardOptions{.layer_id = 1, .num_layers = 3}, 1),
+      row<nn::MinGRU>("MinGRU", 5, nn::MinRNNOptions{}),
+      row<nn::MinGRU>("MinGRU, wide", 4, nn::MinRNNOptions{.expansion_factor = 1.5}),
+      row<nn::MinLSTM>("MinLSTM", 5, nn::MinRNNOptions{}),
+      row<nn::MinLSTM>("MinLSTM, projected", 4, nn::MinRNNOptions{.proj_out = true}),
   };
   return all;
 }
@@ -319,4 +330,66 @@ TEST_CASE("gated linear attention as a layer and its gradients are fla's", "[nn]
   CHECK_THAT(error_of([] { nn::GatedLinearAttention(8, {.num_kv_heads = 3}); }), ContainsSubstring("4 heads, 3 of them with keys"));
   CHECK_THAT(error_of([] { nn::GatedLinearAttention(8, {.num_heads = 0}); }), ContainsSubstring("num_heads is 0"));
   CHECK_THAT(error_of([] { nn::GatedLinearAttention(8, {.conv_size = 0}); }), ContainsSubstring("conv_size is 0"));
+}
+
+TEST_CASE("RWKV's layers and their gradients are those of the paper's equations", "[nn][ssm][golden]") {
+  check_golden<nn::RWKV>("rwkv", 4, nn::RWKVOptions{});
+  check_golden<nn::RWKV>("rwkv_wide", 4, nn::RWKVOptions{.attention_hidden_size = 6});
+  check_golden<nn::RWKVFeedForward>("rwkv_feed_forward", 4, nn::RWKVFeedForwardOptions{.intermediate_size = 5});
+}
+
+TEST_CASE("RWKV's layers start by their depth", "[nn][ssm]") {
+  const auto near = [](const Tensor& t, const std::vector<double>& expected) {
+    const auto v = t.to_vector<double>();
+    if (v.size() != expected.size()) return false;
+    for (size_t i = 0; i < v.size(); ++i)
+      if (!(std::abs(v[i] - expected[i]) < 1e-6)) return false;
+    return true;
+  };
+  const nn::RWKV first(2, {.num_layers = 3, .attention_hidden_size = 3}),
+      last(2, {.layer_id = 2, .num_layers = 3, .attention_hidden_size = 3});
+  const double bonus = std::log(0.3);
+  CHECK(near(first.time_decay, {-5, -5 + 8 * std::pow(0.5, 0.7), 3}));
+  CHECK(near(last.time_decay, {-5, -5 + 8 * std::pow(0.5, 2), 3}));
+  CHECK(near(first.time_first, {bonus, bonus + 0.5, bonus - 0.5}));
+  CHECK(near(first.time_mix_key, {0, 0.5}));
+  CHECK(near(last.time_mix_key, {0, std::pow(0.5, 1 / 3.0)}));
+  CHECK(near(last.time_mix_value, {0.3, 0.3 + std::pow(0.5, 1 / 3.0)}));
+  CHECK(near(last.time_mix_receptance, {0, std::pow(0.5, 1 / 6.0)}));
+  const nn::RWKVFeedForward channels(2, {.layer_id = 2, .num_layers = 3});
+  CHECK(near(channels.time_mix_key, {0, std::pow(0.5, 1 / 3.0)}));
+  CHECK(near(channels.time_mix_receptance, {0, std::pow(0.5, 1 / 3.0)}));
+  CHECK(channels.key.weight->shape() == Shape{8, 2});
+  CHECK_THAT(error_of([] { nn::RWKV(4, {.layer_id = 2, .num_layers = 2}); }),
+             ContainsSubstring("layer_id is 2; with num_layers 2 it must lie in [0, 1]"));
+  CHECK_THAT(error_of([] { nn::RWKV(4, {.attention_hidden_size = 0}); }), ContainsSubstring("attention_hidden_size is 0"));
+  CHECK_THAT(error_of([] { nn::RWKVFeedForward(4, {.layer_id = -1}); }), ContainsSubstring("layer_id is -1"));
+  CHECK_THAT(error_of([] { nn::RWKVFeedForward(4, {.intermediate_size = 0}); }), ContainsSubstring("intermediate_size is 0"));
+  CHECK_THAT(error_of([] { nn::RWKVFeedForward(0); }), ContainsSubstring("hidden_size is 0"));
+}
+
+TEST_CASE("minGRU and minLSTM and their gradients are those of the log-space parallel form", "[nn][ssm][golden]") {
+  check_golden<nn::MinGRU>("min_gru", 4, nn::MinRNNOptions{});
+  check_golden<nn::MinGRU>("min_gru_wide", 4, nn::MinRNNOptions{.expansion_factor = 1.5});
+  check_golden<nn::MinLSTM>("min_lstm", 4, nn::MinRNNOptions{});
+  check_golden<nn::MinLSTM>("min_lstm_projected", 4, nn::MinRNNOptions{.proj_out = true});
+}
+
+TEST_CASE("minGRU and minLSTM stay finite where their gates are as good as closed", "[nn][ssm]") {
+  const NoGrad off;
+  nn::MinLSTM lstm(1);
+  copy_into(tensor<float>({1, -1, -1}, {3, 1}), lstm.to_hidden_and_f_i_gate.weight);
+  nn::MinGRU gru(1);
+  copy_into(tensor<float>({1, -1}, {2, 1}), gru.to_hidden_and_gate.weight);
+  const Tensor x = tensor<float>({1000, 2000, 1}, {1, 3, 1});  // both gates of the LSTM underflow, and weigh the same
+  const auto y = lstm(x).to_vector<double>();
+  CHECK(y[0] == 500.25);
+  CHECK(y[1] == 1250.375);
+  const auto g = gru(x).to_vector<double>();
+  CHECK(g[0] == 0);
+  CHECK(std::abs(g[2] - 1.5 / (1 + std::exp(1.0))) < 1e-6);
+  CHECK_THAT(error_of([] { nn::MinGRU(4, {.expansion_factor = 2, .proj_out = false}); }),
+             ContainsSubstring("MinGRU: 8 channels of state need proj_out"));
+  CHECK_THAT(error_of([] { nn::MinLSTM(4, {.expansion_factor = 0.1}); }), ContainsSubstring("dim 4 times expansion_factor 0.1"));
+  CHECK_THAT(error_of([] { nn::MinGRU(0); }), ContainsSubstring("dim is 0"));
 }
