@@ -53,10 +53,12 @@ HeadProjections::HeadProjections(const char* name, int64_t embed, int64_t heads,
   if (heads <= 0 || embed <= 0 || embed % heads)
     throw Error(fmt::format("{}: embed_dim {} does not divide into {} heads", name, embed, heads));
 }
+Tensor HeadProjections::heads_of(const Linear& proj, const Tensor& x) const {
+  return reshape(proj(x), {x.shape()[0], x.shape()[1], num_heads, embed_dim / num_heads});
+}
 HeadProjections::Heads HeadProjections::project(const Tensor& x) const {
   detail::check_sequence(*this, x, embed_dim);
-  const auto heads = [&](const Linear& proj) { return reshape(proj(x), {x.shape()[0], x.shape()[1], num_heads, embed_dim / num_heads}); };
-  return {heads(q_proj), heads(k_proj), heads(v_proj)};
+  return {heads_of(q_proj, x), heads_of(k_proj, x), heads_of(v_proj, x)};
 }
 HeadProjections::Heads HeadProjections::project_wide(const Tensor& x) const {
   const Heads h = project(x);

@@ -18,7 +18,9 @@ struct HeadProjections : Module {
   struct Heads {
     Tensor q, k, v;  // (B, T, H, D)
   };
-  /// Of x (B, T, embed_dim). Throws Error for another shape.
+  /// One of the projections of x (B, T, embed_dim): (B, T, H, D).
+  Tensor heads_of(const Linear& proj, const Tensor& x) const;
+  /// q, k and v of x. Throws Error for another shape.
   Heads project(const Tensor& x) const;
   /// The same in f32 at least: sums over a whole sequence do not fit into half types.
   Heads project_wide(const Tensor& x) const;

@@ -1,0 +1,155 @@
+#include <retape/nn/relative_attention.h>
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <limits>
+
+#include <retape/autograd/index.h>
+#include <retape/autograd/matmul.h>
+#include <retape/autograd/rearrange.h>
+#include <retape/autograd/rope.h>
+#include <retape/autograd/softmax.h>
+#include <retape/autograd/tape.h>
+#include <retape/autograd/unary.h>
+#include <retape/autograd/views.h>
+#include <retape/nn/init.h>
+
+namespace retape::nn {
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+Tensor by_head(const Tensor& x) { return transpose(x, 1, 2); }
+// key - query, i64 (queries, keys), for queries behind `first` other positions
+Tensor distances(int64_t first, int64_t queries, int64_t keys, Device device) {
+  const Options options{.dtype = DType::i64, .device = device};
+  return arange(0, keys, 1, options) - unsqueeze(arange(first, first + queries, 1, options), 1);
+}
+// y[..., i, j] = x[..., i, j - i + T - 1] for x (B, H, T, N), j < keys, where that is an element of row i; a view if x is contiguous. The rows of N elements
+// are read as if they had N - 1, which moves each one further than the row before.
+Tensor relative_shift(const Tensor& x, int64_t keys) {
+  const Shape& s = x.shape();
+  if (s[2] == 1) return narrow(x, 3, 0, keys);
+  const Tensor flat = reshape(x, {s[0], s[1], s[2] * s[3]});
+  return unfold(narrow(flat, 2, s[2] - 1, s[2] * s[3] - s[2] + 1), 2, keys, s[3] - 1);
+}
+
+}  // namespace
+
+// ---- clipped distances -----------------------------------------------------------------------------------------------
+
+RelativeSelfAttention::RelativeSelfAttention(int64_t embed, RelativeSelfAttentionOptions o)
+    : HeadProjections("RelativeSelfAttention", embed, o.num_heads, o.bias, o.causal), max_distance(o.max_distance) {
+  if (max_distance < 1) throw Error(fmt::format("RelativeSelfAttention: max_distance {} is not valid; it must be above 0", max_distance));
+  const auto vectors = [&] {
+    Parameter p = empty_parameter({2 * max_distance + 1, embed / o.num_heads});
+    init::xavier_uniform(p);
+    return p;
+  };
+  relative_keys = vectors();
+  if (o.relative_values) relative_values = vectors();
+}
+Tensor RelativeSelfAttention::forward(const Tensor& x) const {
+  State start;
+  return attend(x, start);
+}
+Tensor RelativeSelfAttention::step(const Tensor& x, State& state) const {
+  const ModuleScope scope(*this);
+  detail::check_step(*this, causal, x, embed_dim, state.k);
+  return attend(x, state);
+}
+Tensor RelativeSelfAttention::attend(const Tensor& x, State& state) const {
+  const Heads h = project(x);
+  if (x.numel() == 0) return merge(h.v, x);
+  const int64_t batch = x.shape()[0], queries = x.shape()[1], first = state.k ? state.k.shape()[2] : 0, keys = first + queries;
+  const Tensor q = by_head(h.q) * (1 / std::sqrt(double(embed_dim / num_heads)));
+  state.k = first ? cat({state.k, by_head(h.k)}, 2) : by_head(h.k);
+  state.v = first ? cat({state.v, by_head(h.v)}, 2) : by_head(h.v);
+
+  // Products with the vectors of all distances, (B, H, T, kinds), lie flat; kind_of says where a pair of query and key finds its own.
+  const int64_t kinds = causal ? max_distance + 1 : 2 * max_distance + 1;
+  const Tensor distance = distances(first, queries, keys, x.device());
+  const Tensor kind = clamp(distance, -max_distance, kinds - 1 - max_distance) + max_distance;
+  const Tensor kind_of = reshape(kind + unsqueeze(arange(0, queries * kinds, kinds, {DType::i64, x.device()}), 1), {queries * keys});
+  const Shape pairs{batch, num_heads, queries, keys}, flat_pairs{batch * num_heads, queries * keys},
+      flat{batch * num_heads, queries * kinds};
+  const Tensor by_kind = matmul(q, transpose(narrow(relative_keys, 0, 0, kinds)));
+  Tensor scores = matmul(q, transpose(state.k)) + reshape(index_select(reshape(by_kind, flat), 1, kind_of), pairs);
+  if (causal) scores = masked_fill(scores, gt(distance, 0), -infinity);
+  const Tensor weights = softmax(scores, -1);
+  Tensor y = matmul(weights, state.v);
+  if (relative_values) {
+    const Tensor summed = index_add(zeros(flat, weights.options()), 1, kind_of, reshape(weights, flat_pairs));
+    y = y + matmul(reshape(summed, {batch, num_heads, queries, kinds}), narrow(relative_values, 0, 0, kinds));
+  }
+  return merge(by_head(y), x);
+}
+
+// ---- segments --------------------------------------------------------------------------------------------------------
+
+TransformerXLAttention::TransformerXLAttention(int64_t embed, TransformerXLAttentionOptions o)
+    : HeadProjections("TransformerXLAttention", embed, o.num_heads, o.bias, o.causal),
+      mem_len(o.mem_len),
+      r_proj(embed, embed, {.bias = false}),
+      table_([=](int64_t length, Options options) {
+        const auto [cos, sin] = rope_tables(length, embed, 10000, options);
+        return cat({sin, cos}, 1);
+      }) {
+  if (embed % 2) throw Error(fmt::format("TransformerXLAttention: embed_dim {} is not valid; it must be even", embed));
+  if (mem_len && *mem_len < 0) throw Error(fmt::format("TransformerXLAttention: mem_len {} is not valid; it must be 0 or more", *mem_len));
+  const auto biases = [&] {
+    Parameter p = empty_parameter({o.num_heads, embed / o.num_heads});
+    init::normal(p, 0, 0.02);
+    return p;
+  };
+  r_w_bias = biases(), r_r_bias = biases();
+}
+Tensor TransformerXLAttention::forward(const Tensor& x) const {
+  State start;
+  return attend(x, start);
+}
+Tensor TransformerXLAttention::step(const Tensor& x, State& state) const {
+  const ModuleScope scope(*this);
+  detail::check_step(*this, causal, x, embed_dim, state.memory);
+  return attend(x, state);
+}
+Tensor TransformerXLAttention::attend(const Tensor& x, State& state) const {
+  const Heads h = project(x);
+  if (x.numel() == 0) return merge(h.v, x);
+  const int64_t queries = x.shape()[1], first = state.memory ? state.memory.shape()[1] : 0, keys = first + queries;
+  const int64_t size = embed_dim / num_heads;
+  // While gradients are recorded, the parameters get theirs from the memory, too.
+  Tensor k = h.k, v = h.v;
+  if (first > 0) {
+    const bool kept = state.k && !ctx.recording;
+    k = cat({kept ? state.k : heads_of(k_proj, state.memory), k}, 1);
+    v = cat({kept ? state.v : heads_of(v_proj, state.memory), v}, 1);
+  }
+  // Of distances from keys - 1 down to 0, and on to 1 - queries where later keys are seen.
+  Tensor waves = flip(table_.rows(0, keys, x.options()), {0});
+  if (!causal) {
+    const Tensor later = table_.rows(1, queries - 1, x.options());
+    const auto halves = chunk(later, 2, 1);
+    waves = cat({waves, cat({neg(halves[0]), halves[1]}, 1)}, 0);
+  }
+  const Tensor r = permute(reshape(r_proj(cast(waves, x.dtype())), {waves.shape()[0], num_heads, size}), {1, 2, 0});
+  const Tensor of_content = matmul(by_head(h.q + r_w_bias), permute(k, {0, 2, 3, 1}));
+  const Tensor of_distance = relative_shift(matmul(by_head(h.q + r_r_bias), r), keys);
+  Tensor scores = (of_content + of_distance) * (1 / std::sqrt(double(size)));
+  if (causal || mem_len) {
+    const Tensor distance = distances(first, queries, keys, x.device());
+    if (causal) scores = masked_fill(scores, gt(distance, 0), -infinity);
+    if (mem_len) scores = masked_fill(scores, lt(distance, -*mem_len), -infinity);
+  }
+  const Tensor y = matmul(softmax(scores, -1), by_head(v));
+
+  const int64_t kept = std::min(mem_len.value_or(keys), keys);
+  const auto last = [&](const Tensor& t) { return narrow(t, 1, t.shape()[1] - kept, kept); };
+  state.memory = last(first ? cat({state.memory, x.detach()}, 1) : x.detach());
+  if (ctx.recording) state.k = state.v = {};
+  else state.k = last(k), state.v = last(v);
+  return merge(by_head(y), x);
+}
+
+}  // namespace retape::nn
