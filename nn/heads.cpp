@@ -4,6 +4,7 @@
 
 #include <retape/autograd/gated_linear_attention.h>
 #include <retape/autograd/matmul.h>
+#include <retape/autograd/rearrange.h>
 #include <retape/autograd/views.h>
 
 namespace retape::nn {
@@ -38,6 +39,19 @@ Tensor attend_to_past(const Tensor& q, const Tensor& k, const Tensor& v, Tensor&
   const auto r = gated_linear_attention(q, k, v, {.g = log_decay, .scale = 1, .initial = sums});
   sums = r.last_state;
   return r.y;
+}
+
+Tensor relative_shift(const Tensor& x, int64_t keys) {
+  const int64_t rows = x.shape()[-2], columns = x.shape()[-1];
+  Shape shape = x.shape();
+  shape[-1] = columns - 1;
+  return narrow(reshape(narrow(flatten(x, -2, -1), -1, rows - 1, rows * (columns - 1)), shape), -1, 0, keys);
+}
+Tensor relative_unshift(const Tensor& x, int64_t distances) {
+  const int64_t rows = x.shape()[-2];
+  Shape shape = x.shape();
+  shape[-1] = distances;
+  return reshape(pad(flatten(pad(x, {0, distances - 1 - x.shape()[-1]}), -2, -1), {rows - 1, 1}), shape);
 }
 
 }  // namespace detail

@@ -5,9 +5,9 @@
 #include <cmath>
 #include <limits>
 
-#include <retape/autograd/index.h>
 #include <retape/autograd/matmul.h>
 #include <retape/autograd/rearrange.h>
+#include <retape/autograd/reduce.h>
 #include <retape/autograd/rope.h>
 #include <retape/autograd/softmax.h>
 #include <retape/autograd/tape.h>
@@ -26,15 +26,6 @@ Tensor distances(int64_t first, int64_t queries, int64_t keys, Device device) {
   const Options options{.dtype = DType::i64, .device = device};
   return arange(0, keys, 1, options) - unsqueeze(arange(first, first + queries, 1, options), 1);
 }
-// y[..., i, j] = x[..., i, j - i + T - 1] for x (B, H, T, N), j < keys, where that is an element of row i; a view if x is contiguous. The rows of N elements
-// are read as if they had N - 1, which moves each one further than the row before.
-Tensor relative_shift(const Tensor& x, int64_t keys) {
-  const Shape& s = x.shape();
-  if (s[2] == 1) return narrow(x, 3, 0, keys);
-  const Tensor flat = reshape(x, {s[0], s[1], s[2] * s[3]});
-  return unfold(narrow(flat, 2, s[2] - 1, s[2] * s[3] - s[2] + 1), 2, keys, s[3] - 1);
-}
-
 }  // namespace
 
 // ---- clipped distances -----------------------------------------------------------------------------------------------
@@ -67,21 +58,31 @@ Tensor RelativeSelfAttention::attend(const Tensor& x, State& state) const {
   state.k = first ? cat({state.k, by_head(h.k)}, 2) : by_head(h.k);
   state.v = first ? cat({state.v, by_head(h.v)}, 2) : by_head(h.v);
 
-  // Products with the vectors of all distances, (B, H, T, kinds), lie flat; kind_of says where a pair of query and key finds its own.
-  const int64_t kinds = causal ? max_distance + 1 : 2 * max_distance + 1;
-  const Tensor distance = distances(first, queries, keys, x.device());
-  const Tensor kind = clamp(distance, -max_distance, kinds - 1 - max_distance) + max_distance;
-  const Tensor kind_of = reshape(kind + unsqueeze(arange(0, queries * kinds, kinds, {DType::i64, x.device()}), 1), {queries * keys});
-  const Shape pairs{batch, num_heads, queries, keys}, flat_pairs{batch * num_heads, queries * keys},
-      flat{batch * num_heads, queries * kinds};
-  const Tensor by_kind = matmul(q, transpose(narrow(relative_keys, 0, 0, kinds)));
-  Tensor scores = matmul(q, transpose(state.k)) + reshape(index_select(reshape(by_kind, flat), 1, kind_of), pairs);
-  if (causal) scores = masked_fill(scores, gt(distance, 0), -infinity);
+  // Of distances -(keys - 1) .. furthest, and one that no pair has, so many on either side are clipped to the ends of the vectors.
+  const int64_t furthest = causal ? 0 : queries - 1, kinds = max_distance + 1 + std::min(max_distance, furthest);
+  const int64_t near = std::min(max_distance, keys - 1), unused = max_distance - near;
+  const int64_t before = keys - 1 - near, after = furthest - std::min(max_distance, furthest);
+  const auto vectors = [&](const Tensor& all) { return narrow(all, 0, unused, kinds - unused); };
+  const Tensor by_kind = matmul(q, transpose(vectors(relative_keys)));
+  const auto repeated = [&](int64_t kind, int64_t count) {
+    return expand(narrow(by_kind, 3, kind, 1), {batch, num_heads, queries, count});
+  };
+  const int64_t last = kinds - unused - 1;
+  const Tensor of_distance = detail::relative_shift(cat({repeated(0, before), by_kind, repeated(last, after + 1)}, 3), keys);
+  Tensor scores = matmul(q, transpose(state.k)) + of_distance;
+  if (causal) scores = masked_fill(scores, gt(distances(first, queries, keys, x.device()), 0), -infinity);
   const Tensor weights = softmax(scores, -1);
   Tensor y = matmul(weights, state.v);
   if (relative_values) {
-    const Tensor summed = index_add(zeros(flat, weights.options()), 1, kind_of, reshape(weights, flat_pairs));
-    y = y + matmul(reshape(summed, {batch, num_heads, queries, kinds}), narrow(relative_values, 0, 0, kinds));
+    const Tensor by_distance = detail::relative_unshift(weights, keys + furthest + 1);
+    const auto clipped = [&](int64_t start, int64_t count) { return sum(narrow(by_distance, 3, start, count), {3}, true); };
+    std::vector<Tensor> parts;
+    if (last == 0) {
+      parts = {clipped(0, keys + furthest)};
+    } else {
+      parts = {clipped(0, before + 1), narrow(by_distance, 3, before + 1, last - 1), clipped(before + last, after + 1)};
+    }
+    y = y + matmul(cat(parts, 3), vectors(relative_values));
   }
   return merge(by_head(y), x);
 }
@@ -126,16 +127,17 @@ Tensor TransformerXLAttention::attend(const Tensor& x, State& state) const {
     k = cat({kept ? state.k : heads_of(k_proj, state.memory), k}, 1);
     v = cat({kept ? state.v : heads_of(v_proj, state.memory), v}, 1);
   }
-  // Of distances from keys - 1 down to 0, and on to 1 - queries where later keys are seen.
+  // Of distances from keys - 1 down to 0, on to 1 - queries where later keys are seen, and one more that no pair has.
   Tensor waves = flip(table_.rows(0, keys, x.options()), {0});
   if (!causal) {
     const Tensor later = table_.rows(1, queries - 1, x.options());
     const auto halves = chunk(later, 2, 1);
     waves = cat({waves, cat({neg(halves[0]), halves[1]}, 1)}, 0);
   }
+  waves = pad(waves, {0, 0, 0, 1});
   const Tensor r = permute(reshape(r_proj(cast(waves, x.dtype())), {waves.shape()[0], num_heads, size}), {1, 2, 0});
   const Tensor of_content = matmul(by_head(h.q + r_w_bias), permute(k, {0, 2, 3, 1}));
-  const Tensor of_distance = relative_shift(matmul(by_head(h.q + r_r_bias), r), keys);
+  const Tensor of_distance = detail::relative_shift(matmul(by_head(h.q + r_r_bias), r), keys);
   Tensor scores = (of_content + of_distance) * (1 / std::sqrt(double(size)));
   if (causal || mem_len) {
     const Tensor distance = distances(first, queries, keys, x.device());
