@@ -89,7 +89,7 @@ Tensor DistanceBias::forward(int64_t first, int64_t queries, int64_t keys) const
     const Tensor turned = (*rotary)(expand(a, {distances, a->shape()[0]}), first), fixed = (*rotary)(unsqueeze(b, 0), keys - 1);
     by_distance = flip(sum(turned * fixed, {1}), {0});
   }
-  return flip(unfold(by_distance, 0, keys, 1), {0});
+  return detail::relative_shift(expand(pad(by_distance, {0, 1}), {queries, distances + 1}), keys);
 }
 
 // ---- gated attention unit --------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 
 #include <retape/autograd/gated_linear_attention.h>
 #include <retape/autograd/matmul.h>
+#include <retape/autograd/rearrange.h>
 #include <retape/autograd/views.h>
 
 namespace retape::nn {
@@ -40,6 +41,19 @@ Tensor attend_to_past(const Tensor& q, const Tensor& k, const Tensor& v, Tensor&
   return r.y;
 }
 
+Tensor relative_shift(const Tensor& x, int64_t keys) {
+  const int64_t rows = x.shape()[-2], columns = x.shape()[-1];
+  Shape shape = x.shape();
+  shape[-1] = columns - 1;
+  return narrow(reshape(narrow(flatten(x, -2, -1), -1, rows - 1, rows * (columns - 1)), shape), -1, 0, keys);
+}
+Tensor relative_unshift(const Tensor& x, int64_t distances) {
+  const int64_t rows = x.shape()[-2];
+  Shape shape = x.shape();
+  shape[-1] = distances;
+  return reshape(pad(flatten(pad(x, {0, distances - 1 - x.shape()[-1]}), -2, -1), {rows - 1, 1}), shape);
+}
+
 }  // namespace detail
 
 HeadProjections::HeadProjections(const char* name, int64_t embed, int64_t heads, bool bias, bool is_causal)
@@ -53,10 +67,12 @@ HeadProjections::HeadProjections(const char* name, int64_t embed, int64_t heads,
   if (heads <= 0 || embed <= 0 || embed % heads)
     throw Error(fmt::format("{}: embed_dim {} does not divide into {} heads", name, embed, heads));
 }
+Tensor HeadProjections::heads_of(const Linear& proj, const Tensor& x) const {
+  return reshape(proj(x), {x.shape()[0], x.shape()[1], num_heads, embed_dim / num_heads});
+}
 HeadProjections::Heads HeadProjections::project(const Tensor& x) const {
   detail::check_sequence(*this, x, embed_dim);
-  const auto heads = [&](const Linear& proj) { return reshape(proj(x), {x.shape()[0], x.shape()[1], num_heads, embed_dim / num_heads}); };
-  return {heads(q_proj), heads(k_proj), heads(v_proj)};
+  return {heads_of(q_proj, x), heads_of(k_proj, x), heads_of(v_proj, x)};
 }
 HeadProjections::Heads HeadProjections::project_wide(const Tensor& x) const {
   const Heads h = project(x);

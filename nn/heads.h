@@ -18,7 +18,9 @@ struct HeadProjections : Module {
   struct Heads {
     Tensor q, k, v;  // (B, T, H, D)
   };
-  /// Of x (B, T, embed_dim). Throws Error for another shape.
+  /// One of the projections of x (B, T, embed_dim): (B, T, H, D).
+  Tensor heads_of(const Linear& proj, const Tensor& x) const;
+  /// q, k and v of x. Throws Error for another shape.
   Heads project(const Tensor& x) const;
   /// The same in f32 at least: sums over a whole sequence do not fit into half types.
   Heads project_wide(const Tensor& x) const;
@@ -41,6 +43,12 @@ struct Wide : Autocast {
 Tensor attend_to_all(const Tensor& q, const Tensor& k, const Tensor& v);
 /// The same over s <= t, behind what `sums` (B, H, F, V) already holds, if it is defined, and with all of it afterwards; log_decay is gated_linear_attention's g.
 Tensor attend_to_past(const Tensor& q, const Tensor& k, const Tensor& v, Tensor& sums, const Tensor& log_decay = {});
+
+/// y[..., i, j] = x[..., i, j - i + T - 1] for x (..., T, N), T positions behind which keys end: from products by distance, from the largest on, to those by
+/// key, j < keys < N. A view of a contiguous x, but for a last column that no key has: rows of N elements, read as if they had N - 1, move one place a row.
+Tensor relative_shift(const Tensor& x, int64_t keys);
+/// The reverse: y[..., i, m] = x[..., i, m + i - T + 1], and 0 where x has no such key, for m < distances and x (..., T, keys), keys < distances.
+Tensor relative_unshift(const Tensor& x, int64_t distances);
 }  // namespace detail
 
 }  // namespace retape::nn

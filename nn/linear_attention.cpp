@@ -6,6 +6,7 @@
 
 #include <retape/autograd/activation.h>
 #include <retape/autograd/autocast.h>
+#include <retape/autograd/linear_recurrence.h>
 #include <retape/autograd/matmul.h>
 #include <retape/autograd/rearrange.h>
 #include <retape/autograd/reduce.h>
@@ -36,6 +37,8 @@ Tensor last_position(const Tensor& x) { return narrow(x, 1, x.shape()[1] - 1, 1)
 Tensor delayed(const Tensor& x, const Tensor& first) {
   return cat({first ? first : narrow(x, 1, 0, 1), narrow(x, 1, 0, x.shape()[1] - 1)}, 1);
 }
+// The maximum of x (B, T, ...) over the positions so far, and of `before` (B, 1, ...), if there is one.
+Tensor largest_so_far(const Tensor& x, const Tensor& before) { return cummax(before ? maximum(x, before) : x, 1).values; }
 void check_eps(const char* name, double eps) {
   if (!(eps >= 0)) throw Error(fmt::format("{}: eps {} is not valid; it must be 0 or more", name, eps));
 }
@@ -82,7 +85,7 @@ Tensor LinearAttention::attend(const Tensor& x, State& state) const {
   if (x.numel() == 0) return merge(h.v, x);
   Tensor y;
   {
-    const Wide sums;
+    const Wide no_autocast;
     const Tensor q = nn::feature_map(map, h.q), k = nn::feature_map(map, h.k), v = with_ones(h.v);
     y = normalized(causal ? attend_to_past(q, k, v, state.sums) : attend_to_all(q, k, v), eps);
   }
@@ -141,7 +144,7 @@ Tensor FavorAttention::attend(const Tensor& x, State& state) const {
   if (x.numel() == 0) return merge(h.v, x);
   Tensor y;
   {
-    const Wide sums;
+    const Wide no_autocast;
     const double scale = std::pow(double(embed_dim / num_heads), -0.25);
     // A copy: backward still needs the present values when the next draw has replaced them.
     const Tensor directions = cast(retape::clone(projection.tensor().detach()), h.q.dtype()), v = with_ones(h.v);
@@ -157,8 +160,7 @@ Tensor FavorAttention::attend(const Tensor& x, State& state) const {
       const Tensor exponents = wk - sum(square(h.k), {-1}, true) * (scale * scale / 2);
       Tensor largest = amax(exponents.detach(), {-1});  // (B, T, H)
       if (causal) {
-        if (state.exponent) largest = maximum(largest, state.exponent);
-        largest = cummax(largest, 1).values;
+        largest = largest_so_far(largest, state.exponent);
         const Tensor log_decay = delayed(largest, state.exponent) - largest;
         y = weigh(q, exp(exponents - unsqueeze(largest, -1)) + eps, log_decay);
         state.exponent = last_position(largest);
@@ -181,7 +183,7 @@ Tensor EfficientAttention::forward(const Tensor& x) const {
 }
 Tensor EfficientAttention::step(const Tensor& x, State& state) const {
   const ModuleScope scope(*this);
-  detail::check_step(*this, causal, x, embed_dim, state.context);
+  detail::check_step(*this, causal, x, embed_dim, state.sums);
   return attend(x, state);
 }
 Tensor EfficientAttention::attend(const Tensor& x, State& state) const {
@@ -189,15 +191,15 @@ Tensor EfficientAttention::attend(const Tensor& x, State& state) const {
   if (x.numel() == 0) return merge(h.v, x);
   Tensor y;
   {
-    const Wide sums;
+    const Wide no_autocast;
     const Tensor q = softmax(h.q, -1);
     if (causal) {
-      // The context is an average, whose weights exp(k - log_sum) add up to 1; the past's share decays as they come in.
-      Tensor log_sum = state.log_sum ? logcumsumexp(cat({state.log_sum, h.k}, 1), 1) : logcumsumexp(h.k, 1);
-      const Tensor before = state.log_sum ? narrow(log_sum, 1, 0, h.k.shape()[1]) : delayed(log_sum, {});
-      log_sum = state.log_sum ? narrow(log_sum, 1, 1, h.k.shape()[1]) : log_sum;
-      y = attend_to_past(q, exp(h.k - log_sum), h.v, state.context, before - log_sum);
-      state.log_sum = last_position(log_sum);
+      const Tensor largest = largest_so_far(h.k.detach(), state.exponent), log_decay = delayed(largest, state.exponent) - largest;
+      const Tensor k = exp(h.k - largest);
+      const Shape flat{x.shape()[0], x.shape()[1], embed_dim};
+      const Tensor sums = linear_recurrence(reshape(exp(log_decay), flat), reshape(k, flat), {.initial = state.normaliser});
+      y = attend_to_past(q / reshape(sums, k.shape()), k, h.v, state.sums, log_decay);
+      state.normaliser = squeeze(last_position(sums), 1), state.exponent = last_position(largest);
     } else {
       y = attend_to_all(q, softmax(h.k, 1), h.v);
     }
@@ -230,7 +232,7 @@ Tensor CosformerAttention::attend(const Tensor& x, State& state) const {
                             max_length));
   Tensor y;
   {
-    const Wide sums;
+    const Wide no_autocast;
     // cos(a - b) = cos a cos b + sin a sin b
     const Tensor positions = arange(length, {DType::f64, h.q.device()}) + double(state.position);
     const Tensor angle = cast(reshape(positions * (std::acos(-1.0) / 2 / double(max_length)), {length, 1, 1}), h.q.dtype());

@@ -92,8 +92,9 @@ struct EfficientAttentionOptions {
 /// any k. Shen et al. 2018 (arXiv 1812.01243).
 struct EfficientAttention : HeadProjections {
   struct State {
-    Tensor context;  ///< (B, H, D, D): v averaged with the weights of each feature of k
-    Tensor log_sum;  ///< (B, 1, H, D): the logarithm of the sum of exp(k) so far
+    Tensor sums;        ///< (B, H, D, D): of exp(k) v, relative to exp(exponent)
+    Tensor normaliser;  ///< (B, H D): of exp(k), as sums
+    Tensor exponent;    ///< (B, 1, H, D): the largest k so far
   };
   explicit EfficientAttention(int64_t embed_dim, EfficientAttentionOptions options = {});
   Tensor forward(const Tensor& x) const;

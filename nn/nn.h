@@ -17,6 +17,7 @@
 #include <retape/nn/gated_linear_attention.h>
 #include <retape/nn/gated_attention_unit.h>
 #include <retape/nn/group_norm.h>
+#include <retape/nn/heads.h>
 #include <retape/nn/hippo.h>
 #include <retape/nn/hugging_face.h>
 #include <retape/nn/init.h>
@@ -35,8 +36,10 @@
 #include <retape/nn/parametrizations.h>
 #include <retape/nn/pixel_shuffle.h>
 #include <retape/nn/pool.h>
+#include <retape/nn/position.h>
 #include <retape/nn/receptive_field.h>
 #include <retape/nn/region.h>
+#include <retape/nn/relative_attention.h>
 #include <retape/nn/resnet.h>
 #include <retape/nn/retention.h>
 #include <retape/nn/rle_loss.h>

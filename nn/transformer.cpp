@@ -147,16 +147,4 @@ Tensor Transformer::forward(const Tensor& src, const Tensor& tgt, const Multihea
   return decoder(tgt, encoder(src, src_masks), tgt_masks, memory_masks);
 }
 
-Tensor sinusoidal_positions(int64_t length, int64_t dim, int64_t first) {
-  if (length < 0 || dim < 1) throw Error(fmt::format("sinusoidal_positions: ({}, {}) is no shape of positions and features", length, dim));
-  Tensor out = empty({length, dim});
-  float* to = out.mutable_data<float>();
-  for (int64_t p = 0; p < length; ++p)
-    for (int64_t k = 0; k < dim; ++k) {
-      const double angle = double(first + p) / std::pow(10000.0, double(k / 2 * 2) / double(dim));
-      *to++ = float(k % 2 ? std::cos(angle) : std::sin(angle));
-    }
-  return out;
-}
-
 }  // namespace retape::nn

@@ -8,6 +8,7 @@
 #include <retape/nn/kv_cache.h>
 #include <retape/nn/layer_norm.h>
 #include <retape/nn/linear.h>
+#include <retape/nn/position.h>
 
 namespace retape::nn {
 
@@ -100,9 +101,5 @@ struct Transformer : Module {
                  const MultiheadAttentionInputs& tgt_masks = {}, const MultiheadAttentionInputs& memory_masks = {}) const;
   RETAPE_FIELDS(encoder, decoder)
 };
-
-/// Positions as Vaswani et al. 2017 mark them, f32 (length, dim): sin(p / 10000^(2i / dim)) in features 2i, the cosine in 2i + 1, for
-/// positions p = first, first + 1, ...
-Tensor sinusoidal_positions(int64_t length, int64_t dim, int64_t first = 0);
 
 }  // namespace retape::nn

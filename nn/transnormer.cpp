@@ -29,7 +29,7 @@ Tensor NormAttention::attend(const Tensor& x, State& state) const {
   if (x.numel() == 0) return merge(h.v, x);
   Tensor y;
   {
-    const detail::Wide sums;
+    const detail::Wide no_autocast;
     const Tensor q = feature_map(map, h.q), k = feature_map(map, h.k);
     y = norm(reshape(causal ? detail::attend_to_past(q, k, h.v, state.sums) : detail::attend_to_all(q, k, h.v), x.shape()));
   }

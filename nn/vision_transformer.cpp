@@ -36,24 +36,6 @@ Tensor unpatchify(const Tensor& patches, int64_t p, int64_t channels, int64_t he
   return reshape(permute(split, {0, 5, 1, 3, 2, 4}), {batch, channels, height, columns * p});
 }
 
-Tensor sincos_positions(int64_t height, int64_t width, int64_t dim) {
-  if (height < 1 || width < 1 || dim < 4 || dim % 4)
-    throw Error(
-        fmt::format("sincos_positions: a grid of {} x {} with {} dims is not possible; 4 must divide the dims", height, width, dim));
-  const int64_t quarter = dim / 4;
-  std::vector<float> v(size_t((1 + height * width) * dim));
-  for (int64_t row = 0; row < height; ++row)
-    for (int64_t column = 0; column < width; ++column) {
-      float* out = v.data() + (1 + row * width + column) * dim;
-      for (int64_t k = 0; k < quarter; ++k) {
-        const double omega = std::pow(10000.0, -double(k) / double(quarter));
-        out[k] = float(std::sin(double(column) * omega)), out[quarter + k] = float(std::cos(double(column) * omega));
-        out[2 * quarter + k] = float(std::sin(double(row) * omega)), out[3 * quarter + k] = float(std::cos(double(row) * omega));
-      }
-    }
-  return tensor(v, {1, 1 + height * width, dim});
-}
-
 namespace nn {
 namespace {
 

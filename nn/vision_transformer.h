@@ -9,6 +9,7 @@
 #include <retape/nn/dropout.h>
 #include <retape/nn/layer_norm.h>
 #include <retape/nn/linear.h>
+#include <retape/nn/position.h>
 
 namespace retape {
 
@@ -17,10 +18,6 @@ namespace retape {
 Tensor patchify(const Tensor& images, int64_t patch_size);
 /// The reverse, for patches (B, N, p * p * channels) of images that are `height` high. Throws Error if the sizes do not fit.
 Tensor unpatchify(const Tensor& patches, int64_t patch_size, int64_t channels, int64_t height);
-
-/// Fixed positions of a grid of height x width patches, (1, 1 + height * width, dim), f32: the sines and cosines of the column in the first
-/// half of dim, of the row in the second, and zeros for the class token. Throws Error unless 4 divides dim. As in MAE (He et al. 2022).
-Tensor sincos_positions(int64_t height, int64_t width, int64_t dim);
 
 namespace nn {
 

@@ -28,6 +28,7 @@ Translator::Translator(const Config& c)
     : config(c),
       recompute(examples::parse_recomputation(c.recompute, c.layers)),
       embedding(c.vocab, c.width, {.padding_idx = c.pad}),
+      positions(c.width, {.scale = std::sqrt(double(c.width))}),
       dropout(c.dropout),
       encoder(c.width, c.heads, c.layers, layer_options(c), c.norm == "pre"),
       decoder(c.width, c.heads, c.layers, layer_options(c), c.norm == "pre") {
@@ -40,10 +41,7 @@ Translator::Translator(const Config& c)
 
 Tensor Translator::padding(const Tensor& ids) const { return eq(ids, double(config.pad)); }
 
-Tensor Translator::embed(const Tensor& ids, int64_t first) {
-  const Tensor positions = retape::to(nn::sinusoidal_positions(ids.size(1), config.width, first), ids.device());
-  return dropout(embedding(ids) * std::sqrt(double(config.width)) + positions);
-}
+Tensor Translator::embed(const Tensor& ids, int64_t first) { return dropout(positions(embedding(ids), first)); }
 Tensor Translator::logits(const Tensor& hidden) const { return linear(hidden, embedding.weight); }
 
 Tensor Translator::encode(const Tensor& source) {

@@ -20,6 +20,7 @@ struct Translator : nn::Module {
   Config config;
   examples::Recomputation recompute;
   nn::Embedding embedding;
+  nn::SinusoidalPositionalEncoding positions;
   nn::Dropout dropout;
   nn::TransformerEncoder encoder;
   nn::TransformerDecoder decoder;
@@ -38,7 +39,7 @@ struct Translator : nn::Module {
   Tensor embed(const Tensor& ids, int64_t first = 0);
   Tensor logits(const Tensor& hidden) const;
   Device device() const { return embedding.weight->device(); }
-  RETAPE_FIELDS(embedding, dropout, encoder, decoder)
+  RETAPE_FIELDS(embedding, positions, dropout, encoder, decoder)
 };
 
 }  // namespace retape::translate

@@ -197,6 +197,14 @@ TEST_CASE("efficient attention weighs positions by a softmax of each feature", "
   m.to(DType::f64);
   CHECK(relative_difference(y, m(cast(x, DType::f64))) <= 1e-4);
 }
+TEST_CASE("efficient attention is as exact over long sequences as over short ones", "[efficient_attention]") {
+  manual_seed(1);
+  nn::EfficientAttention m(C, {.num_heads = 2});
+  const NoGrad off;
+  const Tensor x = randn({1, 8192, C}), y = m(x);
+  m.to(DType::f64);
+  CHECK(relative_difference(y, m(cast(x, DType::f64))) <= 1e-6);
+}
 
 TEST_CASE("cosFormer weighs products of relus by the cosine of the distance", "[efficient_attention]") {
   const auto make = [](bool causal) { return nn::CosformerAttention(C, {.num_heads = 2, .max_length = 20, .causal = causal}); };
