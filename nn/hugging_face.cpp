@@ -5,20 +5,20 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <map>
-#include <set>
 
-#include <retape/autograd/rearrange.h>
 #include <retape/autograd/tape.h>
 #include <retape/autograd/views.h>
 #include <retape/io/file.h>
 #include <retape/io/safetensors.h>
+#include <retape/nn/hugging_face_files.h>
 
 namespace retape::nn {
 namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+using Config = detail::HuggingFaceConfig;
+using Weights = detail::HuggingFaceWeights;
 
 // ---- names ----------------------------------------------------------------------------------------------------------
 
@@ -72,40 +72,6 @@ std::string canonical(std::string name) {
 
 // ---- config.json ----------------------------------------------------------------------------------------------------
 
-class Config {
- public:
-  explicit Config(const fs::path& folder) : file_((folder / "config.json").string()) {
-    values_ = json::parse(read_file(file_), nullptr, false);
-    if (!values_.is_object()) throw Error(fmt::format("hugging_face: {} is no JSON object", file_));
-  }
-  template <class T> void read(const char* key, T& value) const {
-    const auto found = values_.find(key);
-    if (found == values_.end() || found->is_null()) return;
-    constexpr bool whole = std::is_same_v<T, int64_t>;
-    if (whole                       ? found->is_number_integer()
-        : std::is_same_v<T, double> ? found->is_number()
-        : std::is_same_v<T, bool>   ? found->is_boolean()
-                                    : found->is_string())
-      value = found->template get<T>();
-    else
-      throw Error(fmt::format("hugging_face: {}: \"{}\" is {}, expected {}", file_, key, found->dump(),
-                              whole                       ? "a whole number"
-                              : std::is_same_v<T, double> ? "a number"
-                              : std::is_same_v<T, bool>   ? "true or false"
-                                                          : "a text"));
-  }
-  std::string model_type() const {
-    std::string type;
-    read("model_type", type);
-    return type;
-  }
-  const std::string& file() const { return file_; }
-
- private:
-  std::string file_;
-  json values_;
-};
-
 ViTConfig read_vit(const Config& from) {
   ViTConfig c;
   from.read("image_size", c.image_size), from.read("patch_size", c.patch_size), from.read("num_channels", c.num_channels);
@@ -133,56 +99,13 @@ json written(const ViTConfig& c) {
 
 // ---- weights --------------------------------------------------------------------------------------------------------
 
-class Weights {
- public:
-  explicit Weights(const fs::path& folder) : path_(folder / "model.safetensors"), file_(SafeTensors::open(path_)) {
-    for (auto& name : file_.names()) names_[canonical(name)] = name;
-  }
-  std::string file() const { return path_.string(); }
-  bool contains(const std::string& name) const { return names_.contains(name); }
-  // Before a model is made of the sizes in config.json: the file has a weight of this shape, so it is large enough for them.
-  void expect(const std::string& name, const std::vector<int64_t>& shape) const {
-    const auto found = names_.find(name);
-    if (found == names_.end()) throw Error(fmt::format("hugging_face: {} has no {}", file(), name));
-    if (const auto& has = file_.info(found->second).shape; has != shape)
-      throw Error(fmt::format("hugging_face: {}: {} has shape [{}], but config.json asks for [{}]", file(), name, fmt::join(has, ", "),
-                              fmt::join(shape, ", ")));
-  }
-  int64_t rows(const std::string& name) const {
-    const auto& shape = file_.info(names_.at(name)).shape;
-    return shape.empty() ? 0 : shape[0];
-  }
-  // Fills a model; `ignored` are beginnings of names that may be left over.
-  void load(Module& model, bool mae, const std::vector<std::string>& ignored) const {
-    NamedTensors state;
-    std::set<std::string> used;
-    for (auto& [name, value] : model.state_dict()) {
-      std::vector<Tensor> parts;
-      for (auto& there : names_there(name, mae)) {
-        const auto found = names_.find(there);
-        if (found == names_.end()) throw Error(fmt::format("hugging_face: {} has no {}", file(), there));
-        used.insert(there);
-        parts.push_back(file_.tensor(found->second));
-      }
-      state.emplace_back(name, parts.size() == 1 ? parts[0] : cat(parts));
-    }
-    for (auto& [name, as_written] : names_) {
-      const auto begins = [&name = name](const std::string& with) { return name.starts_with(with); };
-      if (!used.contains(name) && std::none_of(ignored.begin(), ignored.end(), begins))
-        throw Error(fmt::format("hugging_face: {} has {}, which this model does not have", file(), as_written));
-    }
-    try {
-      model.load_state_dict(state, {.convert_dtype = true});
-    } catch (const Error& e) {
-      throw Error(fmt::format("hugging_face: {}: {}", file(), e.what()));
-    }
-  }
-
- private:
-  fs::path path_;
-  SafeTensors file_;
-  std::map<std::string, std::string> names_;  // canonical, as written
-};
+void load(const Weights& weights, Module& model, bool mae, const std::vector<std::string>& ignored) {
+  weights.load(
+      model, [&](const std::string& name) { return detail::HuggingFaceSource{names_there(name, mae)}; },
+      [&](const std::string& name) {
+        return std::any_of(ignored.begin(), ignored.end(), [&](const std::string& with) { return name.starts_with(with); });
+      });
+}
 
 void expect_sizes(const Weights& weights, const ViTConfig& c, const std::string& layers) {
   weights.expect(fmt::format("{}{}.intermediate.dense.weight", layers, c.num_hidden_layers - 1), {c.intermediate_size, c.hidden_size});
@@ -214,25 +137,25 @@ void save(const Module& model, bool mae, const json& config, const fs::path& fol
 }  // namespace
 
 ViT load_vit(const fs::path& folder) {
-  const Config config(folder);
+  const Config config = Config::open(folder);
   const std::string type = config.model_type();
   if (type != "vit" && type != "vit_mae")
     throw Error(fmt::format("hugging_face: {} has model_type \"{}\"; expected vit or vit_mae", config.file(), type));
   ViTConfig c = read_vit(config);
-  const Weights weights(folder);
+  const Weights weights(folder, canonical);
   expect_encoder(weights, c);
   if (type == "vit_mae") {
     c.position_embedding = PositionEmbedding::sincos;
-  } else if (weights.contains("classifier.weight")) {
-    c.num_labels = weights.rows("classifier.weight");
+  } else if (const auto shape = weights.shape("classifier.weight"); !shape.empty()) {
+    c.num_labels = shape[0];
   }
   ViT model(c);
-  weights.load(model, false, {"vit.pooler.", "decoder."});
+  load(weights, model, false, {"vit.pooler.", "decoder."});
   return model;
 }
 
 MaskedAutoencoder load_vit_mae(const fs::path& folder) {
-  const Config config(folder);
+  const Config config = Config::open(folder);
   if (config.model_type() != "vit_mae")
     throw Error(fmt::format("hugging_face: {} has model_type \"{}\"; expected vit_mae", config.file(), config.model_type()));
   MAEConfig c{.encoder = read_vit(config)};
@@ -241,7 +164,7 @@ MaskedAutoencoder load_vit_mae(const fs::path& folder) {
   config.read("decoder_num_attention_heads", c.decoder_num_attention_heads);
   config.read("decoder_intermediate_size", c.decoder_intermediate_size);
   config.read("mask_ratio", c.mask_ratio), config.read("norm_pix_loss", c.norm_pix_loss);
-  const Weights weights(folder);
+  const Weights weights(folder, canonical);
   expect_encoder(weights, c.encoder);
   weights.expect("decoder.decoder_pos_embed", {1, 1 + c.encoder.patches(), c.decoder_hidden_size});
   expect_sizes(weights,
@@ -250,7 +173,7 @@ MaskedAutoencoder load_vit_mae(const fs::path& folder) {
                 .intermediate_size = c.decoder_intermediate_size},
                "decoder.decoder_layers.");
   MaskedAutoencoder model(c);
-  weights.load(model, true, {});
+  load(weights, model, true, {});
   return model;
 }
 
