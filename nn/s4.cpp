@@ -20,6 +20,9 @@
 #include <retape/nn/init.h>
 
 namespace retape::nn {
+
+using namespace detail;
+
 namespace {
 
 static_assert(SequenceMixer<S4D> && SequenceMixer<S4>);
@@ -101,7 +104,7 @@ Tensor S4D::Kernel::forward(int64_t length) const {
   const int64_t near = std::max<int64_t>(1, int64_t(std::ceil(std::sqrt(double(length))))), far = (length + near - 1) / near;
   const auto powers = [&, factor = log_factor](int64_t count, int64_t stride) {  // (d_model, pairs, count)
     const Tensor steps = arange(count, {.dtype = DType::f64, .device = C->device()}) * double(stride);
-    return nn::exp(ComplexParts{unsqueeze(factor.re, 2), unsqueeze(factor.im, 2)} * steps);
+    return exp(ComplexParts{unsqueeze(factor.re, 2), unsqueeze(factor.im, 2)} * steps);
   };
   const ComplexParts a = powers(far, near) * ComplexParts{unsqueeze(output.re, 2), unsqueeze(output.im, 2)}, b = powers(near, 1);
   const Tensor all = 2 * matmul(transpose(cat({a.re, -a.im}, 1)), cat({b.re, b.im}, 1));
@@ -120,7 +123,7 @@ Tensor S4D::step(const Tensor& x, State& state) const {
   const int64_t batch = x.size(0), n = d_state / 2;
   const Tensor u = widened(x);
   const auto [log_factor, output] = kernel.step();
-  const Tensor factor = cast(reshape(pairs_of(nn::exp(log_factor)), {d_model * n, 2}), u.dtype()),
+  const Tensor factor = cast(reshape(pairs_of(exp(log_factor)), {d_model * n, 2}), u.dtype()),
                of_states = cast(2 * reshape(pairs_of(conj(output)), {d_model, d_state}), u.dtype());
   Tensor h = state.h ? reshape(cast(state.h, u.dtype()), {batch, d_model * n, 2}) : Tensor{};
   std::vector<Tensor> ys;
@@ -138,7 +141,7 @@ Tensor S4D::step(const Tensor& x, State& state) const {
 
 void S4D::check_stable() const {
   const NoGrad off;
-  check_radius("S4D", pairs_of(nn::exp(kernel.step().first)));
+  check_radius("S4D", pairs_of(exp(kernel.step().first)));
 }
 
 // ---- S4 ---------------------------------------------------------------------------------------------------------------

@@ -50,11 +50,11 @@ struct S4Base : Module {
 struct S4D : S4Base {
   struct Kernel : Module {
     Parameter C, log_dt, log_A_real, A_imag;  // (d_model, d_state / 2, 2), (d_model), (d_model, d_state / 2) each
-    Discretization discretization;
+    Discretization discretization = Discretization::zoh;
     /// (d_model, length), f64.
     Tensor forward(int64_t length) const;
     /// In f64: the step, and C times what it multiplies the input by.
-    std::pair<ComplexParts, ComplexParts> step() const;
+    std::pair<detail::ComplexParts, detail::ComplexParts> step() const;
     RETAPE_FIELDS(C, log_dt, log_A_real, A_imag)
   };
   Kernel kernel;
@@ -63,7 +63,7 @@ struct S4D : S4Base {
   Tensor forward(const Tensor& x) const;
   /// Throws Error, and leaves the state as it is, if it is of sequences of another number.
   Tensor step(const Tensor& x, State& state) const;
-  /// Throws Error unless all states fade; they do unless A's real part is as good as 0. See check_radius().
+  /// Throws Error unless all states fade; they do unless A's real part is as good as 0.
   void check_stable() const;
   RETAPE_FIELDS(D, kernel, dropout, output_linear)
 };

@@ -15,6 +15,9 @@
 #include <retape/nn/init.h>
 
 namespace retape::nn {
+
+using namespace detail;
+
 namespace {
 
 static_assert(SequenceMixer<S5> && SequenceMixer<LRU>);
@@ -84,14 +87,14 @@ Tensor S5::run(const Tensor& x, State* state) const {
   const DiscreteStep s = discrete();
   const ComplexParts input = parts_of(wide(B)) * ComplexParts{unsqueeze(s.input.re, 1), unsqueeze(s.input.im, 1)};
   const ComplexParts output = parts_of(options.conj_sym ? 2 * wide(C) : wide(C));
-  const Tensor y = diagonal_scan(x, pairs_of(nn::exp(s.log_factor)), input, output, state ? &h : nullptr) + x * D;
+  const Tensor y = diagonal_scan(x, pairs_of(exp(s.log_factor)), input, output, state ? &h : nullptr) + x * D;
   if (state) state->h = h;
   return y;
 }
 
 void S5::check_stable() const {
   const NoGrad off;
-  check_radius("S5", pairs_of(nn::exp(discrete().log_factor)));
+  check_radius("S5", pairs_of(exp(discrete().log_factor)));
 }
 
 LRU::LRU(int64_t dim, const LRUOptions& o) : d_model(dim), d_state(o.d_state) {
@@ -112,7 +115,7 @@ LRU::LRU(int64_t dim, const LRUOptions& o) : d_model(dim), d_state(o.d_state) {
   init::normal(D);
 }
 
-Tensor LRU::factor() const { return pairs_of(nn::exp(ComplexParts{-exp(wide(nu_log)), exp(wide(theta_log))})); }
+Tensor LRU::factor() const { return pairs_of(exp(ComplexParts{-exp(wide(nu_log)), exp(wide(theta_log))})); }
 
 Tensor LRU::forward(const Tensor& x) const { return run(x, nullptr); }
 Tensor LRU::step(const Tensor& x, State& state) const {

@@ -34,12 +34,12 @@ struct S5 : Module {
   Tensor forward(const Tensor& x) const;
   /// Throws Error, and leaves the state as it is, if it is of sequences of another number.
   Tensor step(const Tensor& x, State& state) const;
-  /// Throws Error unless all states fade: real parts of A may have been trained, or loaded, to 0 or above. See check_radius().
+  /// Throws Error unless all states fade: real parts of A may have been trained, or loaded, to 0 or above.
   void check_stable() const;
   RETAPE_FIELDS(Lambda_re, Lambda_im, B, C, D, log_step)
 
  private:
-  DiscreteStep discrete() const;
+  detail::DiscreteStep discrete() const;
   Tensor run(const Tensor& x, State* state) const;
 };
 
@@ -64,7 +64,7 @@ struct LRU : Module {
   Tensor forward(const Tensor& x) const;
   /// Throws Error, and leaves the state as it is, if it is of sequences of another number.
   Tensor step(const Tensor& x, State& state) const;
-  /// Throws Error unless all states fade; they do unless nu_log is so low that |a| rounds to 1. See check_radius().
+  /// Throws Error unless all states fade; they do unless nu_log is so low that |a| rounds to 1.
   void check_stable() const;
   RETAPE_FIELDS(nu_log, theta_log, gamma_log, B_re, B_im, C_re, C_im, D)
 

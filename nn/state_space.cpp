@@ -26,6 +26,20 @@ int64_t fast_size(int64_t n) {
 
 }  // namespace
 
+Tensor long_conv(const Tensor& x, const Tensor& kernel) {
+  detail::check_sequence("long_conv", x, -1);
+  const int64_t T = x.size(1), C = x.size(2);
+  if (!(kernel.shape() == Shape{C, T}))
+    throw Error(fmt::format("long_conv: kernel is {}, but x {} asks for {}", kernel.shape().str(), x.shape().str(), Shape{C, T}.str()));
+  if (x.numel() == 0) return x;
+  const int64_t n = fast_size(2 * T - 1);
+  const Tensor wide = detail::widened(x), k = cast(kernel, wide.dtype());
+  const Tensor y = irfft(complex_mul(rfft(wide, n, 1), rfft(transpose(k, 0, 1), n, 0)), n, 1);
+  return cast(narrow(y, 1, 0, T), x.dtype());
+}
+
+namespace detail {
+
 ComplexParts parts_of(const Tensor& pairs) { return {select(pairs, -1, 0), select(pairs, -1, 1)}; }
 Tensor pairs_of(const ComplexParts& z) {
   const auto both = broadcast_tensors({z.re, z.im});
@@ -57,18 +71,6 @@ DiscreteStep discretize(const ComplexParts& A, const Tensor& dt, Discretization 
           ComplexParts{dt, zeros({}, dt.options())} / below};
 }
 
-Tensor long_conv(const Tensor& x, const Tensor& kernel) {
-  check_sequence("long_conv", x, -1);
-  const int64_t T = x.size(1), C = x.size(2);
-  if (!(kernel.shape() == Shape{C, T}))
-    throw Error(fmt::format("long_conv: kernel is {}, but x {} asks for {}", kernel.shape().str(), x.shape().str(), Shape{C, T}.str()));
-  if (x.numel() == 0) return x;
-  const int64_t n = fast_size(2 * T - 1);
-  const Tensor wide = widened(x), k = cast(kernel, wide.dtype());
-  const Tensor y = irfft(complex_mul(rfft(wide, n, 1), rfft(transpose(k, 0, 1), n, 0)), n, 1);
-  return cast(narrow(y, 1, 0, T), x.dtype());
-}
-
 Tensor diagonal_scan(const Tensor& x, const Tensor& factor, const ComplexParts& B, const ComplexParts& C, Tensor* state) {
   const int64_t batch = x.size(0), T = x.size(1), H = x.size(2), P = factor.size(0);
   // Real and imaginary parts lie side by side, so each product of complex and real matrices is one of real ones.
@@ -86,5 +88,7 @@ void check_radius(const char* layer, const Tensor& factors) {
     throw Error(fmt::format(
         "{}: a step multiplies a state by up to {}, and nothing is forgotten; all factors must lie inside the unit circle", layer, radius));
 }
+
+}  // namespace detail
 
 }  // namespace retape::nn

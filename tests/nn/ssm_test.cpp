@@ -446,7 +446,7 @@ TEST_CASE("S4 starts as HiPPO's own matrices do", "[nn][ssm][hippo]") {
   const int64_t N = 8, T = 40;
   nn::S4 m(1, {.d_state = N, .dt_min = 0.05, .dt_max = 0.05, .output_linear = false});
   const nn::HippoPairs pairs = nn::hippo_pairs(N);
-  const nn::ComplexParts c = nn::parts_of(cast(select(m.kernel.C, 0, 0), DType::f64)), v = nn::parts_of(pairs.V);
+  const nn::detail::ComplexParts c = nn::detail::parts_of(cast(select(m.kernel.C, 0, 0), DType::f64)), v = nn::detail::parts_of(pairs.V);
   const Tensor row = 2 * (matmul(v.re, c.re) + matmul(v.im, c.im));  // C V^*, both conjugates
   const nn::Hippo legs = nn::hippo(nn::HippoMeasure::legs, N);
   const Tensor I = eye(N, {.dtype = DType::f64}), below = inverse(I - 0.025 * legs.A), factor = matmul(below, I + 0.025 * legs.A);
@@ -455,7 +455,7 @@ TEST_CASE("S4 starts as HiPPO's own matrices do", "[nn][ssm][hippo]") {
   for (int64_t t = 0; t < T; ++t) expected.push_back(sum(row * h)), h = matmul(factor, h);
   CHECK(relative_difference(select(m.kernel(T), 0, 0), stack(expected)) < 1e-5);
   // A = V diag(a) V^* - p p^T, with V's conjugates, gives HiPPO back.
-  const nn::ComplexParts a = nn::parts_of(pairs.A);
+  const nn::detail::ComplexParts a = nn::detail::parts_of(pairs.A);
   const Tensor normal = 2 * (matmul(v.re * a.re - v.im * a.im, transpose(v.re)) + matmul(v.re * a.im + v.im * a.re, transpose(v.im)));
   const Tensor p = sqrt(arange(N, {.dtype = DType::f64}) + 0.5);
   CHECK(relative_difference(normal - unsqueeze(p, 1) * p, legs.A) < 1e-12);
