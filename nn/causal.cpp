@@ -8,7 +8,7 @@
 namespace retape::nn {
 
 Tensor causal_conv1d(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor* past) {
-  check_sequence("causal_conv1d", x, weight.dim() == 3 ? weight.size(0) : -1);
+  detail::check_sequence("causal_conv1d", x, weight.dim() == 3 ? weight.size(0) : -1);
   if (weight.size(1) != 1 || weight.size(2) < 1)
     throw Error(fmt::format("causal_conv1d: weight is {}; its shape must be ({}, 1, K) with K >= 1", weight.shape().str(), x.size(2)));
   const int64_t batch = x.size(0), steps = x.size(1), channels = x.size(2), back = weight.size(2) - 1;
@@ -23,11 +23,13 @@ Tensor causal_conv1d(const Tensor& x, const Tensor& weight, const Tensor& bias, 
     return y;
   }
   const Shape wanted{batch, back, channels};
-  check_state("causal_conv1d", "past", *past, wanted);
+  detail::check_state("causal_conv1d", "past", *past, wanted);
   const Tensor all = cat({*past ? *past : zeros(wanted, x.options()), x}, 1);
   *past = clone(narrow(all, 1, steps, back));
   return convolve(all, 0);
 }
+
+namespace detail {
 
 Tensor shifted(const Tensor& x, Tensor* past) {
   check_sequence("shifted", x, -1);
@@ -52,9 +54,12 @@ void check_state(const char* layer, const char* what, const Tensor& part, const 
     throw Error(fmt::format("{}: {} of the state is {}, but these sequences need {}; sequences that begin need a new state", layer, what,
                             part.shape().str(), shape.str()));
 }
-void check_positive(const char* layer, const char* what, int64_t number) {
+int64_t check_positive(const char* layer, const char* what, int64_t number) {
   if (number <= 0) throw Error(fmt::format("{}: {} is {}; it must be above 0", layer, what, number));
+  return number;
 }
 Tensor widened(const Tensor& x) { return x && size_of(x.dtype()) < 4 ? cast(x, DType::f32) : x; }
+
+}  // namespace detail
 
 }  // namespace retape::nn

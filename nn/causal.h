@@ -9,6 +9,8 @@ namespace retape::nn {
 /// what follows. Throws Error if shapes do not fit. causal_conv1d: causal_conv1d_fn and causal_conv1d_update without activation.
 Tensor causal_conv1d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, Tensor* past = nullptr);
 
+namespace detail {
+
 /// x (B, T, C) with every position's place taken by the one before: `past`, if given, is what the first gets, (B, C), or is undefined for zeros, and becomes x's
 /// last position. Throws Error if shapes do not fit.
 Tensor shifted(const Tensor& x, Tensor* past = nullptr);
@@ -17,9 +19,11 @@ Tensor shifted(const Tensor& x, Tensor* past = nullptr);
 void check_sequence(const char* layer, const Tensor& x, int64_t channels, bool step = false);
 /// Throws Error, naming the layer, unless the part of a state is undefined or of the shape: what a state of other sequences is not.
 void check_state(const char* layer, const char* what, const Tensor& part, const Shape& shape);
-/// Throws Error, naming the layer, unless the number is above 0.
-void check_positive(const char* layer, const char* what, int64_t number);
+/// The number. Throws Error, naming the layer, unless it is above 0.
+int64_t check_positive(const char* layer, const char* what, int64_t number);
 /// x in f32 if it is of a half type: for parameters of which a half type would lose what exp() makes of them, and for states.
 Tensor widened(const Tensor& x);
+
+}  // namespace detail
 
 }  // namespace retape::nn

@@ -10,6 +10,9 @@
 #include <retape/nn/causal.h>
 
 namespace retape::nn {
+
+using namespace detail;
+
 namespace {
 
 static_assert(SequenceMixer<GatedLinearAttention>);
@@ -57,16 +60,16 @@ GatedLinearAttention::GatedLinearAttention(int64_t hidden, const GatedLinearAtte
 }
 
 void GatedLinearAttention::fields(Visitor& v) {
-  detail::visit_field(v, "q_proj", q_proj);
-  detail::visit_field(v, "k_proj", k_proj);
-  detail::visit_field(v, "v_proj", v_proj);
-  detail::visit_field(v, "g_proj", g_proj);
-  detail::visit_field(v, "q_conv1d", q_conv1d);
-  detail::visit_field(v, "k_conv1d", k_conv1d);
-  detail::visit_field(v, "v_conv1d", v_conv1d);
-  detail::visit_field(v, "gk_proj", gk_proj);
-  detail::visit_field(v, options.use_output_gate && options.gate_fn == Gate::silu ? "g_norm_swish_gate" : "g_norm", norm);
-  detail::visit_field(v, "o_proj", o_proj);
+  visit_field(v, "q_proj", q_proj);
+  visit_field(v, "k_proj", k_proj);
+  visit_field(v, "v_proj", v_proj);
+  visit_field(v, "g_proj", g_proj);
+  visit_field(v, "q_conv1d", q_conv1d);
+  visit_field(v, "k_conv1d", k_conv1d);
+  visit_field(v, "v_conv1d", v_conv1d);
+  visit_field(v, "gk_proj", gk_proj);
+  visit_field(v, options.use_output_gate && options.gate_fn == Gate::silu ? "g_norm_swish_gate" : "g_norm", norm);
+  visit_field(v, "o_proj", o_proj);
 }
 
 Tensor GatedLinearAttention::forward(const Tensor& x) const { return run(x, nullptr); }

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <numbers>
 
+#include <retape/autograd/linalg.h>
+#include <retape/autograd/tape.h>
 #include <retape/core/random.h>
 
 namespace retape::nn {
@@ -55,6 +57,36 @@ Hippo hippo(HippoMeasure measure, int64_t size) {
     b.push_back(measure == HippoMeasure::lagt ? 1 : measure == HippoMeasure::fourier ? 2 * wave_at_0(n) : root(n));
   }
   return {tensor(a, {size, size}), tensor(b, {size})};
+}
+
+HippoPairs hippo_pairs(int64_t size) {
+  check_size("hippo_pairs", size);
+  if (size % 2) throw Error(fmt::format("hippo_pairs: a state of {} numbers is not in pairs; its size must be even", size));
+  // With p = sqrt(n + 1/2), A + p p^T is S - 1/2 with S antisymmetric, and -i S is Hermitian. Its eigenvectors u + i v are those of the symmetric
+  // [[0, S], [-S, 0]], which has every eigenvalue twice: for u + i v, and for i (u + i v).
+  const auto n = static_cast<size_t>(size);
+  std::vector<double> block(4 * n * n);
+  for (size_t i = 0; i < n; ++i)
+    for (size_t k = 0; k < i; ++k) {
+      const double s = -root(int64_t(i)) * root(int64_t(k)) / 2;  // below the diagonal; -s above it
+      block[i * 2 * n + n + k] = s, block[k * 2 * n + n + i] = -s;
+      block[(n + i) * 2 * n + k] = -s, block[(n + k) * 2 * n + i] = s;
+    }
+  const NoGrad off;
+  const EighResult all = eigh(tensor(block, {2 * size, 2 * size}));
+  const auto values = all.values.to_vector<double>(), vectors = all.vectors.to_vector<double>();
+  std::vector<double> a, p, b, v(n * n);
+  for (size_t j = 0; j < n / 2; ++j) {
+    const size_t column = n + 2 * j;
+    double sums[4] = {};
+    for (size_t i = 0; i < n; ++i) {
+      const double re = vectors[i * 2 * n + column], im = vectors[(n + i) * 2 * n + column], r = root(int64_t(i)), q = r / std::sqrt(2.0);
+      v[(i * n / 2 + j) * 2] = re, v[(i * n / 2 + j) * 2 + 1] = im;
+      sums[0] += re * q, sums[1] -= im * q, sums[2] += re * r, sums[3] -= im * r;
+    }
+    a.insert(a.end(), {-0.5, values[column]}), p.insert(p.end(), sums, sums + 2), b.insert(b.end(), sums + 2, sums + 4);
+  }
+  return {tensor(a, {size / 2, 2}), tensor(p, {size / 2, 2}), tensor(b, {size / 2, 2}), tensor(v, {size, size / 2, 2})};
 }
 
 Tensor hippo_basis(HippoMeasure measure, int64_t size, const Tensor& ages) {

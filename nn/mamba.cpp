@@ -16,6 +16,9 @@
 #include <retape/nn/init.h>
 
 namespace retape::nn {
+
+using namespace detail;
+
 namespace {
 
 static_assert(SequenceMixer<Mamba> && SequenceMixer<Mamba2>);
@@ -35,20 +38,15 @@ void start_step_sizes(const char* layer, const Tensor& bias, double min, double 
 Conv1d depthwise(int64_t channels, int64_t width, bool bias) {
   return {channels, channels, {.kernel_size = width, .padding = width - 1, .groups = channels, .bias = bias}};
 }
-int64_t positive(const char* layer, const char* what, int64_t number) {
-  check_positive(layer, what, number);
-  return number;
-}
-
 }  // namespace
 
 Mamba::Mamba(int64_t dim, MambaOptions o)
-    : d_model(positive("Mamba", "d_model", dim)),
-      d_inner(positive("Mamba", "expand", o.expand) * dim),
-      d_state(positive("Mamba", "d_state", o.d_state)),
-      dt_rank(positive("Mamba", "dt_rank", o.dt_rank.value_or((dim + 15) / 16))),
+    : d_model(check_positive("Mamba", "d_model", dim)),
+      d_inner(check_positive("Mamba", "expand", o.expand) * dim),
+      d_state(check_positive("Mamba", "d_state", o.d_state)),
+      dt_rank(check_positive("Mamba", "dt_rank", o.dt_rank.value_or((dim + 15) / 16))),
       in_proj(dim, 2 * d_inner, {.bias = o.bias}),
-      conv1d(depthwise(d_inner, positive("Mamba", "d_conv", o.d_conv), o.conv_bias)),
+      conv1d(depthwise(d_inner, check_positive("Mamba", "d_conv", o.d_conv), o.conv_bias)),
       x_proj(d_inner, dt_rank + 2 * d_state, {.bias = false}),
       dt_proj(dt_rank, d_inner),
       A_log(empty_parameter({d_inner, d_state})),
@@ -92,13 +90,14 @@ Tensor Mamba::run(const Tensor& x, State* state) const {
 
 Mamba2::Mamba2(int64_t dim, const Mamba2Options& o)
     : options(o),
-      d_model(positive("Mamba2", "d_model", dim)),
-      d_inner(positive("Mamba2", "expand", o.expand) * dim),
-      d_ssm(positive("Mamba2", "d_ssm", o.d_ssm.value_or(d_inner))),
-      nheads(d_ssm / positive("Mamba2", "headdim", o.headdim)),
-      in_proj(dim, 2 * d_inner + 2 * positive("Mamba2", "ngroups", o.ngroups) * positive("Mamba2", "d_state", o.d_state) + nheads,
+      d_model(check_positive("Mamba2", "d_model", dim)),
+      d_inner(check_positive("Mamba2", "expand", o.expand) * dim),
+      d_ssm(check_positive("Mamba2", "d_ssm", o.d_ssm.value_or(d_inner))),
+      nheads(d_ssm / check_positive("Mamba2", "headdim", o.headdim)),
+      in_proj(dim,
+              2 * d_inner + 2 * check_positive("Mamba2", "ngroups", o.ngroups) * check_positive("Mamba2", "d_state", o.d_state) + nheads,
               {.bias = o.bias}),
-      conv1d(depthwise(d_ssm + 2 * o.ngroups * o.d_state, positive("Mamba2", "d_conv", o.d_conv), o.conv_bias)),
+      conv1d(depthwise(d_ssm + 2 * o.ngroups * o.d_state, check_positive("Mamba2", "d_conv", o.d_conv), o.conv_bias)),
       out_proj(d_inner, dim, {.bias = o.bias}) {
   if (d_ssm > d_inner || d_ssm % o.headdim || nheads % o.ngroups)
     throw Error(fmt::format(

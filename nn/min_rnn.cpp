@@ -8,6 +8,9 @@
 #include <retape/nn/causal.h>
 
 namespace retape::nn {
+
+using namespace detail;
+
 namespace {
 
 static_assert(SequenceMixer<MinGRU> && SequenceMixer<MinLSTM>);

@@ -47,8 +47,11 @@
 #include <retape/nn/rnn.h>
 #include <retape/nn/rope.h>
 #include <retape/nn/rwkv.h>
+#include <retape/nn/s4.h>
+#include <retape/nn/s5.h>
 #include <retape/nn/sequence_mixer.h>
 #include <retape/nn/sequential.h>
+#include <retape/nn/state_space.h>
 #include <retape/nn/transformer.h>
 #include <retape/nn/transnormer.h>
 #include <retape/nn/upsample.h>

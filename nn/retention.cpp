@@ -14,6 +14,9 @@
 #include <retape/nn/init.h>
 
 namespace retape::nn {
+
+using namespace detail;
+
 namespace {
 
 static_assert(SequenceMixer<MultiScaleRetention>);

@@ -10,6 +10,9 @@
 #include <retape/nn/causal.h>
 
 namespace retape::nn {
+
+using namespace detail;
+
 namespace {
 
 static_assert(SequenceMixer<RWKV> && SequenceMixer<RWKVFeedForward>);
@@ -32,16 +35,11 @@ Parameter mix(int64_t channels, double power, double more = 0) {
   copy_into(tensor(v, {1, 1, channels}), p);
   return p;
 }
-int64_t positive(const char* layer, const char* what, int64_t number) {
-  check_positive(layer, what, number);
-  return number;
-}
-
 }  // namespace
 
 RWKV::RWKV(int64_t hidden, RWKVOptions o)
-    : hidden_size(positive("RWKV", "hidden_size", hidden)),
-      attention_hidden_size(positive("RWKV", "attention_hidden_size", o.attention_hidden_size.value_or(hidden))),
+    : hidden_size(check_positive("RWKV", "hidden_size", hidden)),
+      attention_hidden_size(check_positive("RWKV", "attention_hidden_size", o.attention_hidden_size.value_or(hidden))),
       time_decay(empty_parameter({attention_hidden_size})),
       time_first(empty_parameter({attention_hidden_size})),
       key(hidden, attention_hidden_size, {.bias = false}),
@@ -85,8 +83,8 @@ Tensor RWKV::run(const Tensor& x, State* state) const {
 }
 
 RWKVFeedForward::RWKVFeedForward(int64_t hidden, RWKVFeedForwardOptions o)
-    : hidden_size(positive("RWKVFeedForward", "hidden_size", hidden)),
-      key(hidden, positive("RWKVFeedForward", "intermediate_size", o.intermediate_size.value_or(4 * hidden)), {.bias = false}),
+    : hidden_size(check_positive("RWKVFeedForward", "hidden_size", hidden)),
+      key(hidden, check_positive("RWKVFeedForward", "intermediate_size", o.intermediate_size.value_or(4 * hidden)), {.bias = false}),
       receptance(hidden, hidden, {.bias = false}),
       value(o.intermediate_size.value_or(4 * hidden), hidden, {.bias = false}) {
   const Depth at = depth("RWKVFeedForward", o.layer_id, o.num_layers);

@@ -172,6 +172,110 @@ def min_lstm(p, x):  # its listing 8
     return linear(p, "to_out", h) if "to_out.weight" in p else h
 
 
+class Complex:
+    """Real and imaginary parts apart, so that either may take a step along an imaginary axis of its own."""
+
+    def __init__(self, re, im=0.0):
+        self.re, self.im = re, im
+
+    def __add__(self, o):
+        return Complex(self.re + o.re, self.im + o.im)
+
+    def __sub__(self, o):
+        return Complex(self.re - o.re, self.im - o.im)
+
+    def __mul__(self, o):
+        o = o if isinstance(o, Complex) else Complex(o)
+        return Complex(self.re * o.re - self.im * o.im, self.re * o.im + self.im * o.re)
+
+    def __truediv__(self, o):
+        size = o.re**2 + o.im**2
+        return Complex((self.re * o.re + self.im * o.im) / size, (self.im * o.re - self.re * o.im) / size)
+
+    def __getitem__(self, i):
+        return Complex(self.re[i], self.im[i])
+
+
+def pairs(x):
+    return Complex(x[..., 0], x[..., 1])
+
+
+def exp(z):
+    return Complex(np.exp(z.re) * np.cos(z.im), np.exp(z.re) * np.sin(z.im))
+
+
+def discrete(A, dt, bilinear):  # what a step multiplies the state and B by
+    if bilinear:
+        below = Complex(1.0) - A * (dt / 2)
+        return (Complex(1.0) + A * (dt / 2)) / below, Complex(dt) / below
+    factor = exp(A * dt)
+    return factor, (factor - Complex(1.0)) / A
+
+
+def gelu(x):
+    erf = np.vectorize(math.erf)(x.real / math.sqrt(2))
+    if np.iscomplexobj(x):
+        erf = erf + 1j * x.imag * math.sqrt(2 / math.pi) * np.exp(-(x.real**2) / 2)
+    return x * (1 + erf) / 2
+
+
+def s4_output(p, y, x):  # s4d.py
+    y = y + p["D"] * x
+    if "output_linear.0.weight" not in p:
+        return y
+    a, b = np.split(gelu(y) @ p["output_linear.0.weight"][..., 0].T + p["output_linear.0.bias"], 2, -1)
+    return a * sigmoid(b)
+
+
+def s4d(p, x, bilinear=False):  # Gu et al. 2022, equation 4 position by position
+    A = Complex(-np.exp(p["kernel.log_A_real"]), p["kernel.A_imag"])
+    factor, into = discrete(A, np.exp(p["kernel.log_dt"])[:, None], bilinear)
+    C, h, y = pairs(p["kernel.C"]), Complex(0.0), []
+    for t in range(x.shape[1]):
+        h = factor * h + into * x[:, t, :, None]
+        y.append(2 * (C * h).re.sum(-1))
+    return s4_output(p, np.stack(y, 1), x)
+
+
+def s4(p, x):  # Gu et al. 2021, equation 3 with dense matrices, all conjugates there
+    both = lambda z: Complex(np.concatenate([z.re, z.re], -1), np.concatenate([z.im, -z.im], -1))
+    A, P, B, C = both(Complex(-np.exp(p["kernel.log_A_real"]), p["kernel.A_imag"])), *(both(pairs(p["kernel." + n])) for n in "PBC")
+    dt, N, y = np.exp(p["kernel.log_dt"]), A.re.shape[1], []
+    for c in range(x.shape[2]):
+        re, im = np.diag(A.re[c]) - np.outer(P.re[c], P.re[c]) - np.outer(P.im[c], P.im[c]), np.diag(A.im[c]) - np.outer(P.im[c], P.re[c]) + np.outer(P.re[c], P.im[c])
+        dense = np.block([[re, -im], [im, re]])
+        below = np.linalg.inv(np.eye(2 * N) - dt[c] / 2 * dense)
+        factor, into = below @ (np.eye(2 * N) + dt[c] / 2 * dense), below @ np.concatenate([B.re[c], B.im[c]]) * dt[c]
+        h, of_channel = np.zeros((x.shape[0], 2 * N)), []
+        for t in range(x.shape[1]):
+            h = h @ factor.T + x[:, t, c, None] * into
+            of_channel.append(h @ np.concatenate([C.re[c], -C.im[c]]))
+        y.append(np.stack(of_channel, 1))
+    return s4_output(p, np.stack(y, 2), x)
+
+
+def shared_state(factor, B, C, x):  # states (P), B (P, H), C (H, P)
+    h, y = Complex(0.0), []
+    for t in range(x.shape[1]):
+        h = factor * h + Complex(x[:, t] @ B.re.T, x[:, t] @ B.im.T)
+        y.append(h.re @ C.re.T - h.im @ C.im.T)
+    return np.stack(y, 1)
+
+
+def s5(p, x, conj_sym=True, bilinear=False, clip=False, rescale=1.0):  # Smith et al. 2022 and its authors' ssm.py
+    re = p["Lambda_re"]
+    if clip:
+        re = np.where(re.real > -1e-4, -1e-4, re)
+    factor, into = discrete(Complex(re, p["Lambda_im"]), rescale * np.exp(p["log_step"][:, 0]), bilinear)
+    y = shared_state(factor, pairs(p["B"]) * Complex(into.re[:, None], into.im[:, None]), pairs(p["C"]), x)
+    return (2 if conj_sym else 1) * y + p["D"] * x
+
+
+def lru(p, x):  # Orvieto et al. 2023, listing 1
+    factor, gamma = exp(Complex(-np.exp(p["nu_log"]), np.exp(p["theta_log"]))), np.exp(p["gamma_log"])[:, None]
+    return shared_state(factor, Complex(p["B_re"] * gamma, p["B_im"] * gamma), Complex(p["C_re"], p["C_im"]), x) + p["D"] * x
+
+
 entries = {}
 
 
@@ -258,5 +362,26 @@ case("min_gru", min_gru, {"to_hidden_and_gate.weight": (8, 4)}, wave(2, 6, 4))
 case("min_gru_wide", min_gru, {"to_hidden_and_gate.weight": (12, 4), "to_out.weight": (4, 6)}, wave(2, 6, 4))
 case("min_lstm", min_lstm, {"to_hidden_and_f_i_gate.weight": (12, 4)}, wave(2, 6, 4))
 case("min_lstm_projected", min_lstm, {"to_hidden_and_f_i_gate.weight": (12, 4), "to_out.weight": (4, 4)}, wave(2, 6, 4))
+
+
+def s4_shapes(d, n, low_rank, output_linear=True):
+    shapes = {"D": (d,), "kernel.C": (d, n, 2), "kernel.log_dt": (d,)} | ({"kernel.B": (d, n, 2), "kernel.P": (d, n, 2)} if low_rank else {})
+    shapes |= {"kernel.log_A_real": (d, n), "kernel.A_imag": (d, n)}
+    return shapes | ({"output_linear.0.weight": (2 * d, d, 1), "output_linear.0.bias": (2 * d,)} if output_linear else {})
+
+
+case("s4d", s4d, s4_shapes(3, 2, low_rank=False), wave(2, 7, 3))
+case("s4d_bilinear", lambda p, x: s4d(p, x, bilinear=True), s4_shapes(3, 2, low_rank=False, output_linear=False), wave(2, 5, 3))
+case("s4", s4, s4_shapes(3, 2, low_rank=True), wave(2, 7, 3))
+case("s4_states", s4, s4_shapes(2, 3, low_rank=True, output_linear=False), wave(2, 4, 2))
+
+
+def s5_shapes(d, P):
+    return {"Lambda_re": (P,), "Lambda_im": (P,), "B": (P, d, 2), "C": (d, P, 2), "D": (d,), "log_step": (P, 1)}
+
+
+case("s5", s5, s5_shapes(3, 4), wave(2, 6, 3))
+case("s5_options", lambda p, x: s5(p, x, conj_sym=False, bilinear=True, clip=True, rescale=0.5), s5_shapes(3, 4), wave(2, 6, 3))
+case("lru", lru, {n: (4,) for n in ("nu_log", "theta_log", "gamma_log")} | {"B_re": (4, 3), "B_im": (4, 3), "C_re": (3, 4), "C_im": (3, 4), "D": (3,)}, wave(2, 6, 3))
 
 save_file({key: np.ascontiguousarray(x) for key, x in entries.items()}, pathlib.Path(__file__).parent / "mixers_recurrent.safetensors")

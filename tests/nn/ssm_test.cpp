@@ -19,6 +19,9 @@ template <> std::vector<Tensor> tensors(const nn::RWKV::State& s) {
 }
 template <> std::vector<Tensor> tensors(const nn::RWKVFeedForward::State& s) { return {s.last}; }
 template <> std::vector<Tensor> tensors(const nn::MinGRU::State& s) { return {s.h}; }
+template <> std::vector<Tensor> tensors(const nn::S4Base::State& s) { return {s.h}; }
+template <> std::vector<Tensor> tensors(const nn::S5::State& s) { return {s.h}; }
+template <> std::vector<Tensor> tensors(const nn::LRU::State& s) { return {s.h}; }
 
 struct Mixer {
   std::string name;
@@ -55,6 +58,15 @@ const std::vector<Mixer>& mixers() {
       row<nn::MinGRU>("MinGRU, wide", 4, nn::MinRNNOptions{.expansion_factor = 1.5}),
       row<nn::MinLSTM>("MinLSTM", 5, nn::MinRNNOptions{}),
       row<nn::MinLSTM>("MinLSTM, projected", 4, nn::MinRNNOptions{.proj_out = true}),
+      row<nn::S4D>("S4D", 5, nn::S4DOptions{.d_state = 6}),
+      row<nn::S4D>(
+          "S4D, inverse, bilinear, states alone", 4,
+          nn::S4DOptions{.d_state = 8, .output_linear = false, .init = nn::S4DInit::inv, .discretization = nn::Discretization::bilinear}),
+      row<nn::S4>("S4", 4, nn::S4Options{.d_state = 6}),
+      row<nn::S4>("S4, states alone", 3, nn::S4Options{.d_state = 4, .output_linear = false}),
+      row<nn::S5>("S5", 5, nn::S5Options{.ssm_size = 8, .blocks = 2}),
+      row<nn::S5>("S5, all conjugates", 4, nn::S5Options{.ssm_size = 4, .blocks = 1, .conj_sym = false}),
+      row<nn::LRU>("LRU", 5, nn::LRUOptions{.d_state = 7}),
   };
   return all;
 }
@@ -392,4 +404,152 @@ TEST_CASE("minGRU and minLSTM stay finite where their gates are as good as close
              ContainsSubstring("MinGRU: 8 channels of state need proj_out"));
   CHECK_THAT(error_of([] { nn::MinLSTM(4, {.expansion_factor = 0.1}); }), ContainsSubstring("dim 4 times expansion_factor 0.1"));
   CHECK_THAT(error_of([] { nn::MinGRU(0); }), ContainsSubstring("dim is 0"));
+}
+
+TEST_CASE("S4D and S4 and their gradients are those of their states, position by position", "[nn][ssm][golden]") {
+  check_golden<nn::S4D>("s4d", 3, nn::S4DOptions{.d_state = 4});
+  check_golden<nn::S4D>("s4d_bilinear", 3,
+                        nn::S4DOptions{.d_state = 4, .output_linear = false, .discretization = nn::Discretization::bilinear});
+  check_golden<nn::S4>("s4", 3, nn::S4Options{.d_state = 4});
+  check_golden<nn::S4>("s4_states", 2, nn::S4Options{.d_state = 6, .output_linear = false});
+}
+
+TEST_CASE("S4D and S4 start as their papers say", "[nn][ssm]") {
+  manual_seed(1);
+  const double pi = std::acos(-1);
+  const auto values_of = [](const Tensor& t) { return t.to_vector<double>(); };
+  const nn::S4D lin(3, {.d_state = 6}), inv(3, {.d_state = 6, .init = nn::S4DInit::inv}),
+      real(3, {.d_state = 6, .init = nn::S4DInit::real}), many(400, {.d_state = 4, .dt_min = 0.01, .dt_max = 0.5});
+  for (size_t i = 0; i < 9; ++i) {
+    const double n = double(i % 3);
+    CHECK(std::abs(values_of(lin.kernel.A_imag)[i] - pi * n) < 1e-6);
+    CHECK(std::abs(values_of(lin.kernel.log_A_real)[i] - std::log(0.5)) < 1e-6);
+    CHECK(std::abs(values_of(inv.kernel.A_imag)[i] - 6 / pi * (6 / (2 * n + 1) - 1)) < 1e-5);
+    CHECK(values_of(real.kernel.A_imag)[i] == 0);
+    CHECK(std::abs(values_of(real.kernel.log_A_real)[i] - std::log(n + 1)) < 1e-6);
+  }
+  const Tensor dt = exp(many.kernel.log_dt);
+  CHECK(amin(dt).item() >= 0.0099);
+  CHECK(amin(dt).item() < 0.012);
+  CHECK(amax(dt).item() <= 0.5001);
+  CHECK(amax(dt).item() > 0.45);
+  CHECK(std::abs(retape::std(many.kernel.C).item() - std::sqrt(0.5)) < 0.03);
+  CHECK_THAT(error_of([] { nn::S4D(4, {.d_state = 0}); }), ContainsSubstring("S4D: d_state is 0; it must be even, and above 0"));
+  CHECK_THAT(error_of([] { nn::S4(4, {.d_state = 3}); }), ContainsSubstring("S4: d_state is 3"));
+  CHECK_THAT(error_of([] { nn::S4(0); }), ContainsSubstring("d_model is 0"));
+  CHECK_THAT(error_of([] { nn::S4(4, {.dt_min = 1}); }), ContainsSubstring("dt_min 1"));
+}
+
+TEST_CASE("S4 starts as HiPPO's own matrices do", "[nn][ssm][hippo]") {
+  // y = C x with the states of x' = A x + B u by the bilinear rule, in HiPPO's coordinates.
+  manual_seed(1);
+  const int64_t N = 8, T = 40;
+  nn::S4 m(1, {.d_state = N, .dt_min = 0.05, .dt_max = 0.05, .output_linear = false});
+  const nn::HippoPairs pairs = nn::hippo_pairs(N);
+  const nn::detail::ComplexParts c = nn::detail::parts_of(cast(select(m.kernel.C, 0, 0), DType::f64)), v = nn::detail::parts_of(pairs.V);
+  const Tensor row = 2 * (matmul(v.re, c.re) + matmul(v.im, c.im));  // C V^*, both conjugates
+  const nn::Hippo legs = nn::hippo(nn::HippoMeasure::legs, N);
+  const Tensor I = eye(N, {.dtype = DType::f64}), below = inverse(I - 0.025 * legs.A), factor = matmul(below, I + 0.025 * legs.A);
+  Tensor h = matmul(below, legs.B) * 0.05;
+  std::vector<Tensor> expected;
+  for (int64_t t = 0; t < T; ++t) expected.push_back(sum(row * h)), h = matmul(factor, h);
+  CHECK(relative_difference(select(m.kernel(T), 0, 0), stack(expected)) < 1e-5);
+  // A = V diag(a) V^* - p p^T, with V's conjugates, gives HiPPO back.
+  const nn::detail::ComplexParts a = nn::detail::parts_of(pairs.A);
+  const Tensor normal = 2 * (matmul(v.re * a.re - v.im * a.im, transpose(v.re)) + matmul(v.re * a.im + v.im * a.re, transpose(v.im)));
+  const Tensor p = sqrt(arange(N, {.dtype = DType::f64}) + 0.5);
+  CHECK(relative_difference(normal - unsqueeze(p, 1) * p, legs.A) < 1e-12);
+  CHECK_THAT(error_of([] { nn::hippo_pairs(3); }), ContainsSubstring("3 numbers is not in pairs"));
+}
+
+TEST_CASE("S4 over many positions is its states, one by one", "[nn][ssm]") {
+  manual_seed(1);
+  nn::S4 m(2, {.d_state = 64, .output_linear = false});
+  nn::S4D d(2, {.d_state = 64, .output_linear = false, .init = nn::S4DInit::inv});
+  m.to(DType::f64), d.to(DType::f64);
+  const NoGrad off;
+  const Tensor x = values({1, 700, 2}, -1, 1, 2);
+  nn::S4::State of_m;
+  nn::S4D::State of_d;
+  CHECK(relative_difference(m(x), m.step(x, of_m)) < 1e-10);
+  CHECK(relative_difference(d(x), d.step(x, of_d)) < 1e-10);
+}
+
+TEST_CASE("dropout of S4D takes whole channels of sequences, and only while training", "[nn][ssm]") {
+  manual_seed(1);
+  nn::S4D m(1, {.d_state = 2, .dropout = 0.5});
+  const NoGrad off;
+  copy_into(tensor<float>({1, 0}, {2, 1, 1}), m.output_linear[0].weight);
+  copy_into(tensor<float>({0, 100}, {2}), m.output_linear[0].bias);
+  const Tensor x = values({64, 5, 1}, 1, 2, 2, DType::f32), y = m(x);
+  m.eval();
+  const Tensor full_y = m(x), ratio = y / full_y;
+  CHECK(amax(amax(ratio, {1}) - amin(ratio, {1})).item() < 1e-5);
+  const double kept = mean(amax(ratio, {1})).item();
+  CHECK(kept > 0.6);
+  CHECK(kept < 1.4);
+  CHECK(amin(ratio).item() == 0);
+  CHECK(std::abs(amax(ratio).item() - 2) < 1e-5);
+}
+
+TEST_CASE("S5 and LRU and their gradients are those of their states, position by position", "[nn][ssm][golden]") {
+  check_golden<nn::S5>("s5", 3, nn::S5Options{.ssm_size = 8, .blocks = 1});
+  check_golden<nn::S5>("s5_options", 3,
+                       nn::S5Options{.ssm_size = 4,
+                                     .blocks = 2,
+                                     .discretization = nn::Discretization::bilinear,
+                                     .conj_sym = false,
+                                     .clip_eigs = true,
+                                     .step_rescale = 0.5});
+  check_golden<nn::LRU>("lru", 3, nn::LRUOptions{.d_state = 4});
+}
+
+TEST_CASE("S5 and LRU start as their papers say", "[nn][ssm]") {
+  manual_seed(1);
+  const nn::S5 m(40, {.ssm_size = 48, .blocks = 3, .dt_min = 0.01, .dt_max = 0.5});
+  const nn::HippoPairs pairs = nn::hippo_pairs(16);
+  CHECK(relative_difference(m.Lambda_im, repeat(select(pairs.A, 1, 1), {3})) < 1e-6);
+  CHECK(relative_difference(m.Lambda_re, full({24}, -0.5)) < 1e-6);
+  // V^* B and C V of real B and of C with variance 1 / ssm_size: rows of V^* have length 1.
+  CHECK(std::abs(mean(square(m.B)).item() * 48 * 2 - 1) < 0.1);
+  CHECK(std::abs(mean(square(m.C)).item() * 48 - 1) < 0.1);
+  CHECK(std::abs(mean(square(nn::S5(40, {.ssm_size = 48, .blocks = 1, .C_init = nn::S5CInit::lecun_normal}).C)).item() * 48 * 40 - 1) <
+        0.1);
+  CHECK(std::abs(mean(square(nn::S5(40, {.ssm_size = 48, .blocks = 1, .C_init = nn::S5CInit::complex_normal}).C)).item() * 2 - 1) < 0.1);
+  CHECK(amin(exp(m.log_step)).item() >= 0.0099);
+  CHECK(amax(exp(m.log_step)).item() <= 0.5001);
+  CHECK(amax(exp(m.log_step)).item() > 0.3);
+  CHECK_THAT(error_of([] { nn::S5(4, {.ssm_size = 12, .blocks = 4}); }),
+             ContainsSubstring("ssm_size 12 does not divide into 4 blocks of even size"));
+  CHECK_THAT(error_of([] { nn::S5(4, {.ssm_size = 0}); }), ContainsSubstring("ssm_size is 0"));
+  CHECK_THAT(error_of([] { nn::S5(4, {.dt_min = 0}); }), ContainsSubstring("dt_min 0"));
+
+  const nn::LRU ring(8, {.d_state = 500, .r_min = 0.4, .r_max = 0.9, .max_phase = 1});
+  const Tensor radius = exp(-exp(ring.nu_log)), phase = exp(ring.theta_log);
+  CHECK(amin(radius).item() >= 0.4 - 1e-6);
+  CHECK(amax(radius).item() <= 0.9 + 1e-6);
+  CHECK(std::abs(mean(square(radius)).item() - (0.16 + 0.81) / 2) < 0.03);  // even over the ring
+  CHECK(amax(phase).item() <= 1);
+  CHECK(std::abs(mean(phase).item() - 0.5) < 0.05);
+  CHECK(relative_difference(exp(ring.gamma_log), sqrt(1 - square(radius))) < 1e-5);
+  CHECK(std::abs(mean(square(ring.B_im)).item() * 16 - 1) < 0.1);
+  CHECK(std::abs(mean(square(ring.C_re)).item() * 500 - 1) < 0.1);
+  CHECK_THAT(error_of([] { nn::LRU(4, {.d_state = 0}); }), ContainsSubstring("d_state is 0"));
+  CHECK_THAT(error_of([] { nn::LRU(4, {.r_min = 0.9, .r_max = 0.5}); }), ContainsSubstring("r_min 0.9 and r_max 0.5"));
+  CHECK_THAT(error_of([] { nn::LRU(4, {.max_phase = 0}); }), ContainsSubstring("max_phase is 0"));
+}
+
+TEST_CASE("layers whose states would not fade say so", "[nn][ssm]") {
+  nn::S5 s5(3, {.ssm_size = 4, .blocks = 1}), clipped(3, {.ssm_size = 4, .blocks = 1, .clip_eigs = true});
+  nn::LRU lru(3, {.d_state = 4});
+  nn::S4D s4d(3, {.d_state = 4});
+  s5.check_stable(), clipped.check_stable(), lru.check_stable(), s4d.check_stable();
+  const NoGrad off;
+  copy_into(full({2}, 2.0), s5.Lambda_re), copy_into(full({2}, 2.0), clipped.Lambda_re);
+  copy_into(full({2, 1}, 0.0), s5.log_step), copy_into(full({2, 1}, 0.0), clipped.log_step);
+  copy_into(full({4}, -100.0), lru.nu_log), copy_into(full({3, 2}, -100.0), s4d.kernel.log_A_real);
+  CHECK_THAT(error_of([&] { s5.check_stable(); }), ContainsSubstring("S5: a step multiplies a state by up to 7.38"));
+  clipped.check_stable();
+  CHECK_THAT(error_of([&] { lru.check_stable(); }), ContainsSubstring("LRU: a step multiplies a state by up to 1"));
+  CHECK_THAT(error_of([&] { s4d.check_stable(); }), ContainsSubstring("S4D: a step"));
 }
