@@ -37,3 +37,4 @@
 #include <retape/autograd/sort.h>
 #include <retape/autograd/unary.h>
 #include <retape/autograd/views.h>
+#include <retape/autograd/wkv.h>

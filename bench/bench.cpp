@@ -9,7 +9,7 @@
 #include <string>
 #include <string_view>
 
-#include <examples/gpt/model.h>
+#include <examples/lm/model.h>
 #include "compare.h"
 #include "cuda_compare.h"
 #include "replay.h"

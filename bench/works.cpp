@@ -10,8 +10,14 @@
 
 namespace retape::bench {
 
+namespace {
+lm::Config config_of(const StepSettings& s) {
+  return {.vocab = s.vocab, .block = s.block, .layers = s.layers, .heads = s.heads, .width = s.width};
+}
+}  // namespace
+
 GptStep::GptStep(const StepSettings& s, Device device, std::optional<DType> amp)
-    : model_(gpt::Config{.vocab = s.vocab, .block = s.block, .layers = s.layers, .heads = s.heads, .width = s.width}),
+    : model_(lm::make_model(config_of(s))),
       optimizer_((model_.to(device), model_.parameters()), {.lr = 1e-3, .betas = {0.9, 0.99}, .weight_decay = 0.1}),
       ids_(randint(0, s.vocab, {s.batch, s.block}, {DType::i64, device})),
       targets_(randint(0, s.vocab, {s.batch, s.block}, {DType::i64, device})),
@@ -483,11 +489,10 @@ Work generation() {
           .peer = "generate 512 " + numbers(s),
           .at_least = 5,
           .make = [s]() -> Step {
-            auto model = std::make_shared<gpt::Gpt>(
-                gpt::Config{.vocab = s.vocab, .block = s.block, .layers = s.layers, .heads = s.heads, .width = s.width});
+            auto model = std::make_shared<nn::LanguageModel>(lm::make_model(config_of(s)));
             return [model] {
               Generator generator(1);
-              model->generate({0}, 512, 0.8, 0, generator);
+              model->generate({0}, 512, {.temperature = 0.8}, generator);
             };
           },
           .roof = Roof::copy,

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include <examples/gpt/model.h>
+#include <examples/lm/model.h>
 
 namespace retape::bench {
 
@@ -22,11 +22,11 @@ class GptStep {
   /// Takes {ids, targets} and returns {loss}, as a cuda::Graph does.
   std::vector<Tensor> run(const std::vector<Tensor>& inputs);
   std::vector<Tensor> inputs() const { return {ids_, targets_}; }
-  void recompute(const std::string& how) { model_.transformer.recompute = examples::parse_recomputation(how, model_.config.layers); }
-  MemoryEstimate estimate() const { return estimate_memory(model_, &gpt::Gpt::loss, {ids_, targets_}); }
+  void recompute(const std::string& how) { lm::recompute(model_, how); }
+  MemoryEstimate estimate() const { return estimate_memory(model_, &nn::LanguageModel::loss, {ids_, targets_}); }
 
  private:
-  gpt::Gpt model_;
+  nn::LanguageModel model_;
   AdamW optimizer_;
   Tensor ids_, targets_;
   std::optional<DType> amp_;

@@ -164,4 +164,11 @@ struct SelectiveScanArgs {
   bool delta_softplus = false;
 };
 
+// What RWKV's average reads, or the gradients of that: all contiguous; k and v have one floating dtype, the others are f32 if that is a half type, else of it, too.
+struct WkvArgs {
+  Tensor k, v;                              // (B, T, C)
+  Tensor decay, first;                      // (C)
+  Tensor numerator, denominator, exponent;  // (B, C): the state before the first step, or all undefined
+};
+
 }  // namespace retape

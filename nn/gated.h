@@ -5,6 +5,8 @@
 namespace retape::nn {
 
 enum class Gate : uint8_t { silu, gelu, relu, sigmoid };
+/// The function of that name of x.
+Tensor gate_of(Gate gate, const Tensor& x);
 struct GatedOptions {
   bool bias = true;
 };

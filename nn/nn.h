@@ -3,6 +3,7 @@
 #include <retape/nn/activation.h>
 #include <retape/nn/attention.h>
 #include <retape/nn/batch_norm.h>
+#include <retape/nn/causal.h>
 #include <retape/nn/class_loss.h>
 #include <retape/nn/contrastive_loss.h>
 #include <retape/nn/convolution.h>
@@ -13,6 +14,7 @@
 #include <retape/nn/embedding_bag.h>
 #include <retape/nn/estimate_memory.h>
 #include <retape/nn/gated.h>
+#include <retape/nn/gated_linear_attention.h>
 #include <retape/nn/gated_attention_unit.h>
 #include <retape/nn/group_norm.h>
 #include <retape/nn/heads.h>
@@ -20,12 +22,15 @@
 #include <retape/nn/hugging_face.h>
 #include <retape/nn/init.h>
 #include <retape/nn/kv_cache.h>
+#include <retape/nn/language_model.h>
 #include <retape/nn/layer_norm.h>
 #include <retape/nn/linear.h>
 #include <retape/nn/linear_attention.h>
 #include <retape/nn/loss.h>
 #include <retape/nn/mae.h>
+#include <retape/nn/mamba.h>
 #include <retape/nn/margin_loss.h>
+#include <retape/nn/min_rnn.h>
 #include <retape/nn/mixture_of_experts.h>
 #include <retape/nn/module.h>
 #include <retape/nn/parametrizations.h>
@@ -36,10 +41,12 @@
 #include <retape/nn/region.h>
 #include <retape/nn/relative_attention.h>
 #include <retape/nn/resnet.h>
+#include <retape/nn/retention.h>
 #include <retape/nn/rle_loss.h>
 #include <retape/nn/rms_norm.h>
 #include <retape/nn/rnn.h>
 #include <retape/nn/rope.h>
+#include <retape/nn/rwkv.h>
 #include <retape/nn/sequence_mixer.h>
 #include <retape/nn/sequential.h>
 #include <retape/nn/transformer.h>

@@ -89,6 +89,24 @@ inline GatedLinearAttentionResult attended(const Tensor& q, const Tensor& k, con
   }
   return {stack(all, 1), h};
 }
+// All that RWKV's average gives, as one vector, the state as it is without its exponent.
+inline Tensor with_sums(const WkvResult& r) {
+  const Tensor scale = exp(r.last_state.exponent);
+  const auto flat = [&](const Tensor& t) { return cast(reshape(t, {t.numel()}), r.y.dtype()); };
+  return cat({flat(r.y), flat(r.last_state.numerator * scale), flat(r.last_state.denominator * scale)});
+}
+// RWKV's average step by step, with sums that are as large as they are.
+inline WkvResult averaged(const Tensor& decay, const Tensor& first, const Tensor& k, const Tensor& v, Tensor n = {}, Tensor d = {}) {
+  const Tensor zero = zeros({k.size(0), k.size(2)}, k.options());
+  if (!n) n = zero, d = zero;
+  std::vector<Tensor> all;
+  for (int64_t t = 0; t < k.size(1); ++t) {
+    const Tensor key = select(k, 1, t), value = select(v, 1, t), now = exp(first + key);
+    all.push_back((n + now * value) / (d + now));
+    n = exp(decay) * n + exp(key) * value, d = exp(decay) * d + exp(key);
+  }
+  return {stack(all, 1), {n, d, zero}};
+}
 
 inline std::vector<OpCase> op_cases() {
   const Tensor ids = tensor<int64_t>({1, 0, 2, 1}), pairs = tensor<int64_t>({0, 2, 1, 1, 0, 0}, {2, 3});
@@ -508,6 +526,9 @@ inline std::vector<OpCase> op_cases() {
       {"gated_linear_attention, decay of features", [](auto& x) { return with_state(gated_linear_attention(x[0], x[1], x[2], {.g = x[3], .initial = x[4]})); }, {{{2, 5, 3, 4}}, {{2, 5, 3, 4}}, {{2, 5, 3, 6}}, {{2, 5, 3, 4}, -2, 0}, {{2, 3, 4, 6}}},
        [](auto& x) { return with_state(attended(x[0], x[1], x[2], {.g = x[3], .initial = x[4]})); }},
       {"gated_linear_attention_step", [](auto& x) { return with_state(gated_linear_attention_step(x[0], x[1], x[2], x[3], {.g = x[4]})); }, {{{2, 3, 4, 6}}, {{2, 3, 4}}, {{2, 3, 4}}, {{2, 3, 6}}, {{2, 3}, -2, 0}}},
+      {"wkv", [](auto& x) { return wkv(x[0], x[1], x[2], x[3]).y; }, {{{3}, -2, -0.1}, {{3}}, {{2, 5, 3}}, {{2, 5, 3}}}, [](auto& x) { return averaged(x[0], x[1], x[2], x[3]).y; }},
+      {"wkv, initial", [](auto& x) { return with_sums(wkv(x[0], x[1], x[2], x[3], {x[4], x[5], zeros_like(x[4].detach()) + 0.3})); }, {{{3}, -2, -0.1}, {{3}}, {{2, 4, 3}}, {{2, 4, 3}}, {{2, 3}}, {{2, 3}, 0.5, 1.5}},
+       [](auto& x) { return with_sums(averaged(x[0], x[1], x[2], x[3], x[4] * std::exp(0.3), x[5] * std::exp(0.3))); }},
   };
   // clang-format on
   cases.insert(cases.end(), more.begin(), more.end());

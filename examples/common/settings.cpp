@@ -53,7 +53,7 @@ json Settings::to_json() const {
 
 void Settings::read_one(Setting& s, const json& config, const std::filesystem::path& file) const {
   const auto value = config.find(s.key());
-  if (value == config.end() && s.on_resume_ != OnResume::keep) return;
+  if (value == config.end() && (s.may_be_missing_ || s.on_resume_ != OnResume::keep)) return;
   try {
     if (value == config.end()) throw Error("is missing");
     s.from_json(*value);

@@ -44,6 +44,8 @@ class Setting {
   Setting& path() { return path_ = true, *this; }
   /// Leaves it out of config.json.
   Setting& not_stored() { return stored_ = false, *this; }
+  /// config.json of an earlier version may lack it; the default holds then.
+  Setting& may_be_missing() { return may_be_missing_ = true, *this; }
   /// check() wants a text here that is not empty.
   Setting& required() { return required_ = true, *this; }
 
@@ -53,7 +55,7 @@ class Setting {
   OnResume on_resume_ = OnResume::keep;
   std::optional<double> least_, most_, limit_, floor_;
   std::vector<std::string> values_;
-  bool bytes_ = false, path_ = false, required_ = false, stored_ = true;
+  bool bytes_ = false, path_ = false, required_ = false, stored_ = true, may_be_missing_ = false;
   CLI::Option* option_ = nullptr;
 
   std::string key() const;  // --eval-every is "eval_every"

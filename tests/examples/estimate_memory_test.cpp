@@ -1,5 +1,5 @@
 // What a training step will take, against what it takes.
-#include <examples/gpt/model.h>
+#include <examples/lm/model.h>
 
 #include "../catch.h"
 
@@ -34,15 +34,15 @@ std::string within(double tolerance, int64_t estimated, int64_t real) {
 
 Tensor random_ids(int64_t vocab, int64_t batch, int64_t length) { return randint(0, vocab, {batch, length}); }
 
-void check_gpt(const gpt::Config& config, int64_t batch, int accumulate = 1) {
-  const auto make = [&] { return gpt::Gpt(config); };
+void check_gpt(const lm::Config& config, int64_t batch, int accumulate = 1) {
+  const auto make = [&] { return lm::make_model(config); };
   const int64_t before = memory_stats().live;
   const Tensor ids = random_ids(config.vocab, batch, config.block), targets = random_ids(config.vocab, batch, config.block);
   const int64_t inputs = memory_stats().live - before;
   Measured real = measured(
-      make, [&](gpt::Gpt& m) { return m.loss(ids, targets); }, accumulate);
+      make, [&](nn::LanguageModel& m) { return m.loss(ids, targets); }, accumulate);
   real.first += inputs, real.later += inputs;
-  const auto estimate = estimate_memory(make(), &gpt::Gpt::loss, {ids, targets}, {.accumulate = accumulate});
+  const auto estimate = estimate_memory(make(), &nn::LanguageModel::loss, {ids, targets}, {.accumulate = accumulate});
   CHECK(within(0.05, estimate.first_peak, real.first) == "");
   CHECK(within(0.05, estimate.peak, real.later) == "");
 }

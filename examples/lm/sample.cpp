@@ -8,7 +8,7 @@
 
 #include "run_files.h"
 
-namespace retape::gpt {
+namespace retape::lm {
 
 void sample(const SampleOptions& o) {
   if (o.tokens < 0) throw Error(fmt::format("--tokens {} is not valid; it must be at least 0", o.tokens));
@@ -23,7 +23,7 @@ void sample(const SampleOptions& o) {
   auto prompt = trained.tokenizer->encode(o.prompt);
   if (prompt.empty()) prompt = start_of_text(*trained.tokenizer);
   Generator generator(o.seed);
-  fmt::print("{}{}\n", o.prompt, trained.tokenizer->decode(trained.model.generate(prompt, o.tokens, o.temperature, o.top_k, generator)));
+  fmt::print("{}{}\n", o.prompt, trained.tokenizer->decode(trained.model.generate(prompt, o.tokens, {.temperature = o.temperature, .top_k = o.top_k}, generator)));
 }
 
 void logits(const LogitsOptions& o) {
@@ -41,4 +41,4 @@ void logits(const LogitsOptions& o) {
   save_safetensors(o.out, {{"ids", ids}, {"logits", trained.model(to(ids, device))}});
 }
 
-}  // namespace retape::gpt
+}  // namespace retape::lm

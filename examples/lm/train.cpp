@@ -6,28 +6,64 @@
 
 #include <retape/io/file.h>
 
+#include "mixers.h"
 #include "run_files.h"
 
-namespace retape::gpt {
+namespace retape::lm {
 namespace fs = std::filesystem;
 namespace {
 
-std::vector<ParamGroup<AdamWOptions>> groups(const Gpt& model, const TrainOptions& o) {
+std::vector<ParamGroup<AdamWOptions>> groups(const nn::LanguageModel& model, const TrainOptions& o) {
   ParamGroup<AdamWOptions> matrices{{}, {.lr = o.lr, .betas = {o.beta1, o.beta2}, .weight_decay = o.weight_decay}}, vectors = matrices;
   vectors.options.weight_decay = 0;
   for (auto& p : model.parameters()) (p.dim() >= 2 ? matrices : vectors).params.push_back(p);
   return {matrices, vectors};
 }
 
+// Flags that only some mixers have.
+void check_flags(const examples::Settings& settings, const Config& c) {
+  const Mixer& mixer = mixer_named(c.mixer);
+  for (const Mixer& other : mixers())
+    for (auto& flag : other.flags)
+      if (settings.given(flag) && !mixer.has(flag)) throw Error(fmt::format("{} is not for --mixer {}, which has no such thing", flag, c.mixer));
+}
+
+// The flags of a model, and what config.json holds of it.
+void declare_model(examples::Settings& settings, Config& c) {
+  std::vector<std::string> names;
+  std::string help = "what mixes the sequence.";
+  for (const Mixer& m : mixers()) {
+    names.push_back(m.name);
+    help += fmt::format("{} {}: {}", names.size() > 1 ? ";" : "", m.name, m.what);
+  }
+  settings.store("vocab", c.vocab);
+  settings.add("--mixer", c.mixer, help).one_of(names).may_be_missing();
+  settings
+      .add("--positions", c.positions,
+           "what tells the tokens' places: learned: a vector for each of --block; sinusoidal; none: the mixer itself; auto: what goes with the mixer")
+      .one_of({"auto", "learned", "sinusoidal", "none"})
+      .may_be_missing();
+  settings.add("--mlp", c.mlp, "what follows a mixer: gelu: two layers; swiglu: three, with a gate; none; auto: what goes with the mixer")
+      .one_of({"auto", "gelu", "swiglu", "none"})
+      .may_be_missing();
+  settings.add("--layers", c.layers, "blocks").at_least(1);
+  settings.add("--heads", c.heads, "heads of a mixer that has some; divides the width").at_least(1);
+  settings.add("--state", c.state, "numbers that a state has for each channel or feature; 0: as many as go with the mixer").at_least(0).may_be_missing();
+  settings.add("--chunk", c.chunk, "positions of a chunk of flash and transnormer").at_least(1).may_be_missing();
+  settings.add("--width", c.width, "size of a token's vector").at_least(1);
+  settings.add("--block", c.block, "tokens of a sequence in training").at_least(1);
+  settings.add("--dropout", c.dropout, "probability of dropping a value").at_least(0).below(1);
+}
+
 // In the precision that --amp says.
-Tensor loss_of(Gpt& model, const TokenBatch& batch, const TrainOptions& o) {
+Tensor loss_of(nn::LanguageModel& model, const TokenBatch& batch, const TrainOptions& o) {
   const Device device = model.device();
   const Autocast amp = examples::autocast(o);
   return model.loss(to(batch.x, device), to(batch.y, device));
 }
 
 // The mean loss over the whole validation part, in blocks that follow each other.
-double validate(Gpt& model, const TokenDataset& data, const TrainOptions& o) {
+double validate(nn::LanguageModel& model, const TokenDataset& data, const TrainOptions& o) {
   const NoGrad off;
   model.eval();
   double total = 0, tokens = 0;
@@ -103,11 +139,7 @@ void declare(examples::Settings& settings, TrainOptions& o) {
            examples::OnResume::replace)
       .one_of({"auto", "text", "tokens", "u16"});
   declare_tokenizer(settings, o);
-  settings.store("vocab", o.model.vocab);
-  settings.add("--layers", o.model.layers, "transformer blocks").at_least(1);
-  settings.add("--heads", o.model.heads, "attention heads; divides the width").at_least(1);
-  settings.add("--width", o.model.width, "size of a token's vector").at_least(1);
-  settings.add("--block", o.model.block, "tokens that the model sees at once").at_least(1);
+  declare_model(settings, o.model);
   settings.add("--batch", o.batch, "sequences in a step").at_least(1);
   settings.add("--accumulate", o.accumulate, "batches whose gradients are added up for a step").at_least(1);
   settings.add("--steps", o.steps, "optimizer steps, also the length of the learning rate's cosine", examples::OnResume::replace)
@@ -119,11 +151,10 @@ void declare(examples::Settings& settings, TrainOptions& o) {
   settings.add("--beta2", o.beta2, "AdamW: decay of the second moment");
   settings.add("--weight-decay", o.weight_decay, "AdamW: decay of matrices (vectors have none)").at_least(0);
   settings.add("--clip", o.clip, "largest norm of the gradient; 0 does not clip").at_least(0);
-  settings.add("--dropout", o.model.dropout, "probability of dropping a value").at_least(0).below(1);
   settings.add("--eval-every", o.eval_every, "steps between validations, each with a checkpoint", examples::OnResume::replace).at_least(1);
   settings.add("--sample-tokens", o.sample_tokens, "length of the sample at the end; 0: none", examples::OnResume::replace).at_least(0);
   settings.add("--weights", o.weights, "start from the weights of this .safetensors file", examples::OnResume::refuse).path();
-  examples::declare_common(settings, o, "gpt");
+  examples::declare_common(settings, o, program);
 }
 
 void declare_tokenize(examples::Settings& settings, TrainOptions& o) {
@@ -137,7 +168,7 @@ void tokenize(TrainOptions& o, examples::Settings& settings) {
   settings.check();
   const Ref<MappedFile> text = MappedFile::open(o.data);
   const auto tokenizer = tokenizer_for(o, settings, "text", {reinterpret_cast<const char*>(text->data()), text->size()});
-  const fs::path folder = examples::create_run_folder("gpt-tokens", o.out);
+  const fs::path folder = examples::create_run_folder(program + "-tokens", o.out);
   tokenizer->save(folder / "tokenizer.json");
   const int64_t count = tokenize_file(*tokenizer, o.data, folder / "tokens.bin");
   if (!o.quiet)
@@ -145,7 +176,7 @@ void tokenize(TrainOptions& o, examples::Settings& settings) {
 }
 
 void train(TrainOptions& o, examples::Settings& settings) {
-  examples::Run run("gpt", settings, o, {"tokenizer.json"});
+  examples::Run run(program, settings, o, {"tokenizer.json"});
   if (o.min_lr > o.lr) throw Error(fmt::format("--min-lr {} is above --lr {}", o.min_lr, o.lr));
 
   // The data and its vocabulary; a resumed run keeps the one it was started with.
@@ -153,11 +184,12 @@ void train(TrainOptions& o, examples::Settings& settings) {
   if (format == "text" && text.empty()) throw Error(fmt::format("{} is empty; there is nothing to train on", o.data));
   const auto tokenizer = run.has_settings() ? read_tokenizer(run.folder(), o.model) : tokenizer_for(o, settings, format, text);
   o.model.vocab = tokenizer->size(), o.model.recompute = o.recompute;
+  check_flags(settings, o.model);
   check(o.model);
   TokenDataset data = open_data(o, format, *tokenizer, text);
 
   manual_seed(o.seed);
-  Gpt model(o.model);
+  nn::LanguageModel model = make_model(o.model);
   if (!o.weights.empty() && !run.checkpoint()) model.load_state_dict(SafeTensors::open(o.weights).tensors());
   model.to(run.device());
   AdamW optimizer(groups(model, o));
@@ -211,10 +243,10 @@ void train(TrainOptions& o, examples::Settings& settings) {
   if (o.sample_tokens == 0) return run.print_folder();
   model.eval();
   Generator generator(o.seed);
-  const std::string sample = tokenizer->decode(model.generate(start_of_text(*tokenizer), o.sample_tokens, 0.8, 200, generator));
+  const std::string sample = tokenizer->decode(model.generate(start_of_text(*tokenizer), o.sample_tokens, {.temperature = 0.8, .top_k = 200}, generator));
   write_file_atomically(run.folder() / "samples.txt", fmt::format("step {}, temperature 0.8, top-k 200:\n{}\n", run.step(), sample));
   if (!o.quiet) fmt::print("\n{}\n\n", sample);
   run.print_folder();
 }
 
-}  // namespace retape::gpt
+}  // namespace retape::lm

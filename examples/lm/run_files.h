@@ -4,12 +4,12 @@
 
 #include "train.h"
 
-namespace retape::gpt {
+namespace retape::lm {
 
 /// A trained model and what it reads and writes, as `sample` needs it.
 struct Trained {
   std::shared_ptr<const Tokenizer> tokenizer;
-  Gpt model;
+  nn::LanguageModel model;
 };
 /// Loads the model of a checkpoint, whose run folder holds config.json. Throws Error.
 Trained load_model(const std::filesystem::path& checkpoint);
@@ -20,4 +20,4 @@ std::shared_ptr<const Tokenizer> read_tokenizer(const std::filesystem::path& run
 /// What text starts from where no prompt is given: a line break, or the first token of a vocabulary that has none.
 std::vector<int64_t> start_of_text(const Tokenizer& tokenizer);
 
-}  // namespace retape::gpt
+}  // namespace retape::lm

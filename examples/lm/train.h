@@ -6,7 +6,10 @@
 
 #include "model.h"
 
-namespace retape::gpt {
+namespace retape::lm {
+
+/// What the program was called as: lm, or gpt, its older name.
+inline std::string program = "lm";
 
 /// nanoGPT's settings for a CPU.
 struct TrainOptions : examples::RunOptions {
@@ -32,4 +35,4 @@ void train(TrainOptions& options, examples::Settings& settings);
 /// Throws Error.
 void tokenize(TrainOptions& options, examples::Settings& settings);
 
-}  // namespace retape::gpt
+}  // namespace retape::lm

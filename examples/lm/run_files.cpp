@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-namespace retape::gpt {
+namespace retape::lm {
 namespace fs = std::filesystem;
 
 std::shared_ptr<const Tokenizer> read_tokenizer(const fs::path& run, const Config& model) {
@@ -29,9 +29,9 @@ Trained load_model(const fs::path& checkpoint) {
   examples::read_config(run, settings);
   check(options.model);
   auto tokenizer = read_tokenizer(run, options.model);
-  Gpt model(options.model);
+  nn::LanguageModel model = make_model(options.model);
   model.load_state_dict(SafeTensors::open(checkpoint / "model.safetensors").tensors());
   return {std::move(tokenizer), std::move(model)};
 }
 
-}  // namespace retape::gpt
+}  // namespace retape::lm

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Takes a trained GPT's weights to PyTorch and a PyTorch model's weights back, and compares logits.
 
-usage: tests/interop/gpt_torch.py RUN_FOLDER [PROMPT]
+usage: tests/interop/lm_torch.py RUN_FOLDER [PROMPT]
 
 RUN_FOLDER is what `./run train` has made. Needs PyTorch and NumPy. Prints the largest difference each way and fails above 1e-4.
 """
@@ -129,7 +129,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         def retape(*arguments):
             out = pathlib.Path(folder) / "logits.safetensors"
-            subprocess.run([ROOT / "run", "logits", "gpt", "--from", run, "--prompt", prompt, "--out", out, *arguments], check=True)
+            subprocess.run([ROOT / "run", "logits", "lm", "--from", run, "--prompt", prompt, "--out", out, *arguments], check=True)
             return read_safetensors(out)
 
         model.load_state_dict(weights)

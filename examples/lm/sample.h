@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <string>
 
-namespace retape::gpt {
+namespace retape::lm {
 
 struct SampleOptions {
   std::string from, prompt;
@@ -27,4 +27,4 @@ void logits(const LogitsOptions& options);
 /// Prints the prompt and what the model makes of it. Throws Error.
 void sample(const SampleOptions& options);
 
-}  // namespace retape::gpt
+}  // namespace retape::lm

@@ -1,0 +1,153 @@
+#include "mixers.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <iterator>
+
+namespace retape::lm {
+namespace {
+
+using nn::AnySequenceMixer;
+
+// nanoGPT's, with its names.
+struct CausalSelfAttention : nn::Module {
+  struct State {
+    std::optional<nn::KVCache> cache;
+  };
+  int64_t heads, block;
+  double dropout;
+  nn::Linear c_attn, c_proj;
+  explicit CausalSelfAttention(const Config& c)
+      : heads(c.heads),
+        block(c.block),
+        dropout(c.dropout),
+        c_attn(c.width, 3 * c.width, {.bias = false}),
+        c_proj(c.width, c.width, {.bias = false}) {}
+  Tensor forward(const Tensor& x) const { return run(x, nullptr); }
+  Tensor step(const Tensor& x, State& state) const {
+    const ModuleScope scope(*this);
+    if (!state.cache) state.cache.emplace(block);
+    return run(x, &*state.cache);
+  }
+  RETAPE_FIELDS(c_attn, c_proj)
+
+ private:
+  Tensor run(const Tensor& x, nn::KVCache* cache) const {
+    const int64_t batch = x.size(0), length = x.size(1), width = x.size(2);
+    std::vector<Tensor> qkv = split(c_attn(x), width, -1);
+    for (Tensor& t : qkv) t = transpose(reshape(t, {batch, length, heads, width / heads}), 1, 2);  // (B, H, T, D), views all
+    const Tensor y =
+        cache ? cache->attend(qkv[0], qkv[1], qkv[2])
+              : scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], {.is_causal = true, .dropout_p = is_training() ? dropout : 0});
+    return c_proj(reshape(transpose(y, 1, 2), {batch, length, width}));
+  }
+};
+
+// A recurrent layer.
+template <class Layer> struct Recurrent : nn::Module {
+  using State = std::decay_t<decltype(std::declval<Layer&>()(Tensor()).second)>;
+  Layer rnn;
+  explicit Recurrent(const Config& c) : rnn(c.width, c.width, {.batch_first = true}) {}
+  Tensor forward(const Tensor& x) const { return rnn(x).first; }
+  Tensor step(const Tensor& x, State& state) const {
+    const ModuleScope scope(*this);
+    Tensor y;
+    std::tie(y, state) = rnn(x, state);
+    return y;
+  }
+  RETAPE_FIELDS(rnn)
+};
+
+}  // namespace
+
+const std::vector<Mixer>& mixers() {
+  static const std::vector<Mixer> all = {
+      {.name = "attention",
+       .what = "softmax attention",
+       .positions = "learned",
+       .flags = {"--heads"},
+       .make = [](const Config& c, int64_t) { return AnySequenceMixer(CausalSelfAttention(c)); },
+       .as_gpt2 = true},
+      {.name = "linear",
+       .what = "linear attention with elu + 1",
+       .positions = "sinusoidal",
+       .flags = {"--heads"},
+       .make = [](const Config& c, int64_t) { return AnySequenceMixer(nn::LinearAttention(c.width, {.num_heads = c.heads, .bias = false})); }},
+      {.name = "performer",
+       .what = "softmax attention by random features",
+       .positions = "sinusoidal",
+       .flags = {"--heads"},
+       .make = [](const Config& c, int64_t) { return AnySequenceMixer(nn::Performer(c.width, {.num_heads = c.heads, .bias = false})); }},
+      {.name = "efficient",
+       .what = "softmax of queries and keys apart",
+       .positions = "sinusoidal",
+       .flags = {"--heads"},
+       .make = [](const Config& c, int64_t) { return AnySequenceMixer(nn::EfficientAttention(c.width, {.num_heads = c.heads, .bias = false})); }},
+      {.name = "cosformer",
+       .what = "linear attention that falls with the cosine of the distance",
+       .flags = {"--heads"},
+       .make =
+           [](const Config& c, int64_t) {
+             return AnySequenceMixer(nn::CosformerAttention(c.width, {.num_heads = c.heads, .max_length = c.block, .bias = false}));
+           },
+       .up_to_block = true},
+      {.name = "gau",
+       .what = "gated attention unit",
+       .mlp = "none",
+       .make = [](const Config& c, int64_t) { return AnySequenceMixer(nn::GatedAttentionUnit(c.width, {.bias = false})); }},
+      {.name = "flash",
+       .what = "gated attention unit in chunks",
+       .mlp = "none",
+       .flags = {"--chunk"},
+       .make = [](const Config& c, int64_t) { return AnySequenceMixer(nn::FLASH(c.width, {.chunk_size = c.chunk, .bias = false})); }},
+      {.name = "transnormer",
+       .what = "softmax attention in chunks, in the upper half of the layers linear attention with a norm",
+       .positions = "sinusoidal",
+       .flags = {"--heads", "--chunk"},
+       .make =
+           [](const Config& c, int64_t layer) {
+             if (layer < c.layers / 2) return AnySequenceMixer(nn::DiagAttention(c.width, {.num_heads = c.heads, .block_size = c.chunk, .bias = false}));
+             return AnySequenceMixer(nn::NormAttention(c.width, {.num_heads = c.heads, .bias = false}));
+           }},
+      {.name = "retnet",
+       .what = "retention",
+       .flags = {"--heads"},
+       .make = [](const Config& c, int64_t) { return AnySequenceMixer(nn::MultiScaleRetention(c.width, {.num_heads = c.heads})); }},
+      {.name = "gla",
+       .what = "gated linear attention",
+       .flags = {"--heads"},
+       .make = [](const Config& c, int64_t) { return AnySequenceMixer(nn::GatedLinearAttention(c.width, {.num_heads = c.heads})); }},
+      {.name = "mamba",
+       .what = "selective state spaces",
+       .mlp = "none",
+       .flags = {"--state"},
+       .make = [](const Config& c, int64_t) { return AnySequenceMixer(nn::Mamba(c.width, {.d_state = c.state ? c.state : 16})); }},
+      {.name = "mamba2",
+       .what = "selective state spaces with a decay a head",
+       .mlp = "none",
+       .flags = {"--heads", "--state"},
+       .make =
+           [](const Config& c, int64_t) {
+             return AnySequenceMixer(nn::Mamba2(c.width, {.d_state = c.state ? c.state : 64, .headdim = 2 * c.width / c.heads}));
+           }},
+      {.name = "lstm",
+       .what = "long short-term memory",
+       .make = [](const Config& c, int64_t) { return AnySequenceMixer(Recurrent<nn::LSTM>(c)); }},
+      {.name = "gru", .what = "gated recurrent units", .make = [](const Config& c, int64_t) { return AnySequenceMixer(Recurrent<nn::GRU>(c)); }},
+      {.name = "rnn",
+       .what = "recurrent units with tanh",
+       .make = [](const Config& c, int64_t) { return AnySequenceMixer(Recurrent<nn::RNN>(c)); }},
+  };
+  return all;
+}
+
+const Mixer& mixer_named(const std::string& name) {
+  const auto found = std::find_if(mixers().begin(), mixers().end(), [&](const Mixer& m) { return m.name == name; });
+  if (found != mixers().end()) return *found;
+  std::vector<std::string> names;
+  for (auto& m : mixers()) names.push_back(m.name);
+  throw Error(fmt::format("--mixer {} is not valid; expected one of {}", name, fmt::join(names, ", ")));
+}
+
+}  // namespace retape::lm

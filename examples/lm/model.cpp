@@ -1,0 +1,57 @@
+#include "model.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include <examples/common/recompute.h>
+
+#include "mixers.h"
+
+namespace retape::lm {
+namespace {
+
+nn::LanguageModelConfig config_of(const Config& c) {
+  const Mixer& mixer = mixer_named(c.mixer);
+  const std::string positions = c.positions == "auto" ? mixer.positions : c.positions, mlp = c.mlp == "auto" ? mixer.mlp : c.mlp;
+  return {.vocab_size = c.vocab,
+          .hidden_size = c.width,
+          .num_layers = c.layers,
+          .positions = positions == "learned"      ? nn::LanguageModelPositions::learned
+                       : positions == "sinusoidal" ? nn::LanguageModelPositions::sinusoidal
+                                                   : nn::LanguageModelPositions::none,
+          .max_positions = positions == "learned" || mixer.up_to_block ? c.block : 0,
+          .mlp = mlp == "gelu"     ? nn::LanguageModelMlp::gelu
+                 : mlp == "swiglu" ? nn::LanguageModelMlp::swiglu
+                                   : nn::LanguageModelMlp::none,
+          .dropout = c.dropout,
+          .mixer_name = c.mixer == "attention" ? "attn" : "mixer"};  // nanoGPT's name
+}
+
+}  // namespace
+
+void check(const Config& c) {
+  const Mixer& mixer = mixer_named(c.mixer);
+  if (mixer.has("--heads") && c.width % c.heads) throw Error(fmt::format("--width {} is no multiple of --heads {}", c.width, c.heads));
+  examples::parse_recomputation(c.recompute, c.layers);
+}
+
+nn::LanguageModel make_model(const Config& c) {
+  check(c);
+  const Mixer& mixer = mixer_named(c.mixer);
+  nn::LanguageModel model(config_of(c), [&](int64_t layer) { return mixer.make(c, layer); });
+  if (mixer.as_gpt2)
+    for (auto& block : model.transformer.h)
+      for (auto& [name, weight] : block.mixer.module().named_parameters())
+        if (weight.dim() == 2) nn::init::normal(weight, 0, name == "c_proj.weight" ? 0.02 / std::sqrt(2.0 * double(c.layers)) : 0.02);
+  recompute(model, c.recompute);
+  return model;
+}
+
+void recompute(nn::LanguageModel& model, const std::string& how) {
+  model.transformer.run_blocks = [parts = examples::parse_recomputation(how, model.config.num_layers)](auto& blocks, const Tensor& x) {
+    return examples::run_blocks(blocks, parts, x);
+  };
+}
+
+}  // namespace retape::lm
