@@ -53,7 +53,7 @@ Tensor squared_relu(const Tensor& q, const Tensor& k, const Tensor& bias, bool c
   Tensor scores = matmul(q, transpose(k));
   if (bias) scores = scores + cast(bias, scores.dtype());
   const Tensor weights = square(relu(scores));
-  return causal ? tril(weights, first) : weights;
+  return causal && weights.shape()[-2] > 1 ? tril(weights, first) : weights;
 }
 Tensor wide(const Tensor& x) { return cast(x, x.dtype() == DType::f64 ? DType::f64 : DType::f32); }
 Tensor behind(const Tensor& before, const Tensor& x) { return before ? cat({before, x}, 1) : x; }

@@ -70,19 +70,16 @@ Tensor RelativeSelfAttention::attend(const Tensor& x, State& state) const {
   const int64_t last = kinds - unused - 1;
   const Tensor of_distance = detail::relative_shift(cat({repeated(0, before), by_kind, repeated(last, after + 1)}, 3), keys);
   Tensor scores = matmul(q, transpose(state.k)) + of_distance;
-  if (causal) scores = masked_fill(scores, gt(distances(first, queries, keys, x.device()), 0), -infinity);
+  if (causal && queries > 1) scores = masked_fill(scores, gt(distances(first, queries, keys, x.device()), 0), -infinity);
   const Tensor weights = softmax(scores, -1);
   Tensor y = matmul(weights, state.v);
   if (relative_values) {
     const Tensor by_distance = detail::relative_unshift(weights, keys + furthest + 1);
     const auto clipped = [&](int64_t start, int64_t count) { return sum(narrow(by_distance, 3, start, count), {3}, true); };
-    std::vector<Tensor> parts;
-    if (last == 0) {
-      parts = {clipped(0, keys + furthest)};
-    } else {
-      parts = {clipped(0, before + 1), narrow(by_distance, 3, before + 1, last - 1), clipped(before + last, after + 1)};
-    }
-    y = y + matmul(cat(parts, 3), vectors(relative_values));
+    const Tensor by_vector =
+        last == 0 ? clipped(0, 1)  // one position alone
+                  : cat({clipped(0, before + 1), narrow(by_distance, 3, before + 1, last - 1), clipped(before + last, after + 1)}, 3);
+    y = y + matmul(by_vector, vectors(relative_values));
   }
   return merge(by_head(y), x);
 }
@@ -139,7 +136,7 @@ Tensor TransformerXLAttention::attend(const Tensor& x, State& state) const {
   const Tensor of_content = matmul(by_head(h.q + r_w_bias), permute(k, {0, 2, 3, 1}));
   const Tensor of_distance = detail::relative_shift(matmul(by_head(h.q + r_r_bias), r), keys);
   Tensor scores = (of_content + of_distance) * (1 / std::sqrt(double(size)));
-  if (causal || mem_len) {
+  if (queries > 1 && (causal || mem_len)) {  // one position sees all of its memory
     const Tensor distance = distances(first, queries, keys, x.device());
     if (causal) scores = masked_fill(scores, gt(distance, 0), -infinity);
     if (mem_len) scores = masked_fill(scores, lt(distance, -*mem_len), -infinity);
@@ -148,7 +145,7 @@ Tensor TransformerXLAttention::attend(const Tensor& x, State& state) const {
 
   const int64_t kept = std::min(mem_len.value_or(keys), keys);
   const auto last = [&](const Tensor& t) { return narrow(t, 1, t.shape()[1] - kept, kept); };
-  state.memory = last(first ? cat({state.memory, x.detach()}, 1) : x.detach());
+  state.memory = retape::clone(last(first ? cat({state.memory, x.detach()}, 1) : x.detach()));  // x may be written into
   if (ctx.recording) state.k = state.v = {};
   else state.k = last(k), state.v = last(v);
   return merge(by_head(y), x);

@@ -198,6 +198,11 @@ TEST_CASE("a memory of Transformer-XL is bounded, gets no gradient, and follows 
   const NoGrad off;
   m.step(narrow(x, 1, 0, 6), state);
   CHECK(state.k.shape() == Shape{1, 4, H, D});
+  nn::TransformerXLAttention::State of_buffer;
+  const Tensor buffer = zeros({1, 4, C});
+  m.step(buffer, of_buffer);
+  copy_into(ones({1, 4, C}), buffer);
+  CHECK(sum(of_buffer.memory).item() == 0);
 }
 TEST_CASE("scores by distance take no memory of the size of pairs times features", "[position]") {
   const nn::DefaultOptions on_meta({.device = Device::meta()});
