@@ -48,32 +48,36 @@ Tensor FeedForward::forward(const Tensor& x) const {
   return c_proj(tanh ? gelu_tanh(hidden) : gelu(hidden));
 }
 
-LanguageModelBlock::LanguageModelBlock(const LanguageModelConfig& c, AnySequenceMixer m)
-    : mixer_name(c.mixer_name), ln_1(make_norm(c)), mixer(std::move(m)), dropout(c.dropout) {
-  if (c.mlp == LanguageModelMlp::none) return;
+LanguageModelBlock::LanguageModelBlock(const LanguageModelConfig& c, AnySequenceMixer m, std::optional<AnySequenceMixer> mixing)
+    : mixer_name(c.mixer_name), ln_1(make_norm(c)), mixer(std::move(m)), mixing_mlp(std::move(mixing)), dropout(c.dropout) {
+  if (!mixing_mlp && c.mlp == LanguageModelMlp::none) return;
   ln_2.emplace(make_norm(c));
-  mlp.emplace(make_mlp(c));
+  if (!mixing_mlp) mlp.emplace(make_mlp(c));
 }
 Tensor LanguageModelBlock::forward(const Tensor& x) const {
   const Tensor h = x + dropout(mixer(ln_1(x)));
-  return mlp ? h + dropout((*mlp)((*ln_2)(h))) : h;
+  if (!ln_2) return h;
+  const Tensor normed = (*ln_2)(h);
+  return h + dropout(mixing_mlp ? (*mixing_mlp)(normed) : (*mlp)(normed));
 }
 Tensor LanguageModelBlock::step(const Tensor& x, State& state) const {
   const ModuleScope scope(*this);
-  const Tensor h = x + mixer.step(ln_1(x), state);
-  return mlp ? h + (*mlp)((*ln_2)(h)) : h;
+  const Tensor h = x + mixer.step(ln_1(x), state.mixer);
+  if (!ln_2) return h;
+  const Tensor normed = (*ln_2)(h);
+  return h + (mixing_mlp ? mixing_mlp->step(normed, state.mlp) : (*mlp)(normed));
 }
 void LanguageModelBlock::fields(Visitor& v) {
   detail::visit_field(v, "ln_1", ln_1), detail::visit_field(v, mixer_name, mixer);
-  detail::visit_field(v, "ln_2", ln_2), detail::visit_field(v, "mlp", mlp);
+  detail::visit_field(v, "ln_2", ln_2), detail::visit_field(v, "mlp", mlp), detail::visit_field(v, "mlp", mixing_mlp);
   detail::visit_field(v, "dropout", dropout);
 }
 
-LanguageModelTrunk::LanguageModelTrunk(const LanguageModelConfig& c, const std::function<AnySequenceMixer(int64_t layer)>& mixer)
+LanguageModelTrunk::LanguageModelTrunk(const LanguageModelConfig& c, const MakeMixer& mixer, const MakeMixer& mixing_mlp)
     : wte(c.vocab_size, c.hidden_size), drop(c.dropout), ln_f(make_norm(c)), positions_(c.positions), max_positions_(c.max_positions) {
   if (c.positions == LanguageModelPositions::learned) wpe.emplace(c.max_positions, c.hidden_size);
   h.reserve(size_t(c.num_layers));
-  for (int64_t i = 0; i < c.num_layers; ++i) h.emplace_back(c, mixer(i));
+  for (int64_t i = 0; i < c.num_layers; ++i) h.emplace_back(c, mixer(i), mixing_mlp ? std::optional(mixing_mlp(i)) : std::nullopt);
 }
 // Of tokens at positions first, first + 1, ...
 Tensor LanguageModelTrunk::embed(const Tensor& ids, int64_t first) const {
@@ -96,8 +100,8 @@ Tensor LanguageModelTrunk::forward(const Tensor& ids) {
   return ln_f(x);
 }
 
-LanguageModel::LanguageModel(const LanguageModelConfig& c, const std::function<AnySequenceMixer(int64_t layer)>& mixer)
-    : config((check(c), c)), transformer(c, mixer), lm_head(c.hidden_size, c.vocab_size, {.bias = false}) {
+LanguageModel::LanguageModel(const LanguageModelConfig& c, const MakeMixer& mixer, const MakeMixer& mixing_mlp)
+    : config((check(c), c)), transformer(c, mixer, mixing_mlp), lm_head(c.hidden_size, c.vocab_size, {.bias = false}) {
   const double residual = 0.02 / std::sqrt(2.0 * double(c.num_layers));
   init::normal(transformer.wte.weight, 0, 0.02);
   if (transformer.wpe) init::normal(transformer.wpe->weight, 0, 0.02);

@@ -56,15 +56,22 @@ struct FeedForward : Module {
   RETAPE_FIELDS(c_fc, c_proj)
 };
 
+/// What makes the mixer of each layer.
+using MakeMixer = std::function<AnySequenceMixer(int64_t layer)>;
+
 /// x + dropout(mixer(ln_1(x))), then x + dropout(mlp(ln_2(x))) unless there is no MLP. A SequenceMixer itself.
 struct LanguageModelBlock : Module {
-  using State = AnySequenceMixer::State;
+  struct State {
+    AnySequenceMixer::State mixer, mlp;
+  };
   std::string mixer_name;
   AnyModule ln_1;
   AnySequenceMixer mixer;
   std::optional<AnyModule> ln_2, mlp;
+  std::optional<AnySequenceMixer> mixing_mlp;  // in the place of mlp, and under its name
   Dropout dropout;
-  LanguageModelBlock(const LanguageModelConfig& config, AnySequenceMixer mixer);
+  /// `mixing_mlp`: an MLP that mixes positions, too, in the place of the one of the configuration.
+  LanguageModelBlock(const LanguageModelConfig& config, AnySequenceMixer mixer, std::optional<AnySequenceMixer> mixing_mlp = {});
   Tensor forward(const Tensor& x) const;
   Tensor step(const Tensor& x, State& state) const;
   void fields(Visitor& v) override;
@@ -81,7 +88,7 @@ struct LanguageModelTrunk : Module {
   std::vector<LanguageModelBlock> h;
   AnyModule ln_f;
   RunLanguageModelBlocks run_blocks;
-  LanguageModelTrunk(const LanguageModelConfig& config, const std::function<AnySequenceMixer(int64_t layer)>& mixer);
+  LanguageModelTrunk(const LanguageModelConfig& config, const MakeMixer& mixer, const MakeMixer& mixing_mlp);
   /// ids (B, T): (B, T, hidden_size).
   Tensor forward(const Tensor& ids);
   RETAPE_FIELDS(wte, wpe, drop, h, ln_f)
@@ -109,8 +116,8 @@ struct LanguageModel : Module {
   LanguageModelTrunk transformer;
   Linear lm_head;
 
-  /// `mixer` makes that of each layer. Throws Error as check() does.
-  LanguageModel(const LanguageModelConfig& config, const std::function<AnySequenceMixer(int64_t layer)>& mixer);
+  /// `mixing_mlp`, if given, makes the MLPs: those that mix positions, too, as RWKVFeedForward does. Throws Error as check() does.
+  LanguageModel(const LanguageModelConfig& config, const MakeMixer& mixer, const MakeMixer& mixing_mlp = {});
   Device device() const { return transformer.wte.weight->device(); }
   /// ids (B, T), i64: logits (B, T, vocab_size). Throws Error if T is larger than max_positions.
   Tensor forward(const Tensor& ids);

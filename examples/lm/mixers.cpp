@@ -131,6 +131,40 @@ const std::vector<Mixer>& mixers() {
            [](const Config& c, int64_t) {
              return AnySequenceMixer(nn::Mamba2(c.width, {.d_state = c.state ? c.state : 64, .headdim = 2 * c.width / c.heads}));
            }},
+      {.name = "rwkv",
+       .what = "RWKV 4, with the MLP of its own",
+       .mlp = "own",
+       .make = [](const Config& c, int64_t layer) { return AnySequenceMixer(nn::RWKV(c.width, {.layer_id = layer, .num_layers = c.layers})); },
+       .make_mlp =
+           [](const Config& c, int64_t layer) { return AnySequenceMixer(nn::RWKVFeedForward(c.width, {.layer_id = layer, .num_layers = c.layers})); }},
+      {.name = "s4",
+       .what = "structured state spaces, diagonal plus low rank",
+       .mlp = "none",
+       .flags = {"--state"},
+       .make = [](const Config& c, int64_t) { return AnySequenceMixer(nn::S4(c.width, {.d_state = c.state ? c.state : 64})); }},
+      {.name = "s4d",
+       .what = "diagonal ones",
+       .mlp = "none",
+       .flags = {"--state"},
+       .make = [](const Config& c, int64_t) { return AnySequenceMixer(nn::S4D(c.width, {.d_state = c.state ? c.state : 64})); }},
+      {.name = "s5",
+       .what = "one diagonal state for all channels",
+       .flags = {"--state"},
+       .make =
+           [](const Config& c, int64_t) {
+             const int64_t size = c.state ? c.state : c.width;
+             return AnySequenceMixer(nn::S5(c.width, {.ssm_size = size, .blocks = size % 16 == 0 ? 8 : 1}));
+           }},
+      {.name = "lru",
+       .what = "linear recurrent unit",
+       .flags = {"--state"},
+       .make = [](const Config& c, int64_t) { return AnySequenceMixer(nn::LRU(c.width, {.d_state = c.state ? c.state : c.width})); }},
+      {.name = "mingru",
+       .what = "minimal gated recurrent unit",
+       .make = [](const Config& c, int64_t) { return AnySequenceMixer(nn::MinGRU(c.width)); }},
+      {.name = "minlstm",
+       .what = "minimal LSTM",
+       .make = [](const Config& c, int64_t) { return AnySequenceMixer(nn::MinLSTM(c.width)); }},
       {.name = "lstm",
        .what = "long short-term memory",
        .make = [](const Config& c, int64_t) { return AnySequenceMixer(Recurrent<nn::LSTM>(c)); }},

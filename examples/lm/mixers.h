@@ -14,6 +14,7 @@ struct Mixer {
   std::string mlp = "gelu";             // what --mlp auto is
   std::vector<std::string> flags = {};  // those that not every mixer has
   nn::AnySequenceMixer (*make)(const Config& config, int64_t layer);
+  nn::AnySequenceMixer (*make_mlp)(const Config& config, int64_t layer) = nullptr;  // of --mlp own
   bool up_to_block = false;  // it knows no position beyond --block
   bool as_gpt2 = false;      // its matrices start as the rest of the model does: normal, smaller where branches add up
 

@@ -11,9 +11,10 @@
 namespace retape::lm {
 namespace {
 
+std::string mlp_of(const Config& c) { return c.mlp == "auto" ? mixer_named(c.mixer).mlp : c.mlp; }
 nn::LanguageModelConfig config_of(const Config& c) {
   const Mixer& mixer = mixer_named(c.mixer);
-  const std::string positions = c.positions == "auto" ? mixer.positions : c.positions, mlp = c.mlp == "auto" ? mixer.mlp : c.mlp;
+  const std::string positions = c.positions == "auto" ? mixer.positions : c.positions, mlp = mlp_of(c);
   return {.vocab_size = c.vocab,
           .hidden_size = c.width,
           .num_layers = c.layers,
@@ -33,13 +34,16 @@ nn::LanguageModelConfig config_of(const Config& c) {
 void check(const Config& c) {
   const Mixer& mixer = mixer_named(c.mixer);
   if (mixer.has("--heads") && c.width % c.heads) throw Error(fmt::format("--width {} is no multiple of --heads {}", c.width, c.heads));
+  if (mlp_of(c) == "own" && !mixer.make_mlp) throw Error(fmt::format("--mlp own is not for --mixer {}, which has none", c.mixer));
   examples::parse_recomputation(c.recompute, c.layers);
 }
 
 nn::LanguageModel make_model(const Config& c) {
   check(c);
   const Mixer& mixer = mixer_named(c.mixer);
-  nn::LanguageModel model(config_of(c), [&](int64_t layer) { return mixer.make(c, layer); });
+  nn::MakeMixer mixing_mlp;
+  if (mlp_of(c) == "own") mixing_mlp = [&](int64_t layer) { return mixer.make_mlp(c, layer); };
+  nn::LanguageModel model(config_of(c), [&](int64_t layer) { return mixer.make(c, layer); }, mixing_mlp);
   if (mixer.as_gpt2)
     for (auto& block : model.transformer.h)
       for (auto& [name, weight] : block.mixer.module().named_parameters())

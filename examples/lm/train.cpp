@@ -43,8 +43,8 @@ void declare_model(examples::Settings& settings, Config& c) {
            "what tells the tokens' places: learned: a vector for each of --block; sinusoidal; none: the mixer itself; auto: what goes with the mixer")
       .one_of({"auto", "learned", "sinusoidal", "none"})
       .may_be_missing();
-  settings.add("--mlp", c.mlp, "what follows a mixer: gelu: two layers; swiglu: three, with a gate; none; auto: what goes with the mixer")
-      .one_of({"auto", "gelu", "swiglu", "none"})
+  settings.add("--mlp", c.mlp, "what follows a mixer: gelu: two layers; swiglu: three, with a gate; own: the mixer's (rwkv); none; auto: what goes with the mixer")
+      .one_of({"auto", "gelu", "swiglu", "own", "none"})
       .may_be_missing();
   settings.add("--layers", c.layers, "blocks").at_least(1);
   settings.add("--heads", c.heads, "heads of a mixer that has some; divides the width").at_least(1);
