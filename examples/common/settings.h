@@ -89,7 +89,7 @@ class Settings {
     return *settings_.back();
   }
   /// A value that config.json holds and no flag sets.
-  template <class T> void store(const std::string& key, T& variable) { add("--" + key, variable, "", OnResume::keep).help_.clear(); }
+  template <class T> Setting& store(const std::string& key, T& variable) { return add("--" + key, variable, "", OnResume::keep); }
 
   void add_to(CLI::App& app) const;
   /// Whether a flag stood on the command line.

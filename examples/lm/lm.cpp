@@ -10,6 +10,7 @@
 
 #include <examples/common/cli.h>
 
+#include "ngram.h"
 #include "sample.h"
 #include "train.h"
 
@@ -21,7 +22,7 @@ using examples::device_help;
 
 std::function<void()> sample_verb(CLI::App& app) {
   auto o = std::make_shared<lm::SampleOptions>();
-  app.add_option("--from", o->from, "run folder or checkpoint")->required();
+  app.add_option("--from", o->from, "run folder or checkpoint, or a folder of GPT-2, Llama or Mamba as transformers saves it")->required();
   app.add_option("--prompt", o->prompt, "text to continue; a line break if not given");
   app.add_option("--tokens", o->tokens, "tokens to add");
   app.add_option("--temperature", o->temperature, "above 1 is bolder, below 1 safer; 0 always takes the likeliest");
@@ -50,7 +51,8 @@ int main(int argc, char** argv) {
   return examples::run_program(argc, argv, lm::program, "trains a language model on any text, and samples from it",
                                {{"train", "trains on a text file", examples::verb<lm::TrainOptions, lm::declare, lm::train>},
                                 {"tokenize", "turns a text into a file of token ids to train on",
-                                 examples::verb<lm::TrainOptions, lm::declare_tokenize, lm::tokenize>},
+                                 examples::verb<lm::TokenizeOptions, lm::declare_tokenize, lm::tokenize>},
+                                {"ngram", "counts n-grams: the baseline", examples::verb<lm::NgramOptions, lm::declare_ngram, lm::ngram>},
                                 {"sample", "writes text with a trained model", sample_verb},
                                 {"logits", "writes what a model expects after each token of a text", logits_verb}});
 }

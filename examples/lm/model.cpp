@@ -32,6 +32,7 @@ nn::LanguageModelConfig config_of(const Config& c) {
 }  // namespace
 
 void check(const Config& c) {
+  if (!c.hugging_face.empty()) return;
   const Mixer& mixer = mixer_named(c.mixer);
   if (mixer.has("--heads") && c.width % c.heads) throw Error(fmt::format("--width {} is no multiple of --heads {}", c.width, c.heads));
   if (mlp_of(c) == "own" && !mixer.make_mlp) throw Error(fmt::format("--mlp own is not for --mixer {}, which has none", c.mixer));
@@ -40,6 +41,11 @@ void check(const Config& c) {
 
 nn::LanguageModel make_model(const Config& c) {
   check(c);
+  if (!c.hugging_face.empty()) {
+    nn::LanguageModel model = nn::make_language_model(c.hugging_face);
+    recompute(model, c.recompute);
+    return model;
+  }
   const Mixer& mixer = mixer_named(c.mixer);
   nn::MakeMixer mixing_mlp;
   if (mlp_of(c) == "own") mixing_mlp = [&](int64_t layer) { return mixer.make_mlp(c, layer); };

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <examples/common/run_folder.h>
+
 namespace retape::lm {
 namespace fs = std::filesystem;
 
@@ -21,7 +23,12 @@ std::vector<int64_t> start_of_text(const Tokenizer& tokenizer) {
   }
 }
 
-Trained load_model(const fs::path& checkpoint) {
+Trained load_model(const fs::path& from) {
+  if (fs::exists(from / "config.json") && examples::read_json(from / "config.json").contains("model_type")) {
+    auto tokenizer = load_tokenizer(from / "tokenizer.json");
+    return {std::move(tokenizer), nn::load_language_model(from)};
+  }
+  const fs::path checkpoint = examples::find_checkpoint(from).path;
   const fs::path run = fs::absolute(checkpoint).parent_path();
   TrainOptions options;
   examples::Settings settings;

@@ -11,8 +11,8 @@ struct Trained {
   std::shared_ptr<const Tokenizer> tokenizer;
   nn::LanguageModel model;
 };
-/// Loads the model of a checkpoint, whose run folder holds config.json. Throws Error.
-Trained load_model(const std::filesystem::path& checkpoint);
+/// Loads the model of a run, of one of its checkpoints, or of a folder as transformers saves GPT-2, Llama and Mamba, with tokenizer.json. Throws Error.
+Trained load_model(const std::filesystem::path& from);
 
 /// The vocabulary, tokenizer.json.
 std::shared_ptr<const Tokenizer> read_tokenizer(const std::filesystem::path& run, const Config& model);

@@ -17,7 +17,7 @@ void sample(const SampleOptions& o) {
   if (o.threads < 0) throw Error(fmt::format("--threads {} is not valid; it must be at least 0", o.threads));
   if (o.threads > 0) omp_set_num_threads(o.threads);
   const Device device = examples::device_of(o.device);
-  Trained trained = load_model(examples::find_checkpoint(o.from).path);
+  Trained trained = load_model(o.from);
   trained.model.eval();
   trained.model.to(device);
   auto prompt = trained.tokenizer->encode(o.prompt);
@@ -31,7 +31,7 @@ void logits(const LogitsOptions& o) {
   if (o.threads > 0) omp_set_num_threads(o.threads);
   const NoGrad off;
   const Device device = examples::device_of(o.device);
-  Trained trained = load_model(examples::find_checkpoint(o.from).path);
+  Trained trained = load_model(o.from);
   if (!o.weights.empty()) trained.model.load_state_dict(SafeTensors::open(o.weights).tensors());
   trained.model.eval();
   trained.model.to(device);

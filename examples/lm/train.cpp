@@ -20,8 +20,13 @@ std::vector<ParamGroup<AdamWOptions>> groups(const nn::LanguageModel& model, con
   return {matrices, vectors};
 }
 
-// Flags that only some mixers have.
+// Flags that only some mixers have, and those that a model of transformers has in its own config.json.
 void check_flags(const examples::Settings& settings, const Config& c) {
+  if (!c.hugging_face.empty()) {
+    for (const char* flag : {"--mixer", "--positions", "--mlp", "--layers", "--heads", "--width", "--state", "--chunk", "--dropout"})
+      if (settings.given(flag)) throw Error(fmt::format("{} does not go with --weights FOLDER, whose config.json says what the model is", flag));
+    return;
+  }
   const Mixer& mixer = mixer_named(c.mixer);
   for (const Mixer& other : mixers())
     for (auto& flag : other.flags)
@@ -37,6 +42,7 @@ void declare_model(examples::Settings& settings, Config& c) {
     help += fmt::format("{} {}: {}", names.size() > 1 ? ";" : "", m.name, m.what);
   }
   settings.store("vocab", c.vocab);
+  settings.store("hugging_face", c.hugging_face).may_be_missing();
   settings.add("--mixer", c.mixer, help).one_of(names).may_be_missing();
   settings
       .add("--positions", c.positions,
@@ -81,64 +87,10 @@ double validate(nn::LanguageModel& model, const TokenDataset& data, const TrainO
   return total / tokens;
 }
 
-// What --data is, as the flag or the file itself says.
-std::string format_of_data(const TrainOptions& o) {
-  if (o.data_format != "auto") return o.data_format;
-  return fs::is_regular_file(o.data) && TokenFile::has_header(o.data) ? "tokens" : "text";
-}
-
-TokenDataset open_data(const TrainOptions& o, const std::string& format, const Tokenizer& tokenizer, const std::string& text) {
-  const TokenDatasetOptions options{.block = o.model.block, .seed = o.seed};
-  if (format == "text") return TokenDataset(tokenizer.encode(text), options);
-  const TokenFile file = TokenFile::open(o.data, format == "u16" ? TokenLayout::u16 : TokenLayout::with_header);
-  if (format == "tokens" && file.vocabulary() != tokenizer.size())
-    throw Error(fmt::format("{} was made with a vocabulary of {}, but the tokenizer has {}", o.data, file.vocabulary(), tokenizer.size()));
-  return TokenDataset(file, options);
-}
-
-std::shared_ptr<const Tokenizer> tokenizer_for(TrainOptions& o, const examples::Settings& settings, const std::string& format,
-                                               std::string_view text) {
-  std::string from = o.vocab;
-  if (from.empty() && format != "text") {
-    from = (fs::path(o.data).parent_path() / "tokenizer.json").string();
-    if (!fs::exists(from))
-      throw Error(fmt::format("{} has token ids, and there is no tokenizer.json beside it; name their vocabulary with --vocab", o.data));
-  }
-  if (from.empty()) {
-    if (o.tokenizer != "char")
-      throw Error(
-          fmt::format("--tokenizer {} needs --vocab: a folder with encoder.json and vocab.bpe, or vocab.json and merges.txt", o.tokenizer));
-    return std::make_shared<const CharTokenizer>(CharTokenizer::from_text(text));
-  }
-  auto tokenizer = load_tokenizer(from);
-  if (settings.given("--tokenizer") && o.tokenizer != tokenizer->type())
-    throw Error(fmt::format("--tokenizer {} does not fit {}, which is a vocabulary of {}", o.tokenizer, from, tokenizer->type()));
-  o.tokenizer = tokenizer->type();
-  return tokenizer;
-}
-
 }  // namespace
 
-void declare_tokenizer(examples::Settings& settings, TrainOptions& o) {
-  settings.add("--tokenizer", o.tokenizer, "char: the text's characters; gpt2: byte pair encoding, with --vocab").one_of({"char", "gpt2"});
-  settings
-      .add("--vocab", o.vocab, "vocabulary: a folder with encoder.json and vocab.bpe, or vocab.json and merges.txt, or a tokenizer.json",
-           examples::OnResume::refuse)
-      .not_stored();
-}
-
 void declare(examples::Settings& settings, TrainOptions& o) {
-  settings
-      .add("--data", o.data, "text file (UTF-8), or tokens.bin that tokenize has made, to train on; the last 10% of it validates",
-           examples::OnResume::replace)
-      .path()
-      .required();
-  settings
-      .add("--data-format", o.data_format,
-           "text; tokens: with our header; u16: ids of two bytes, as nanoGPT writes them; auto: text or tokens",
-           examples::OnResume::replace)
-      .one_of({"auto", "text", "tokens", "u16"});
-  declare_tokenizer(settings, o);
+  declare_text(settings, o, examples::OnResume::replace);
   declare_model(settings, o.model);
   settings.add("--batch", o.batch, "sequences in a step").at_least(1);
   settings.add("--accumulate", o.accumulate, "batches whose gradients are added up for a step").at_least(1);
@@ -153,26 +105,8 @@ void declare(examples::Settings& settings, TrainOptions& o) {
   settings.add("--clip", o.clip, "largest norm of the gradient; 0 does not clip").at_least(0);
   settings.add("--eval-every", o.eval_every, "steps between validations, each with a checkpoint", examples::OnResume::replace).at_least(1);
   settings.add("--sample-tokens", o.sample_tokens, "length of the sample at the end; 0: none", examples::OnResume::replace).at_least(0);
-  settings.add("--weights", o.weights, "start from the weights of this .safetensors file", examples::OnResume::refuse).path();
+  settings.add("--weights", o.weights, "start from the weights of this .safetensors file; or from a folder with config.json and model.safetensors as transformers saves GPT-2, Llama and Mamba", examples::OnResume::refuse).path();
   examples::declare_common(settings, o, program);
-}
-
-void declare_tokenize(examples::Settings& settings, TrainOptions& o) {
-  settings.add("--data", o.data, "text file (UTF-8); may be larger than memory").required();
-  settings.add("--out", o.out, "folder to create for tokens.bin and tokenizer.json").required();
-  declare_tokenizer(settings, o);
-  settings.add("--quiet", o.quiet, "print nothing but errors");
-}
-
-void tokenize(TrainOptions& o, examples::Settings& settings) {
-  settings.check();
-  const Ref<MappedFile> text = MappedFile::open(o.data);
-  const auto tokenizer = tokenizer_for(o, settings, "text", {reinterpret_cast<const char*>(text->data()), text->size()});
-  const fs::path folder = examples::create_run_folder(program + "-tokens", o.out);
-  tokenizer->save(folder / "tokenizer.json");
-  const int64_t count = tokenize_file(*tokenizer, o.data, folder / "tokens.bin");
-  if (!o.quiet)
-    fmt::print("{} tokens (vocabulary of {}); train with: --data {}\n", count, tokenizer->size(), (folder / "tokens.bin").string());
 }
 
 void train(TrainOptions& o, examples::Settings& settings) {
@@ -180,17 +114,25 @@ void train(TrainOptions& o, examples::Settings& settings) {
   if (o.min_lr > o.lr) throw Error(fmt::format("--min-lr {} is above --lr {}", o.min_lr, o.lr));
 
   // The data and its vocabulary; a resumed run keeps the one it was started with.
-  const std::string format = format_of_data(o), text = format == "text" ? read_file(o.data) : "";
-  if (format == "text" && text.empty()) throw Error(fmt::format("{} is empty; there is nothing to train on", o.data));
-  const auto tokenizer = run.has_settings() ? read_tokenizer(run.folder(), o.model) : tokenizer_for(o, settings, format, text);
+  const bool transformers = fs::is_directory(o.weights);
+  if (transformers && !run.has_settings()) {
+    o.model.hugging_face = read_file(fs::path(o.weights) / "config.json");
+    if (const fs::path own = fs::path(o.weights) / "tokenizer.json"; o.vocab.empty() && fs::exists(own)) o.vocab = own.string();
+  }
+  const Text text(o, settings, run.has_settings() ? read_tokenizer(run.folder(), o.model) : nullptr);
+  const auto tokenizer = text.shared_tokenizer();
   o.model.vocab = tokenizer->size(), o.model.recompute = o.recompute;
   check_flags(settings, o.model);
   check(o.model);
-  TokenDataset data = open_data(o, format, *tokenizer, text);
+  TokenDataset data = text.dataset({.block = o.model.block, .seed = o.seed});
 
   manual_seed(o.seed);
-  nn::LanguageModel model = make_model(o.model);
-  if (!o.weights.empty() && !run.checkpoint()) model.load_state_dict(SafeTensors::open(o.weights).tensors());
+  const bool from_transformers = transformers && !run.checkpoint();
+  nn::LanguageModel model = from_transformers ? nn::load_language_model(o.weights) : make_model(o.model);
+  recompute(model, o.recompute);
+  if (model.config.vocab_size < o.model.vocab)
+    throw Error(fmt::format("{} has a vocabulary of {}, but the tokenizer one of {}", o.weights, model.config.vocab_size, o.model.vocab));
+  if (!o.weights.empty() && !transformers && !run.checkpoint()) model.load_state_dict(SafeTensors::open(o.weights).tensors());
   model.to(run.device());
   AdamW optimizer(groups(model, o));
   GradScaler scaler({.enabled = o.amp == "f16"});
@@ -201,7 +143,7 @@ void train(TrainOptions& o, examples::Settings& settings) {
   }
   run.begin({.steps = o.steps,
              .eval_every = o.eval_every,
-             .columns = {"train_loss", "val_loss", "lr"},
+             .columns = {"train_loss", "val_loss", "lr", "memory_mib"},
              .charts = {{"loss.svg", "loss (nats a token)", {{"train_loss", "training"}, {"val_loss", "validation"}}}}},
             [&](const fs::path& folder) { tokenizer->save(folder / "tokenizer.json"); });
   run.note(fmt::format("{} tokens (vocabulary of {}), {} parameters, {}; writing to {}", data.size(Split::train) + data.size(Split::val),
@@ -227,10 +169,11 @@ void train(TrainOptions& o, examples::Settings& settings) {
     scaler.update();
     run.advance(tokens_per_step);
     if (!run.reports()) continue;
-    std::map<std::string, double> row{{"train_loss", run.mean_loss()}, {"lr", lr}};
+    std::map<std::string, double> row{{"train_loss", run.mean_loss()}, {"lr", lr}, {"memory_mib", double(memory_stats(run.device()).peak) / (1 << 20)}};
     if (run.evaluates()) {
       row["val_loss"] = validate(model, data, o);
-      run.note(fmt::format("step {}: training loss {:.4f}, validation loss {:.4f}", run.step(), row["train_loss"], row["val_loss"]));
+      run.note(fmt::format("step {}: training loss {:.4f}, validation loss {:.4f}; tensors took at most {:.0f} MiB", run.step(), row["train_loss"],
+                           row["val_loss"], row["memory_mib"]));
     }
     run.report(row);
     if (!run.saves()) continue;

@@ -5,16 +5,12 @@
 #include <examples/common/run.h>
 
 #include "model.h"
+#include "text.h"
 
 namespace retape::lm {
 
-/// What the program was called as: lm, or gpt, its older name.
-inline std::string program = "lm";
-
 /// nanoGPT's settings for a CPU.
-struct TrainOptions : examples::RunOptions {
-  std::string data, data_format = "auto";  // text, tokens (with our header), u16 (ids without one), or auto
-  std::string tokenizer = "char", vocab;   // its type(); what it is loaded from, empty to make it from the text
+struct TrainOptions : examples::RunOptions, TextOptions {
   Config model;
   int64_t batch = 12, accumulate = 1, steps = 2000;
   double lr = 1e-3, min_lr = 1e-4;
@@ -25,14 +21,8 @@ struct TrainOptions : examples::RunOptions {
 };
 /// The flags of `train`, and what config.json holds.
 void declare(examples::Settings& settings, TrainOptions& options);
-/// Those of `tokenize`.
-void declare_tokenize(examples::Settings& settings, TrainOptions& options);
 
 /// Trains and writes config.json, metrics.csv, loss.svg, samples.txt, events and checkpoints into the run folder. Throws Error.
 void train(TrainOptions& options, examples::Settings& settings);
-
-/// Writes the text `data` as a file of token ids, which may be larger than memory, and its tokenizer.json into the folder `out`.
-/// Throws Error.
-void tokenize(TrainOptions& options, examples::Settings& settings);
 
 }  // namespace retape::lm

@@ -25,7 +25,7 @@ files)
   done
   [[ -s $(ls run/events.out.tfevents.*) ]] || fail "TensorBoard's events are missing"
   [[ $(wc -c <run/samples.txt) -gt 500 ]] || fail "the sample is short: $(cat run/samples.txt)"
-  [[ $(head -n 1 run/metrics.csv) == step,train_loss,val_loss,lr,tokens_per_s,seconds ]] || fail "metrics.csv has another header"
+  [[ $(head -n 1 run/metrics.csv) == step,train_loss,val_loss,lr,memory_mib,tokens_per_s,seconds ]] || fail "metrics.csv has another header"
   grep -q '^20,[0-9.]*,[0-9.]*,' run/metrics.csv || fail "no row for step 20 with both losses"
   grep -q 'run folder: run' out.txt || fail "the run folder is not printed"
   grep -q 'step 20/20' err.txt || fail "no progress is printed"
@@ -134,7 +134,7 @@ cuda)  # with a program that has a CUDA device, which may be emulated: few token
     exit 77
   }
   "$lm" train "${tiny[@]}" --steps 4 --eval-every 2 --out cpu --device cpu
-  paste -d, cpu/metrics.csv cuda/metrics.csv | awk -F, 'NR > 1 && (($2 - $8) ^ 2 > 1e-6 || ($3 - $9) ^ 2 > 1e-6) { exit 1 }' ||
+  paste -d, cpu/metrics.csv cuda/metrics.csv | awk -F, 'NR > 1 && (($2 - $9) ^ 2 > 1e-6 || ($3 - $10) ^ 2 > 1e-6) { exit 1 }' ||
     fail "losses differ: $(paste cpu/metrics.csv cuda/metrics.csv)"
   cmp cpu/samples.txt cuda/samples.txt || fail "samples differ"
   grep -q '"device": "cuda:0"' cuda/config.json || fail "config.json does not name the device"
