@@ -3,6 +3,7 @@
 #include <retape/nn/activation.h>
 #include <retape/nn/attention.h>
 #include <retape/nn/batch_norm.h>
+#include <retape/nn/causal_self_attention.h>
 #include <retape/nn/class_loss.h>
 #include <retape/nn/contrastive_loss.h>
 #include <retape/nn/convolution.h>
@@ -30,6 +31,7 @@
 #include <retape/nn/pool.h>
 #include <retape/nn/receptive_field.h>
 #include <retape/nn/region.h>
+#include <retape/nn/relative_position.h>
 #include <retape/nn/resnet.h>
 #include <retape/nn/rle_loss.h>
 #include <retape/nn/rms_norm.h>
@@ -37,6 +39,7 @@
 #include <retape/nn/rope.h>
 #include <retape/nn/sequence_mixer.h>
 #include <retape/nn/sequential.h>
+#include <retape/nn/sparse_patterns.h>
 #include <retape/nn/transformer.h>
 #include <retape/nn/upsample.h>
 #include <retape/nn/vision_transformer.h>
