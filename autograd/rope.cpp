@@ -48,19 +48,24 @@ std::pair<Tensor, Tensor> rope_tables(int64_t length, int64_t head_dim, double b
   if (length < 0 || head_dim < 0 || head_dim % 2)
     throw Error(fmt::format("rope_tables: length {} and head_dim {} are not valid; both must be >= 0 and head_dim even", length, head_dim));
   if (!(base > 0)) throw Error(fmt::format("rope_tables: base {} is not valid; it must be positive", base));
+  std::vector<double> frequencies;
+  for (int64_t i = 0; i < head_dim / 2; ++i) frequencies.push_back(std::pow(base, -2.0 * double(i) / double(head_dim)));
+  return rope_tables(length, frequencies, 1, options);
+}
+
+std::pair<Tensor, Tensor> rope_tables(int64_t length, const std::vector<double>& frequencies, double factor, Options options) {
+  if (length < 0) throw Error(fmt::format("rope_tables: length {} is not valid; it must be >= 0", length));
   if (!is_floating(options.dtype))
     throw Error(fmt::format("rope_tables: dtype {} cannot hold cosines; use a floating dtype", name_of(options.dtype)));
-  const int64_t half = head_dim / 2;
+  const int64_t half = int64_t(frequencies.size());
   if (options.device.is_meta()) return {empty({length, half}, options), empty({length, half}, options)};
   Tensor cos = empty({length, half}, {DType::f64}), sin = empty_like(cos);
   double *c = cos.mutable_data<double>(), *s = sin.mutable_data<double>();
-  for (int64_t i = 0; i < half; ++i) {
-    const double frequency = std::pow(base, -2.0 * double(i) / double(head_dim));
+  for (int64_t i = 0; i < half; ++i)
     for (int64_t t = 0; t < length; ++t) {
-      c[t * half + i] = std::cos(double(t) * frequency);
-      s[t * half + i] = std::sin(double(t) * frequency);
+      c[t * half + i] = factor * std::cos(double(t) * frequencies[size_t(i)]);
+      s[t * half + i] = factor * std::sin(double(t) * frequencies[size_t(i)]);
     }
-  }
   return {to(cast(cos, options.dtype), options.device), to(cast(sin, options.dtype), options.device)};
 }
 

@@ -1,6 +1,7 @@
 // Rotary position embedding.
 #pragma once
 #include <utility>
+#include <vector>
 
 #include <retape/core/tensor.h>
 
@@ -12,5 +13,7 @@ namespace retape {
 Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, bool interleaved = false);
 /// Cosines and sines of position * base^(-2i / head_dim) for positions 0 .. length-1: {cos, sin}, each (length, head_dim / 2).
 std::pair<Tensor, Tensor> rope_tables(int64_t length, int64_t head_dim, double base = 10000, Options options = {});
+/// Those of position * frequency, times `factor`: {cos, sin}, each (length, number of frequencies).
+std::pair<Tensor, Tensor> rope_tables(int64_t length, const std::vector<double>& frequencies, double factor, Options options = {});
 
 }  // namespace retape

@@ -460,6 +460,20 @@ def attention(*shape, dtype=torch.float32):
     return ForwardBackward(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), q, k, v)
 
 
+def attention_option(option, batch, heads, length, dim):
+    distance = torch.arange(length).unsqueeze(1) - torch.arange(length)
+    if option == "alibi":
+        slopes = 2 ** (-8 * torch.arange(1, heads + 1) / heads)
+        mask = (-slopes.view(-1, 1, 1) * distance).masked_fill_(distance < 0, -math.inf)
+    else:
+        mask = None if option == "grouped" else (distance >= 0) & (distance < 512)
+    kv = (batch, 2 if option == "grouped" else heads, length, dim)
+    inputs = torch.randn(batch, heads, length, dim), torch.randn(kv), torch.randn(kv)
+    return ForwardBackward(
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=option == "grouped"), *inputs
+    )
+
+
 def linear_recurrence(batch, steps, channels):
     def run(a, b):
         h, states = torch.zeros(batch, channels), []
@@ -668,6 +682,9 @@ def make(line):
         "rle": rle,
         "pointwise_loss": pointwise_loss,
         "attention": attention,
+        "attention_alibi": lambda *shape: attention_option("alibi", *shape),
+        "attention_window": lambda *shape: attention_option("window", *shape),
+        "attention_grouped": lambda *shape: attention_option("grouped", *shape),
         "linear_recurrence": linear_recurrence,
         "selective_scan": lambda *sizes: ForwardBackward(scan, *scan_inputs(*sizes)),
         "selective_scan_forward": selective_scan_forward,

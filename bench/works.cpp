@@ -158,6 +158,37 @@ Work attention(int64_t batch, int64_t heads, int64_t length, int64_t dim, double
           .of_roof = of_peak};
 }
 
+// Options of attention, one at a time; PyTorch gets the same as a mask, or as grouped heads.
+void add_attention_options(std::vector<Work>& all) {
+  constexpr int64_t batch = 2, heads = 8, length = 4096, dim = 64, window = 512;
+  struct Option {
+    const char *name, *peer;
+    int64_t kv_heads;
+    double pairs;  // of a head
+    AttentionParams params;
+  };
+  const double causal = double(length) * double(length + 1) / 2,
+               narrow = double(window) * double(length) - double(window) * double(window - 1) / 2;
+  const Option options[] = {
+      {"with ALiBi", "alibi", heads, causal, {.is_causal = true, .alibi_slopes = nn::alibi_slopes(heads)}},
+      {"in a window of 512", "window", heads, narrow, {.is_causal = true, .window_left = window - 1}},
+      {"of 8 heads that share 2", "grouped", 2, causal, {.is_causal = true}},
+  };
+  for (const Option& o : options)
+    all.push_back({.name = fmt::format("causal attention {}, B {} H {} T {} D {}, forward + backward", o.name, batch, heads, length, dim),
+                   .peer = fmt::format("attention_{} {} {} {} {}", o.peer, batch, heads, length, dim),
+                   .at_least = 1.2,
+                   .make =
+                       [=] {
+                         const Shape q{batch, heads, length, dim}, kv{batch, o.kv_heads, length, dim};
+                         return forward_backward({randn(q), randn(kv), randn(kv)}, [params = o.params](auto& x) {
+                           return scaled_dot_product_attention(x[0], x[1], x[2], params);
+                         });
+                       },
+                   .roof = Roof::fma,
+                   .amount = double(batch * heads) * o.pairs * double(dim) * 2 * 7});
+}
+
 // Ops on images; both sides have them channels-last in memory.
 void add_image_ops(std::vector<Work>& all) {
   struct Op {
@@ -524,6 +555,7 @@ std::vector<Work> all_works() {
   add_recurrences(all);
   all.push_back(attention(8, 6, 512, 64, 0.4));
   all.push_back(attention(2, 8, 4096, 64, 0.6));
+  add_attention_options(all);
   all.push_back(training_step("nanoGPT's CPU settings", nano, 1.5, 0, 1 / 1.5));
   all.push_back(training_step("6 layers, width 384, T 256, B 16", six_layers, 1.0, 0.75, 0.75));
   all.push_back(training_step("GPT-2 124M, T 64, B 4", gpt2, 1.2, 0, 0));

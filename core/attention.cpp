@@ -14,6 +14,7 @@ template <class T> struct Rows {  // (batch, heads, positions, features), featur
   T* data;
   int64_t stride[3];
   RETAPE_INLINE T* at(int64_t b, int64_t h, int64_t t) const { return data + b * stride[0] + h * stride[1] + t * stride[2]; }
+  RETAPE_INLINE Rows from(int64_t t) const { return {data ? data + t * stride[2] : data, {stride[0], stride[1], stride[2]}}; }
 };
 
 // Packed rows: `tile` rows of `cols` features (whole vectors) lie as panels of `tile` features, one panel behind the other, so
@@ -88,19 +89,30 @@ struct Mask {
 template <class T> struct Problem {
   int64_t batch, heads, kv_heads, queries, keys, head_dim, value_dim;
   Rows<const T> q, k, v;
-  Mask mask;
   AttentionOptions options;
   bool meta = false;
+  Mask mask = {};
+  // Where this sequence begins among packed ones, and how many positions all of them have.
+  int64_t before_queries = 0, before_keys = 0, all_queries = 0, all_keys = 0;
+  // (heads, table_size): what is added to the score of query i and key j is [i - j + all_keys - 1], so that queries lie next to each other.
+  const compute_t<T>* relative = nullptr;
+  int64_t table_size = 0;
+  const bool* blocks = nullptr;
+  int64_t block_columns = 0, blocks_of_head = 0;
 
   /// The keys that queries before `end` may see.
-  RETAPE_INLINE int64_t keys_before(int64_t end) const { return options.causal ? min_of(keys, end) : keys; }
+  RETAPE_INLINE int64_t keys_before(int64_t end) const { return min_of(keys, end + options.offset + options.right); }
+  /// The first key, at the beginning of a tile, that queries from `first` on may see.
+  RETAPE_INLINE int64_t first_key(int64_t first) const {
+    return options.sinks > 0 ? 0 : max_of(int64_t{0}, first + options.offset - options.left) / tile * tile;
+  }
 };
 
 // Where a tile of scores stands, and how much of it there is.
 struct Place {
   int64_t b, h, first_query, first_key, queries, keys;
   int64_t width;  // lanes in use: queries, rounded up by `padding`
-  bool diagonal;  // causal, and the first query stands where the first key does: a triangle of the tile is seen
+  bool diagonal;  // no query sees later keys than its own, which for the first one is the first: a triangle of the tile is seen
 };
 template <class T> RETAPE_INLINE Place place(const Problem<T>& p, int64_t b, int64_t h, int64_t first_query, int64_t first_key) {
   const int64_t queries = min_of(tile, p.queries - first_query), end = p.keys_before(first_query + queries);
@@ -111,7 +123,7 @@ template <class T> RETAPE_INLINE Place place(const Problem<T>& p, int64_t b, int
           queries,
           min_of(tile, end - first_key),
           round_up(queries, padding<compute_t<T>>),
-          p.options.causal && first_key == first_query};
+          first_key == first_query + p.options.offset + p.options.right};
 }
 
 template <class M, class A> RETAPE_INLINE A bias_of(M x) {
@@ -120,6 +132,44 @@ template <class M, class A> RETAPE_INLINE A bias_of(M x) {
 }
 
 enum class Sight { nothing, some, everything };
+
+// What windows and blocks let a tile see, besides its diagonal.
+template <class T> Sight sight_of(const Problem<T>& p, const Place& at) {
+  const AttentionOptions& o = p.options;
+  const int64_t first = at.first_query + o.offset, last = first + at.queries - 1, last_key = at.first_key + at.keys - 1;
+  bool some = !at.diagonal && last_key > first + o.right;
+  const int64_t behind_sinks = max_of(at.first_key, o.sinks);
+  if (behind_sinks <= last_key && behind_sinks < last - o.left) {
+    if (behind_sinks == at.first_key && last_key < first - o.left) return Sight::nothing;
+    some = true;
+  }
+  if (p.blocks) {
+    const bool* const blocks = p.blocks + at.h * p.blocks_of_head;
+    int64_t seen = 0, all = 0;
+    for (int64_t i = first / o.block_size; i <= last / o.block_size; ++i)
+      for (int64_t j = at.first_key / o.block_size; j <= last_key / o.block_size; ++j, ++all) seen += blocks[i * p.block_columns + j];
+    if (seen == 0) return Sight::nothing;
+    some |= seen < all;
+  }
+  return some ? Sight::some : Sight::everything;
+}
+// Such elements of the tile become -infinity.
+template <class T, class A> void hide(const Problem<T>& p, const Place& at, A* scores) {
+  const AttentionOptions& o = p.options;
+  const int64_t first = at.first_query + o.offset;
+  for (int64_t j = 0; j < at.keys; ++j) {
+    A* const row = scores + j * tile;
+    const int64_t key = at.first_key + j;
+    const int64_t end = key < o.sinks ? at.width : max_of(int64_t{0}, key + o.left - first + 1);  // behind the last query that sees the key
+    for (int64_t i = 0; i < min_of(at.width, key - o.right - first); ++i) row[i] = -infinity<A>;
+    for (int64_t i = end; i < at.width; ++i) row[i] = -infinity<A>;
+    if (p.blocks) {
+      const bool* const column = p.blocks + at.h * p.blocks_of_head + key / o.block_size;
+      for (int64_t i = 0; i < at.queries; ++i)
+        if (!column[(first + i) / o.block_size * p.block_columns]) row[i] = -infinity<A>;
+    }
+  }
+}
 
 // bias (keys, tile): what the mask adds to each score; written only where it hides or adds something, but not everything.
 // `space` holds another tile.
@@ -196,13 +246,14 @@ template <class T, class A> void load_keep(const Problem<T>& p, const Place& at,
   typedef uint32_t Word __attribute__((may_alias));
   Word* const words = reinterpret_cast<Word*>(space);
   constexpr int64_t n = vector_bytes / 8;
-  const uint64_t row = uint64_t(((at.b * p.heads + at.h) * p.queries + at.first_query) * p.keys + at.first_key);
+  const int64_t line = (at.b * p.heads + at.h) * p.all_queries + p.before_queries + at.first_query;
+  const uint64_t row = uint64_t(line * p.all_keys + p.before_keys + at.first_key);
   int64_t skipped[tile];
-  for (int64_t i = 0; i < at.width; ++i) skipped[i] = int64_t((row + uint64_t(i * p.keys)) % 4);
-  const bool aligned = row % 4 == 0 && p.keys % 4 == 0;
+  for (int64_t i = 0; i < at.width; ++i) skipped[i] = int64_t((row + uint64_t(i * p.all_keys)) % 4);
+  const bool aligned = row % 4 == 0 && p.all_keys % 4 == 0;
   for (int64_t i = 0; i < at.width; i += n) {
     Wide counter{};
-    for (int64_t l = 0; l < n; ++l) counter[l] = p.options.random.offset + (row + uint64_t((i + l) * p.keys)) / 4;
+    for (int64_t l = 0; l < n; ++l) counter[l] = p.options.random.offset + (row + uint64_t((i + l) * p.all_keys)) / 4;
     for (int64_t j = 0; j < at.keys + (aligned ? 0 : 3); j += 4, counter += 1) {
       Wide x[4];
       philox(p.options.random.seed, counter, x);
@@ -225,8 +276,14 @@ template <class A> RETAPE_INLINE int64_t keys_of(const Place& at, int64_t i) {
   return at.diagonal ? min_of(at.keys, round_up(i + lanes<A>, stair)) : at.keys;
 }
 
+// Elements of the diagonal tile that nobody may see become `unseen`.
+template <class A> RETAPE_INLINE void fill_unseen(const Place& at, A unseen, A* out) {
+  if (at.diagonal)
+    for (int64_t j = 0; j < at.keys; ++j)
+      for (int64_t i = 0; i < min_of(j, at.width); ++i) out[j * tile + i] = unseen;
+}
 // out (keys, tile) = x (keys, cols) packed times queries (features, tile): the scores, if x is k; the gradients of probabilities,
-// if x is v and dy stands for the queries. Elements of the diagonal tile that nobody may see become `unseen`.
+// if x is v and dy stands for the queries.
 template <class A> void dots(const Place& at, int64_t features, const A* x, int64_t cols, const A* queries, A unseen, A* out) {
   const int64_t rows = round_up(at.keys, 4), step = at.diagonal ? 16 : rows;
   int64_t f = 0;
@@ -240,15 +297,50 @@ template <class A> void dots(const Place& at, int64_t features, const A* x, int6
       else multiply<Into::add>(n, at.width - first, depth, x_panel + r * width, width, 1, q_panel + first, tile, to, tile);
     }
   } while ((f += tile) < features);
-  if (at.diagonal)
-    for (int64_t j = 0; j < at.keys; ++j)
-      for (int64_t i = 0; i < min_of(j, at.width); ++i) out[j * tile + i] = unseen;
+  fill_unseen(at, unseen, out);
 }
-template <class A> void score(const Place& at, int64_t features, const A* k, int64_t cols, const A* queries, const A* bias, A* scores) {
-  dots(at, features, k, cols, queries, -infinity<A>, scores);
+
+// scores = softcap * tanh(scores / softcap), and the slopes of that where they are wanted.
+template <class A> void cap(const Place& at, A softcap, A* scores, A* slopes) {
+  const A factor = 1 / softcap;
+  for (int64_t j = 0; j < at.keys; ++j) {
+    A* const row = scores + j * tile;
+#pragma omp simd
+    for (int64_t i = 0; i < at.width; ++i) row[i] = m::tanh(row[i] * factor);
+    if (slopes)
+      for (int64_t i = 0; i < at.width; ++i) slopes[j * tile + i] = 1 - row[i] * row[i];
+    for (int64_t i = 0; i < at.width; ++i) row[i] *= softcap;
+  }
+}
+
+template <class T, class A>
+void score(const Problem<T>& p, const Place& at, Sight sight, const A* k, int64_t cols, const A* queries, const A* bias, A* scores,
+           A* slopes = nullptr) {
+  dots(at, p.head_dim, k, cols, queries, -infinity<A>, scores);
+  if (p.options.softcap > 0) {
+    cap(at, A(p.options.softcap), scores, slopes);
+    fill_unseen(at, -infinity<A>, scores);
+  }
+  if (p.relative) {
+    const A* const table = p.relative + at.h * p.table_size + at.first_query + p.all_keys - 1 - at.first_key;
+    for (int64_t j = 0; j < at.keys; ++j) {
+#pragma omp simd
+      for (int64_t i = 0; i < at.width; ++i) scores[j * tile + i] += table[i - j];
+    }
+  }
   if (bias)
     for (int64_t j = 0; j < at.keys; ++j)
       for (int64_t i = 0; i < at.width; i += lanes<A>) vec(scores + j * tile + i) += vec(bias + j * tile + i);
+  if (sight == Sight::some) hide(p, at, scores);
+}
+
+// table [i - j + p.keys - 1] += gradient of the score of query i and key j
+template <class T, class A> void sum_diagonals(const Problem<T>& p, const Place& at, const A* dscores, A* table) {
+  A* const first = table + at.first_query + p.keys - 1 - at.first_key;
+  for (int64_t j = 0; j < at.keys; ++j) {
+#pragma omp simd
+    for (int64_t i = 0; i < at.queries; ++i) first[i - j] += dscores[j * tile + i];
+  }
 }
 
 // out (queries, cols) packed = factor (queries) * out + weights^T x, where weights (keys, tile), x (keys, cols) packed.
@@ -371,15 +463,30 @@ template <class T, class A> void load_keys(const Problem<T>& p, const Sizes<T>& 
   load_rows(p.v.at(b, h, j), p.v.stride[2], rows, p.value_dim, A(1), sizes.v_cols, v + j * sizes.v_cols);
 }
 
-// Space for what any tile of scores needs: the scores and, where they are wanted, the mask and dropout.
+// Space for what any tile of scores needs: the scores and, where they are wanted, the mask, dropout, and the slopes of capped scores.
 template <class A> struct Tile {
-  A *scores, *bias, *keep;
+  A *scores, *bias, *keep, *slopes;
   template <class T>
   Tile(const Problem<T>& p, Arena<A>& arena)
       : scores(arena.take((tile + 4) * tile)),
         bias(p.mask.data ? arena.take(tile * tile) : nullptr),
-        keep(p.options.dropout > 0 ? arena.take(tile * tile) : nullptr) {}
-  static constexpr int64_t size = (3 * tile + 4) * tile;
+        keep(p.options.dropout > 0 ? arena.take(tile * tile) : nullptr),
+        slopes(p.options.softcap > 0 ? arena.take(tile * tile) : nullptr) {}
+  static constexpr int64_t size = (4 * tile + 4) * tile;
+};
+
+// Which tiles of K and V a task has packed.
+template <class A> struct Packed {
+  A* there;
+  int64_t tiles;
+  Packed(int64_t keys, Arena<A>& arena) : there(arena.take(keys / tile)), tiles(keys / tile) {
+    for (int64_t n = 0; n < tiles; ++n) there[n] = 0;
+  }
+  template <class T> RETAPE_INLINE void need(const Problem<T>& p, const Sizes<T>& sizes, int64_t head, int64_t j, A* k, A* v) {
+    if (there[j / tile] != 0) return;
+    there[j / tile] = 1;
+    load_keys(p, sizes, head, j, k, v);
+  }
 };
 
 template <class A> struct ForwardTile {
@@ -391,8 +498,9 @@ template <class A> struct ForwardTile {
 // log-sum-exp, would lose the second where a mask of -1e9 hides a whole row.
 template <class A> struct RowStatistics {
   A *top, *sum;
-  RETAPE_INLINE RowStatistics(A* all, int64_t row, int64_t queries, int64_t first)
-      : top(all + 2 * row * queries + first), sum(top + queries) {}
+  template <class T>
+  RETAPE_INLINE RowStatistics(const Problem<T>& p, A* all, const Place& at)
+      : top(all + 2 * (at.b * p.heads + at.h) * p.all_queries + p.before_queries + at.first_query), sum(top + p.all_queries) {}
 };
 
 template <class T> void forward(const Problem<T>& p, const Rows<T>& y, compute_t<T>* statistics) {
@@ -401,50 +509,53 @@ template <class T> void forward(const Problem<T>& p, const Rows<T>& y, compute_t
   const int64_t k_cols = sizes.k_cols, v_cols = sizes.v_cols, keys = sizes.keys, heads = sizes.heads, items = sizes.items;
   if (items == 0) return;
   const int64_t chunks = min_of(divide_up(32, heads), items);
-  const int64_t scratch = keys * (k_cols + v_cols) + tile * k_cols + turns * tile * (k_cols + v_cols + 2) + tile + Tile<A>::size;
+  const int64_t scratch =
+      keys * (k_cols + v_cols) + tile * k_cols + turns * tile * (k_cols + v_cols + 2) + tile + round_up(keys / tile, 16) + Tile<A>::size;
   if (p.meta) return count_meta_scratch(bytes_of<A>(scratch_of_tasks(heads * chunks, scratch, worth_threads(p))));
   each_task<A>(heads * chunks, scratch, worth_threads(p), [&](int64_t task, Arena<A> arena) {
     const int64_t chunk = chunks - 1 - task / heads, head = task % heads;  // causal: the last chunks are the longest, and start first
     const int64_t first = chunk * items / chunks, end = (chunk + 1) * items / chunks;
     A *const k = arena.take(keys * k_cols), *const v = arena.take(keys * v_cols);
     A *const q_rows = arena.take(tile * k_cols), *const factor = arena.take(tile);
+    Packed<A> packed(keys, arena);
     const Tile<A> space(p, arena);
     ForwardTile<A> query[turns];
     for (auto& [at, q, out, top, sum] : query)
       q = arena.take(tile * k_cols), out = arena.take(tile * v_cols), top = arena.take(tile), sum = arena.take(tile);
 
-    int64_t loaded = 0;
     for (int64_t n = first; n < end; n += turns) {
       const int64_t count = min_of(turns, end - n);
-      int64_t seen = 0;
+      int64_t from = keys, seen = 0;
       for (int64_t t = 0; t < count; ++t) {
         auto& [at, q, out, top, sum] = query[t];
         at = item(p, sizes, head, n + t);
-        seen = max_of(seen, p.keys_before(at.first_query + at.queries));
+        from = min_of(from, p.first_key(at.first_query)), seen = max_of(seen, p.keys_before(at.first_query + at.queries));
         load_rows(p.q.at(at.b, at.h, at.first_query), p.q.stride[2], at.queries, p.head_dim, A(p.options.scale), k_cols, q_rows);
         transpose_packed(q_rows, k_cols, at.queries, p.head_dim, at.width, q);
         for (int64_t i = 0; i < tile * v_cols; ++i) out[i] = 0;
         for (int64_t i = 0; i < tile; ++i) top[i] = -infinity<A>, sum[i] = 0;
       }
-      for (; loaded < seen; loaded += tile) load_keys(p, sizes, head, loaded, k, v);
 
-      for (int64_t j = 0; j < seen; j += tile)
+      for (int64_t j = from; j < seen; j += tile)
         for (int64_t t = 0; t < count; ++t) {
           const auto& [here, q, out, top, sum] = query[t];
           if (j >= p.keys_before(here.first_query + here.queries)) continue;
           const Place at = place(p, here.b, here.h, here.first_query, j);
-          const Sight sight = p.mask.data ? load_bias(p.mask, at, space.bias, space.scores) : Sight::everything;
+          const Sight sight = sight_of(p, at);
           if (sight == Sight::nothing) continue;
-          const A* const bias = sight == Sight::some ? space.bias : nullptr;
+          const Sight masked = p.mask.data ? load_bias(p.mask, at, space.bias, space.scores) : Sight::everything;
+          if (masked == Sight::nothing) continue;
+          const A* const bias = masked == Sight::some ? space.bias : nullptr;
+          packed.need(p, sizes, head, j, k, v);
           if (space.keep) load_keep(p, at, space.keep, space.scores);
-          score(at, p.head_dim, k + j * k_cols, k_cols, q, bias, space.scores);
+          score(p, at, sight, k + j * k_cols, k_cols, q, bias, space.scores);
           softmax_step(at, space.scores, space.keep, top, sum, factor);
           sum_over_keys(at, space.scores, v + j * v_cols, v_cols, out, factor);
         }
 
       for (int64_t t = 0; t < count; ++t) {
         const auto& [at, q, out, top, sum] = query[t];
-        const RowStatistics<A> row(statistics, at.b * p.heads + at.h, p.queries, at.first_query);
+        const RowStatistics<A> row(p, statistics, at);
         for (int64_t i = 0; i < at.queries; ++i) {
           const bool empty = sum[i] == 0;  // such a row gives 0
           row.top[i] = top[i], row.sum[i] = sum[i];
@@ -463,7 +574,8 @@ template <class T> void forward_one(const Problem<T>& p, const Rows<T>& y, compu
   using A = compute_t<T>;
   using V = typename Simd<A>::V;
   constexpr int64_t n = padding<A>;
-  const int64_t keys = p.keys_before(1), k_cols = round_up(p.head_dim, n), v_cols = round_up(p.value_dim, n);
+  const int64_t before = max_of(int64_t{0}, p.options.offset - p.options.left), keys = max_of(int64_t{0}, p.keys_before(1) - before);
+  const int64_t k_cols = round_up(p.head_dim, n), v_cols = round_up(p.value_dim, n);
   const int64_t scratch = k_cols + v_cols + round_up(keys, tile) + 2 * n * tile;
   if (p.meta) return count_meta_scratch(bytes_of<A>(scratch_of_tasks(p.batch * p.heads, scratch, worth_threads(p))));
   each_task<A>(p.batch * p.heads, scratch, worth_threads(p), [&](int64_t task, Arena<A> arena) {
@@ -479,7 +591,7 @@ template <class T> void forward_one(const Problem<T>& p, const Rows<T>& y, compu
       for (int64_t r = 0; r < round_up(rows, 4); ++r) {
         A sum[n] = {};
         if (r < rows) {
-          const T* const key = p.k.at(b, kv, j + r);
+          const T* const key = p.k.at(b, kv, before + j + r);
           int64_t c = 0;
           for (; c + n <= p.head_dim; c += n) {
 #pragma omp simd
@@ -494,6 +606,15 @@ template <class T> void forward_one(const Problem<T>& p, const Rows<T>& y, compu
         V sum{};
         for (int64_t l = 0; l < n; ++l) sum += vec(parts_lanes + l * tile + i);
         vec(scores + j + i) = sum;
+      }
+      if (p.options.softcap > 0) {
+        const A softcap = A(p.options.softcap), factor = 1 / softcap;
+#pragma omp simd
+        for (int64_t i = 0; i < width; ++i) scores[j + i] = softcap * m::tanh(scores[j + i] * factor);
+      }
+      if (p.relative) {
+        const A* const table = p.relative + h * p.table_size + p.all_keys - 1 - before - j;
+        for (int64_t i = 0; i < rows; ++i) scores[j + i] += table[-i];
       }
       for (int64_t i = rows; i < width; ++i) scores[j + i] = -infinity<A>;
       for (int64_t i = 0; i < width; i += lanes<A>) {
@@ -514,21 +635,21 @@ template <class T> void forward_one(const Problem<T>& p, const Rows<T>& y, compu
     int64_t j = 0;
     for (; j + step <= keys; j += step) {
       const T* value[step];
-      for (int64_t r = 0; r < step; ++r) value[r] = p.v.at(b, kv, j + r);
+      for (int64_t r = 0; r < step; ++r) value[r] = p.v.at(b, kv, before + j + r);
 #pragma omp simd
       for (int64_t c = 0; c < p.value_dim; ++c)
         out[c] += (scores[j] * A(value[0][c]) + scores[j + 1] * A(value[1][c])) +
                   (scores[j + 2] * A(value[2][c]) + scores[j + 3] * A(value[3][c]));
     }
     for (; j < keys; ++j) {
-      const T* const value = p.v.at(b, kv, j);
+      const T* const value = p.v.at(b, kv, before + j);
 #pragma omp simd
       for (int64_t c = 0; c < p.value_dim; ++c) out[c] += scores[j] * A(value[c]);
     }
     const A share = sum == 0 ? A(0) : 1 / sum;
     T* const result = y.at(b, h, 0);
     for (int64_t c = 0; c < p.value_dim; ++c) result[c] = T(out[c] * share);
-    const RowStatistics<A> row(statistics, task, 1, 0);
+    const RowStatistics<A> row(p, statistics, place(p, b, h, 0, 0));
     row.top[0] = largest, row.sum[0] = sum;
   });
 }
@@ -542,17 +663,22 @@ template <class A> struct BackwardTile {
 // chunk, and then the shares are added in order: the bits depend on shapes alone.
 template <class T>
 void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& dy, const compute_t<T>* statistics, const Rows<T>& dq,
-              const Rows<T>& dk, const Rows<T>& dv) {
+              const Rows<T>& dk, const Rows<T>& dv, compute_t<T>* drelative) {
   using A = compute_t<T>;
   const Sizes<T> sizes(p);
   const int64_t k_cols = sizes.k_cols, v_cols = sizes.v_cols, keys = sizes.keys, heads = sizes.heads, items = sizes.items;
   if (heads == 0) return;
   const int64_t chunks = max_of(int64_t{1}, min_of(divide_up(16, heads), items / 4));
   const int64_t share = keys * (k_cols + v_cols);
-  const int64_t scratch = 2 * share + turns * tile * (3 * k_cols + 2 * v_cols + 3) + tile * tile + Tile<A>::size;
+  const int64_t scratch =
+      2 * share + turns * tile * (3 * k_cols + 2 * v_cols + 3) + tile * tile + round_up(keys / tile, 16) + Tile<A>::size;
   const int64_t shares_size = chunks > 1 ? heads * chunks * share : 0;
-  if (p.meta) return count_meta_scratch(bytes_of<A>(shares_size), bytes_of<A>(scratch_of_tasks(heads * chunks, scratch, worth_threads(p))));
-  const Scratch<A> shares(shares_size);
+  const int64_t group = p.heads / p.kv_heads, diagonals = p.queries + p.keys,
+                tables_size = drelative ? heads * chunks * group * diagonals : 0;
+  if (p.meta)
+    return count_meta_scratch(bytes_of<A>(shares_size), bytes_of<A>(tables_size),
+                              bytes_of<A>(scratch_of_tasks(heads * chunks, scratch, worth_threads(p))));
+  const Scratch<A> shares(shares_size), tables(tables_size);
   const A kept = A(1 / (1 - p.options.dropout));
 
   A ones[tile], scales[tile];
@@ -568,6 +694,7 @@ void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& 
     A *const k = arena.take(keys * k_cols), *const v = arena.take(keys * v_cols);
     A *const sum_k = chunks > 1 ? shares + (head * chunks + chunk) * share : arena.take(share), *const sum_v = sum_k + keys * k_cols;
     A* const dp = arena.take(tile * tile);
+    Packed<A> packed(keys, arena);
     const Tile<A> space(p, arena);
     BackwardTile<A> query[turns];
     for (auto& [at, q, q_lanes, dq, dy, dy_lanes, top, share, delta] : query) {
@@ -575,16 +702,18 @@ void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& 
       dy = arena.take(tile * v_cols), dy_lanes = arena.take(tile * v_cols);
       top = arena.take(tile), share = arena.take(tile), delta = arena.take(tile);
     }
-    for (int64_t j = 0; j < p.keys_before(p.queries); j += tile) load_keys(p, sizes, head, j, k, v);
     for (int64_t i = 0; i < share; ++i) sum_k[i] = 0;
+    A* const table = drelative ? tables + (head * chunks + chunk) * group * diagonals : nullptr;
+    if (table)
+      for (int64_t i = 0; i < group * diagonals; ++i) table[i] = 0;
 
     for (int64_t n = chunk; n < items; n += turns * chunks) {
       const int64_t count = min_of(turns, divide_up(items - n, chunks));
-      int64_t seen = 0;
+      int64_t from = keys, seen = 0;
       for (int64_t t = 0; t < count; ++t) {
         BackwardTile<A>& x = query[t];
         const Place& at = x.at = item(p, sizes, head, n + t * chunks);
-        seen = max_of(seen, p.keys_before(at.first_query + at.queries));
+        from = min_of(from, p.first_key(at.first_query)), seen = max_of(seen, p.keys_before(at.first_query + at.queries));
         load_rows(p.q.at(at.b, at.h, at.first_query), p.q.stride[2], at.queries, p.head_dim, A(p.options.scale), k_cols, x.q);
         transpose_packed(x.q, k_cols, at.queries, p.head_dim, at.width, x.q_lanes);
         for (int64_t i = 0; i < tile * k_cols; ++i) x.dq[i] = 0;
@@ -593,25 +722,32 @@ void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& 
         row_dots(x.dy_lanes, x.dy, v_cols, at, x.delta, space.scores, dp);
         transpose_packed(x.dy, v_cols, at.queries, p.value_dim, at.width, x.dy_lanes);
         // Lanes without a query, and rows that see nothing, get probabilities e^(score - inf) = 0.
-        const RowStatistics<const A> row(statistics, at.b * p.heads + at.h, p.queries, at.first_query);
+        const RowStatistics<const A> row(p, statistics, at);
         for (int64_t i = 0; i < tile; ++i) {
           const bool empty = i >= at.queries || row.sum[i] == 0;
           x.top[i] = empty ? infinity<A> : row.top[i], x.share[i] = empty ? A(0) : 1 / row.sum[i];
         }
       }
 
-      for (int64_t j = 0; j < seen; j += tile)
+      for (int64_t j = from; j < seen; j += tile)
         for (int64_t t = 0; t < count; ++t) {
           const BackwardTile<A>& x = query[t];
           if (j >= p.keys_before(x.at.first_query + x.at.queries)) continue;
           const Place at = place(p, x.at.b, x.at.h, x.at.first_query, j);
-          const Sight sight = p.mask.data ? load_bias(p.mask, at, space.bias, space.scores) : Sight::everything;
+          const Sight sight = sight_of(p, at);
           if (sight == Sight::nothing) continue;
-          const A* const bias = sight == Sight::some ? space.bias : nullptr;
+          const Sight masked = p.mask.data ? load_bias(p.mask, at, space.bias, space.scores) : Sight::everything;
+          if (masked == Sight::nothing) continue;
+          const A* const bias = masked == Sight::some ? space.bias : nullptr;
+          packed.need(p, sizes, head, j, k, v);
           if (space.keep) load_keep(p, at, space.keep, space.scores);
-          score(at, p.head_dim, k + j * k_cols, k_cols, x.q_lanes, bias, space.scores);
+          score(p, at, sight, k + j * k_cols, k_cols, x.q_lanes, bias, space.scores, space.slopes);
           dots(at, p.value_dim, v + j * v_cols, v_cols, x.dy_lanes, A(0), dp);
           softmax_gradient(at, space.scores, dp, space.keep, x.top, x.share, x.delta);
+          if (table) sum_diagonals(p, at, dp, table + at.h % group * diagonals);
+          if (space.slopes)
+            for (int64_t r = 0; r < at.keys; ++r)
+              for (int64_t i = 0; i < at.width; i += lanes<A>) vec(dp + r * tile + i) *= vec(space.slopes + r * tile + i);
           sum_over_queries(at, space.scores, x.dy, v_cols, sum_v + j * v_cols);
           sum_over_queries(at, dp, x.q, k_cols, sum_k + j * k_cols);
           sum_over_keys(at, dp, k + j * k_cols, k_cols, x.dq);
@@ -625,6 +761,16 @@ void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& 
     if (chunks == 1)
       for (int64_t j = 0; j < p.keys; j += tile) store_keys(head, j, sum_k + j * k_cols, sum_v + j * v_cols);
   });
+  if (drelative)
+    for (int64_t h = 0; h < p.heads; ++h) {
+      A* const sum = drelative + h * diagonals;
+      for (int64_t i = 0; i < diagonals; ++i) sum[i] = 0;
+      for (int64_t b = 0; b < p.batch; ++b)
+        for (int64_t c = 0; c < chunks; ++c) {
+          const A* const table = tables + (((b * p.kv_heads + h / group) * chunks + c) * group + h % group) * diagonals;
+          for (int64_t i = 0; i < diagonals; ++i) sum[i] += table[i];
+        }
+    }
   if (chunks == 1) return;
 
   const int64_t key_tiles = keys / tile;
@@ -647,9 +793,11 @@ template <class T> Rows<T> output_rows(Tensor& x) {
   return {x.device().is_meta() ? nullptr : x.mutable_data<T>(), {x.strides()[0], x.strides()[1], x.strides()[2]}};
 }
 template <class T>
-Problem<T> problem(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const AttentionOptions& options) {
-  Problem<T> p{q.shape()[0],  q.shape()[1],  k.shape()[1],  q.shape()[2], k.shape()[2], q.shape()[3],        v.shape()[3],
-               rows_of<T>(q), rows_of<T>(k), rows_of<T>(v), {},           options,      q.device().is_meta()};
+Problem<T> problem(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionTensors& tensors, const AttentionOptions& options) {
+  Problem<T> p{q.shape()[0], q.shape()[1],  k.shape()[1],  q.shape()[2],  k.shape()[2], q.shape()[3],
+               v.shape()[3], rows_of<T>(q), rows_of<T>(k), rows_of<T>(v), options,      q.device().is_meta()};
+  p.all_queries = p.queries, p.all_keys = p.keys;
+  const Tensor& mask = tensors.mask;
   if (mask && !p.meta) {
     p.mask.dtype = mask.dtype();
     switch (mask.dtype()) {
@@ -663,7 +811,46 @@ Problem<T> problem(const Tensor& q, const Tensor& k, const Tensor& v, const Tens
     }
     for (int i = 0; i < 4; ++i) p.mask.stride[i] = mask.strides()[i];
   }
+  if (tensors.blocks && !p.meta) {
+    const Shape& s = tensors.blocks.shape();
+    p.blocks = tensors.blocks.data<bool>(), p.block_columns = s[2], p.blocks_of_head = s[0] == 1 ? 0 : s[1] * s[2];
+  }
   return p;
+}
+
+// The table of p.relative; a tile reads some elements behind it.
+template <class T> struct RelativeTable {
+  using A = compute_t<T>;
+  int64_t size, row;
+  Scratch<A> space;
+  RelativeTable(Problem<T>& p, const Tensor& relative)
+      : size(max_of(int64_t{0}, p.queries + p.keys - 1)), row(size + tile), space(relative && !p.meta ? p.heads * row : 0) {
+    if (!relative) return;
+    if (p.meta) {
+      count_meta_scratch(bytes_of<A>(p.heads * row));
+      return;
+    }
+    const A* const from = relative.data<A>();
+    for (int64_t h = 0; h < p.heads; ++h) {
+      A* const to = space + h * row;
+      for (int64_t i = 0; i < size; ++i) to[i] = from[h * size + size - 1 - i];
+      for (int64_t i = size; i < row; ++i) to[i] = 0;
+    }
+    p.relative = space, p.table_size = row;
+  }
+};
+
+// f(problem) for each packed sequence, or once if there are none.
+template <class T, class F> void each_sequence(const Problem<T>& p, const AttentionTensors& tensors, const F& f) {
+  if (!tensors.cu_q || p.meta) return f(p);
+  const int64_t *const queries = tensors.cu_q.data<int64_t>(), *const keys = tensors.cu_k.data<int64_t>();
+  for (int64_t n = 0; n + 1 < tensors.cu_q.numel(); ++n) {
+    Problem<T> one = p;
+    one.before_queries = queries[n], one.before_keys = keys[n];
+    one.queries = queries[n + 1] - queries[n], one.keys = keys[n + 1] - keys[n];
+    one.q = p.q.from(queries[n]), one.k = p.k.from(keys[n]), one.v = p.v.from(keys[n]);
+    f(one);
+  }
 }
 
 }  // namespace
@@ -671,25 +858,48 @@ Problem<T> problem(const Tensor& q, const Tensor& k, const Tensor& v, const Tens
 // On meta both kernels only count the scratch memory that they would take.
 
 // q (B, Hq, T, D), k (B, Hkv, S, D), v (B, Hkv, S, Dv), y (B, Hq, T, Dv): last dimension contiguous. statistics (B, Hq, 2, T)
-// contiguous, f32, or f64 if q is: see RowStatistics. mask (B, Hq, T, S), any strides: bool, or added to the scores.
-void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const AttentionOptions& options, Tensor& y,
-               Tensor& statistics) {
+// contiguous, f32, or f64 if q is: see RowStatistics.
+void attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionTensors& tensors, const AttentionOptions& options,
+               Tensor& y, Tensor& statistics) {
   with_floating("attention", q.dtype(), [&](auto type) {
     using T = decltype(type);
-    const Problem<T> p = problem<T>(q, k, v, mask, options);
-    const bool one = p.queries == 1 && p.keys > 0 && !mask && p.options.dropout == 0;
-    (one ? forward_one<T> : forward<T>)(p, output_rows<T>(y), p.meta ? nullptr : statistics.mutable_data<compute_t<T>>());
+    Problem<T> all = problem<T>(q, k, v, tensors, options);
+    const RelativeTable<T> table(all, tensors.relative);
+    const Rows<T> out = output_rows<T>(y);
+    compute_t<T>* const rows = all.meta ? nullptr : statistics.mutable_data<compute_t<T>>();
+    each_sequence(all, tensors, [&](const Problem<T>& p) {
+      const bool one = p.queries == 1 && p.keys > 0 && !tensors.mask && !tensors.blocks && options.sinks == 0 && options.dropout == 0;
+      (one ? forward_one<T> : forward<T>)(p, out.from(p.before_queries), rows);
+    });
   });
 }
 
-// dq, dk, dv: shapes of q, k, v, last dimension contiguous.
-void attention_backward(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const Tensor& y,
-                        const Tensor& statistics, const AttentionOptions& options, Tensor& dq, Tensor& dk, Tensor& dv) {
+// dq, dk, dv: shapes of q, k, v, last dimension contiguous. drelative: that of tensors.relative, or undefined.
+void attention_backward(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const AttentionTensors& tensors,
+                        const Tensor& y, const Tensor& statistics, const AttentionOptions& options, Tensor& dq, Tensor& dk, Tensor& dv,
+                        Tensor& drelative) {
   with_floating("attention_backward", q.dtype(), [&](auto type) {
     using T = decltype(type);
-    const Problem<T> p = problem<T>(q, k, v, mask, options);
-    backward(p, rows_of<T>(y), rows_of<T>(dy), p.meta ? nullptr : statistics.data<compute_t<T>>(), output_rows<T>(dq), output_rows<T>(dk),
-             output_rows<T>(dv));
+    using A = compute_t<T>;
+    Problem<T> all = problem<T>(q, k, v, tensors, options);
+    const RelativeTable<T> table(all, tensors.relative);
+    const Rows<const T> out = rows_of<T>(y), d = rows_of<T>(dy);
+    const Rows<T> to_q = output_rows<T>(dq), to_k = output_rows<T>(dk), to_v = output_rows<T>(dv);
+    const A* const rows = all.meta ? nullptr : statistics.data<A>();
+    const Scratch<A> sums(drelative ? all.heads * (all.queries + all.keys) : 0);
+    A* const relative = drelative && !all.meta ? drelative.mutable_data<A>() : nullptr;
+    if (relative)
+      for (int64_t i = 0; i < drelative.numel(); ++i) relative[i] = 0;
+    each_sequence(all, tensors, [&](const Problem<T>& p) {
+      if (relative)
+        for (int64_t i = 0; i < p.heads * (p.queries + p.keys); ++i) sums[i] = 0;  // where there is no head there is nothing to sum
+      backward(p, out.from(p.before_queries), d.from(p.before_queries), rows, to_q.from(p.before_queries), to_k.from(p.before_keys),
+               to_v.from(p.before_keys), drelative ? static_cast<A*>(sums) : nullptr);
+      if (relative)
+        for (int64_t h = 0; h < p.heads; ++h)
+          for (int64_t i = 0; i < p.queries + p.keys - 1; ++i)
+            relative[h * table.size + p.all_queries - 1 + p.keys - 1 - i] += sums[h * (p.queries + p.keys) + i];
+    });
   });
 }
 

@@ -15,11 +15,23 @@ enum class ArgKind : uint8_t { max, min };
 enum class ScanKind : uint8_t { sum, prod, logsumexp };
 enum class PutKind : uint8_t { replace, add, multiply, max, min };  // y = x, y += x, ...; the last one replaces, nan wins
 
+// Query i stands at position i + offset, and sees the keys from its position - left to its position + right, and from the first `sinks` on.
 struct AttentionOptions {
+  static constexpr int64_t unlimited = int64_t{1} << 40;
   double scale = 1;
-  bool causal = false;
+  int64_t left = unlimited, right = unlimited, offset = 0, sinks = 0;
+  int64_t block_size = 0;
+  double softcap = 0;  // 0: none
   double dropout = 0;
   RandomState random = {};
+  int64_t longest_queries = 0, longest_keys = 0;  // of packed sequences; no sequence has more
+};
+// What attention may take besides q, k and v; each may be undefined.
+struct AttentionTensors {
+  Tensor mask;        // (B, Hq, T, S), any strides: bool, or added to the scores
+  Tensor relative;    // (Hq, T + S - 1) contiguous, of the kernel's own dtype: added to the score of query i and key j is [j - i + T - 1]
+  Tensor blocks;      // bool (1 or Hq, blocks of positions of queries, blocks of keys) contiguous: false hides
+  Tensor cu_q, cu_k;  // i64 (N + 1) contiguous: where sequence n begins in T and in S; B is 1, and positions count from there
 };
 
 struct AdamWArgs {

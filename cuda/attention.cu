@@ -322,22 +322,85 @@ struct Mask {
   int64_t stride[4];
 };
 
+// Where a batch element's, or a packed sequence's, tensors begin.
+struct Start {
+  int64_t b, query, key;
+};
+
 // What attention is asked for, without the tensors that only one direction has. Positions: T queries, S keys.
 template <class T> struct Problem {
   int64_t batch, heads, kv_heads, queries, keys;
   Rows<const T> q, k, v;
   Mask mask;
-  compute_t<T> scale, kept;  // kept: 1 / (1 - dropout)
-  bool causal, dropout;
+  compute_t<T> scale, softcap, kept;  // kept: 1 / (1 - dropout)
+  bool dropout;
   uint32_t threshold;  // dropout keeps a number whose upper 24 bits are not below
   RandomState random;
+  int64_t left, right, offset, sinks;  // as in AttentionOptions
+  int64_t all_queries, all_keys;       // of all packed sequences; else queries and keys
+  const compute_t<T>* relative;        // (heads, all_queries + all_keys - 1): [j - i + all_queries - 1] is added
+  const bool* blocks;
+  int64_t block_size, block_columns, blocks_of_head;
+  const int64_t *cu_q, *cu_k;
+  int64_t longest_queries, longest_keys;
 
+  /// Makes this the problem of batch element b, or of packed sequence b. Sequences that are not where they may be have been reported; none is read
+  /// beyond what there is.
+  __device__ __forceinline__ Start begin(int64_t b) {
+    if (!cu_q) return {b, 0, 0};
+    const int64_t query = min_of(max_of(cu_q[b], int64_t{0}), all_queries), key = min_of(max_of(cu_k[b], int64_t{0}), all_keys);
+    queries = min_of(max_of(min_of(cu_q[b + 1], all_queries) - query, int64_t{0}), longest_queries);
+    keys = min_of(max_of(min_of(cu_k[b + 1], all_keys) - key, int64_t{0}), longest_keys);
+    return {0, query, key};
+  }
   /// The keys that queries before `end` may see.
-  __device__ __forceinline__ int64_t keys_before(int64_t end) const { return causal ? min_of(keys, end) : keys; }
+  __device__ __forceinline__ int64_t keys_before(int64_t end) const { return min_of(keys, end + offset + right); }
+  /// The first key that queries from `first` on may see.
+  __device__ __forceinline__ int64_t first_key(int64_t first) const { return sinks > 0 ? 0 : max_of(int64_t{0}, first + offset - left); }
+  /// Whether keys are hidden from later queries: the last tiles of queries have the most to do, and start first.
+  __device__ __forceinline__ bool grows() const { return right < AttentionOptions::unlimited && left >= AttentionOptions::unlimited; }
 };
 
 /// Differences of positions, as far as they matter within a tile.
 __device__ __forceinline__ int clamped(int64_t n) { return int(min_of(max_of(n, int64_t{-4096}), int64_t{4096})); }
+
+// What of a tile of scores is there and seen, but for masks.
+struct Edges {
+  enum Sight { nothing, some, everything } sight = everything;
+  int rows, ends, ahead, behind,
+      sinks;  // there are so many rows; hidden: columns from `ends` on; column + ahead > row; column + behind < row, behind
+              // the sinks
+  const bool* blocks = nullptr;  // or of the first query's row
+  int64_t first_position, first_key, block_size, block_columns;
+
+  template <class T>
+  __device__ __forceinline__ Edges(const Problem<T>& p, int64_t h, int64_t first_query, int most_rows, int64_t first_key_, int width)
+      : first_position(first_query + p.offset), first_key(first_key_), block_size(p.block_size), block_columns(p.block_columns) {
+    const int64_t last = min_of(first_query + most_rows, p.queries) - 1 + p.offset, last_key = min_of(first_key + width, p.keys) - 1;
+    const bool left = first_key < last - p.left && last_key >= p.sinks;
+    if (first_key > last + p.right || (left && last_key < first_position - p.left && first_key >= p.sinks)) {
+      sight = nothing;
+      return;
+    }
+    if (left || first_key + width > p.keys || last_key > first_position + p.right) sight = some;
+    rows = clamped(p.queries - first_query), ends = clamped(p.keys - first_key), sinks = clamped(p.sinks - first_key);
+    ahead = clamped(first_key - first_position - p.right), behind = clamped(first_key - first_position + p.left);
+    if (!p.blocks) return;
+    const bool* const of_head = p.blocks + h * p.blocks_of_head;
+    bool any = false, all = true;
+    for (int64_t i = first_position / block_size; i <= last / block_size; ++i)
+      for (int64_t j = first_key / block_size; j <= last_key / block_size; ++j) {
+        const bool seen = of_head[i * block_columns + j];
+        any = any || seen, all = all && seen;
+      }
+    if (!any) sight = nothing;
+    else if (!all) sight = some, blocks = of_head;
+  }
+  __device__ __forceinline__ bool hides(int row, int column) const {
+    if (column >= ends || column + ahead > row || (column + behind < row && column >= sinks)) return true;
+    return blocks && row < rows && !blocks[(first_position + row) / block_size * block_columns + (first_key + column) / block_size];
+  }
+};
 
 // The part of a block's work that its index stands for.
 struct Work {
@@ -378,12 +441,12 @@ template <class A> __device__ __forceinline__ A bias_at(const Mask& mask, int64_
 
 // All threads fill x for the tile of `rows` queries and `width` keys. True if this thread has found nothing but hidden scores.
 template <class T, class A = compute_t<T>>
-RETAPE_INLINED bool load_extras(const Problem<T>& p, const Extras<A>& x, int64_t b, int64_t h, int64_t first_query, int64_t first_key,
+RETAPE_INLINED bool load_extras(const Problem<T>& p, const Extras<A>& x, const Start& at, int64_t h, int64_t first_query, int64_t first_key,
                                 int rows, int width) {
   const int threads = int(blockDim.x), thread = int(threadIdx.x);
   bool hidden = x.bias != nullptr;
   if (x.bias) {
-    const int64_t start = b * p.mask.stride[0] + h * p.mask.stride[1] + first_query * p.mask.stride[2] + first_key * p.mask.stride[3];
+    const int64_t start = at.b * p.mask.stride[0] + h * p.mask.stride[1] + first_query * p.mask.stride[2] + first_key * p.mask.stride[3];
 #pragma unroll 1
     for (int n = thread; n < rows * width; n += threads) {
       const int i = n / width, j = n % width;
@@ -401,7 +464,8 @@ RETAPE_INLINED bool load_extras(const Problem<T>& p, const Extras<A>& x, int64_t
 #pragma unroll 1
     for (int n = thread; n < rows * groups; n += threads) {
       const int i = n / groups, g = n % groups;
-      const uint64_t index = uint64_t(((b * p.heads + h) * p.queries + first_query + i) * p.keys + first_key);
+      const int64_t line = (at.b * p.heads + h) * p.all_queries + at.query + first_query + i;
+      const uint64_t index = uint64_t(line * p.all_keys + at.key + first_key);
       const Philox numbers(random.seed, random.offset + index / 4 + uint64_t(g));
 #pragma unroll
       for (int w = 0; w < 4; ++w) {
@@ -411,6 +475,21 @@ RETAPE_INLINED bool load_extras(const Problem<T>& p, const Extras<A>& x, int64_t
     }
   }
   return hidden;
+}
+
+__device__ __forceinline__ float hyperbolic_tangent(float x) { return tanhf(x); }
+__device__ __forceinline__ double hyperbolic_tangent(double x) { return tanh(x); }
+
+// x becomes the score of query i and key j, both counted from the tile's first, from their product.
+template <class A> RETAPE_INLINED void finish_score(const Extras<A>& extras, const A* relative, const Edges& edges, int i, int j, A& x) {
+  if (relative && i < edges.rows && j < edges.ends) x += relative[j - i];
+  if (extras.bias) x += extras.bias[extras.place(i, j)];
+  if (edges.sight == Edges::some && edges.hides(i, j)) x = -infinity<A>;
+}
+// Of the first query and key of a tile, in the table of relative biases; null if there is none.
+template <class T>
+__device__ __forceinline__ const compute_t<T>* relative_at(const Problem<T>& p, int64_t h, int64_t first_query, int64_t first_key) {
+  return p.relative ? p.relative + h * (p.all_queries + p.all_keys - 1) + p.all_queries - 1 + first_key - first_query : nullptr;
 }
 
 // ---- forward ---------------------------------------------------------------------------------------------------------
@@ -437,9 +516,10 @@ __global__ void __launch_bounds__(32 * most_warps)
   const Extras<A> extras(p, reinterpret_cast<unsigned char*>(v + width * max_of(k_length, v_length) + slack), rows, width, false);
 
   const Work work(tiles, p.heads, p.batch);
-  const int64_t b = work.b, h = work.head, kv = h / (p.heads / p.kv_heads);
-  const int64_t first_query =
-      (p.causal ? tiles - 1 - work.tile : work.tile) * rows;  // causal: the last have the most to do, and start first
+  const Start at = p.begin(work.b);
+  const int64_t h = work.head, kv = h / (p.heads / p.kv_heads);
+  const int64_t first_query = (p.grows() ? tiles - 1 - work.tile : work.tile) * rows;
+  if (first_query >= p.queries) return;  // of a shorter one among packed sequences
   const int64_t end = p.keys_before(min_of(p.queries, first_query + rows));
   const int first_column = int(work.chunk) * W, columns = min_of(W, padded<T>(p.v.features) - first_column);
   const bool idle = first_query + warp_row >= p.queries;  // such a warp only helps to load
@@ -450,36 +530,35 @@ __global__ void __launch_bounds__(32 * most_warps)
 #pragma unroll
   for (int m = 0; m < M; ++m) top[m][0] = top[m][1] = -infinity<A>, sum[m][0] = sum[m][1] = 0;
 
-  load_rows(p.q, p.q.at(b, h, first_query), p.queries - first_query, rows, q);
+  load_rows(p.q, p.q.at(at.b, h, at.query + first_query), p.queries - first_query, rows, q);
   Tile<A, M, N> score;
   bool weighted = false;  // score holds weights of the tile in v
-  for (int64_t j = 0;; j += width) {
+  for (int64_t j = p.first_key(first_query) / width * width;; j += width) {
     // The next tile of which something is seen; it is on its way while the last one is summed.
-    if (extras.bias || extras.keep)
-      for (; j < end; j += width) {
-        const bool hidden = load_extras(p, extras, b, h, first_query, j, rows, width);
-        if (!extras.bias || !__syncthreads_and(hidden)) break;
-      }
-    if (j < end && !one_buffer) load_rows(p.k, p.k.at(b, kv, j), p.keys - j, width, k);
+    for (; j < end; j += width) {
+      if (Edges(p, h, first_query, rows, j, width).sight == Edges::nothing) continue;
+      const bool hidden = load_extras(p, extras, at, h, first_query, j, rows, width);
+      if (!extras.bias || !__syncthreads_and(hidden)) break;
+    }
+    if (j < end && !one_buffer) load_rows(p.k, p.k.at(at.b, kv, at.key + j), p.keys - j, width, k);
     if (weighted) multiply_weights(out, score, v + first_column, v_length, columns);
     if (j >= end) break;
     if (one_buffer) {
       __syncthreads();  // nobody reads v any more
-      load_rows(p.k, p.k.at(b, kv, j), p.keys - j, width, k);
+      load_rows(p.k, p.k.at(at.b, kv, at.key + j), p.keys - j, width, k);
     }
     wait_for_copies();
     __syncthreads();  // k is there, and nobody reads v any more
-    if (!one_buffer) load_rows(p.v, p.v.at(b, kv, j), p.keys - j, width, v);
+    if (!one_buffer) load_rows(p.v, p.v.at(at.b, kv, at.key + j), p.keys - j, width, v);
     if (!idle) {
       score.clear();
       multiply_rows(score, q + warp_row * k_length, k, k_length, padded<T>(p.k.features));
       score.each([&](int, int, A& x) { x *= p.scale; });
-      if (extras.bias) score.each([&](int row, int column, A& x) { x += extras.bias[extras.place(warp_row + row, column)]; });
-      if (j + width > p.keys || (p.causal && j + width > first_query + 1)) {
-        const int left = clamped(p.keys - j), ahead = p.causal ? clamped(j - first_query - warp_row) : -width;
-        score.each([&](int row, int column, A& x) {
-          if (column >= left || column + ahead > row) x = -infinity<A>;
-        });
+      if (p.softcap > 0) score.each([&](int, int, A& x) { x = p.softcap * hyperbolic_tangent(x / p.softcap); });
+      const Edges edges(p, h, first_query, rows, j, width);
+      if (p.relative || extras.bias || edges.sight == Edges::some) {
+        const A* const relative = relative_at(p, h, first_query, j);
+        score.each([&](int row, int column, A& x) { finish_score(extras, relative, edges, warp_row + row, column, x); });
       }
 #pragma unroll
       for (int m = 0; m < M; ++m)
@@ -517,7 +596,7 @@ __global__ void __launch_bounds__(32 * most_warps)
     }
     if (one_buffer) {
       __syncthreads();  // nobody reads k any more
-      load_rows(p.v, p.v.at(b, kv, j), p.keys - j, width, v);
+      load_rows(p.v, p.v.at(at.b, kv, at.key + j), p.keys - j, width, v);
     }
     wait_for_copies();
     __syncthreads();  // v is there, and nobody reads k and the extras any more
@@ -537,11 +616,11 @@ __global__ void __launch_bounds__(32 * most_warps)
       factor[m][r] = total == 0 ? A(0) : p.kept / total;  // such a row gives 0
       const int64_t i = first_query + warp_row + 16 * m + 8 * r + first_row_of_lane();
       if (work.chunk == 0 && lane() % 4 == 0 && i < p.queries) {
-        A* const row = statistics + (b * p.heads + h) * 2 * p.queries + i;
-        row[0] = top[m][r], row[p.queries] = total;
+        A* const row = statistics + (at.b * p.heads + h) * 2 * p.all_queries + at.query + i;
+        row[0] = top[m][r], row[p.all_queries] = total;
       }
     }
-  store_rows(out, factor, y, y.at(b, h, first_query + warp_row), p.queries - first_query - warp_row, first_column, columns,
+  store_rows(out, factor, y, y.at(at.b, h, at.query + first_query + warp_row), p.queries - first_query - warp_row, first_column, columns,
              q + warp_row * v_length);
 }
 
@@ -566,6 +645,49 @@ template <class T> struct BackwardSizes {
   static constexpr int own = 16, width = 8 * N;
 };
 
+// Rows that see nothing, and rows behind the last one, get probabilities e^(score - inf) = 0.
+template <class T, class A = compute_t<T>>
+RETAPE_INLINED void load_statistics(const Problem<T>& p, const Start& at, const A* statistics, const A* deltas, int64_t h,
+                                    int64_t first_query, int n, A* top, A* share, A* delta) {
+  const int64_t head = at.b * p.heads + h;
+  for (int i = int(threadIdx.x); i < n; i += int(blockDim.x)) {
+    const bool there = first_query + i < p.queries;
+    const int64_t query = at.query + first_query + i;
+    const A total = there ? statistics[(2 * head + 1) * p.all_queries + query] : A(0);
+    top[i] = total == 0 ? infinity<A> : statistics[2 * head * p.all_queries + query];
+    share[i] = total == 0 ? A(0) : 1 / total;
+    delta[i] = total == 0 ? A(0) : deltas[head * p.all_queries + query];
+  }
+}
+
+// A warp's part of a tile, from products q k^T in `score` and dy v^T in `dp`: the gradients of the scores, before they are capped if so, and the
+// weights that met v. top, share, delta: of queries.
+template <bool by_keys, class T, class A, int N>
+RETAPE_INLINED void score_gradients(const Problem<T>& p, const Extras<A>& extras, const Edges& edges, const A* relative, bool before_cap,
+                                    int warp_row, const A* top, const A* share, const A* delta, Tile<A, 1, N>& score, Tile<A, 1, N>& dp) {
+  // f(query, key, score, gradient) for this thread's elements of the tile
+  const auto each = [&](const auto& f) {
+    score.each([&](int row, int column, A& x, A& dx) { f(by_keys ? column : warp_row + row, by_keys ? warp_row + row : column, x, dx); },
+               dp);
+  };
+  each([&](int, int, A& x, A&) { x *= p.scale; });
+  if (extras.keep) each([&](int i, int j, A&, A& dx) { dx = dx * (extras.keep[extras.place(i, j)] ? p.kept : A(0)) - delta[i]; });
+  else each([&](int i, int, A&, A& dx) { dx -= delta[i]; });
+  if (p.softcap > 0)
+    each([&](int, int, A& x, A& dx) {
+      const A t = hyperbolic_tangent(x / p.softcap);
+      x = p.softcap * t;
+      if (before_cap) dx *= 1 - t * t;
+    });
+  if (p.relative || extras.bias || edges.sight == Edges::some)
+    each([&](int i, int j, A& x, A&) { finish_score(extras, relative, edges, i, j, x); });
+  each([&](int i, int, A& x, A& dx) {
+    const A weight = exponential(x - top[i]) * share[i];
+    x = weight * dx, dx = weight;
+  });
+  if (extras.keep) each([&](int i, int j, A&, A& dx) { dx *= extras.keep[extras.place(i, j)] ? p.kept : A(0); });
+}
+
 // By queries: dq, for rows of q and dy, from tiles of k and v. By keys: dk and dv, for rows of k and v, from tiles of q and dy, of all
 // heads that share them. `first` is dq or dk, `second` dv.
 template <class T, int W, bool by_keys>
@@ -585,50 +707,46 @@ __global__ void __launch_bounds__(32 * most_warps) backward(Problem<T> p, Rows<c
 
   const int64_t group = p.heads / p.kv_heads;
   const Work work(tiles, by_keys ? p.kv_heads : p.heads, p.batch);
-  const int64_t b = work.b, kv = by_keys ? work.head : work.head / group;
-  const int64_t first_own = (p.causal && !by_keys ? tiles - 1 - work.tile : work.tile) * rows, count = by_keys ? p.keys : p.queries;
+  const Start at = p.begin(work.b);
+  const int64_t kv = by_keys ? work.head : work.head / group;
+  const int64_t first_own = (p.grows() && !by_keys ? tiles - 1 - work.tile : work.tile) * rows, count = by_keys ? p.keys : p.queries;
+  if (first_own >= count) return;  // of a shorter one among packed sequences
   const int first_column = int(work.chunk) * W;
   const int k_columns = min_of(W, padded<T>(p.k.features) - first_column), v_columns = min_of(W, padded<T>(p.v.features) - first_column);
   const bool idle = first_own + warp_row >= count;
 
-  // Rows that see nothing, and rows behind the last one, get probabilities e^(score - inf) = 0.
-  const auto load_statistics = [&](int64_t h, int64_t first_query, int n) {
-    const int64_t head = b * p.heads + h;
-    for (int i = int(threadIdx.x); i < n; i += int(blockDim.x)) {
-      const int64_t query = first_query + i;
-      const A total = query < p.queries ? statistics[(2 * head + 1) * p.queries + query] : A(0);
-      top[i] = total == 0 ? infinity<A> : statistics[2 * head * p.queries + query];
-      share[i] = total == 0 ? A(0) : 1 / total;
-      delta[i] = total == 0 ? A(0) : deltas[head * p.queries + query];
-    }
-  };
-
   if constexpr (by_keys) {
-    load_rows(p.k, p.k.at(b, kv, first_own), p.keys - first_own, rows, own_k);
-    load_rows(p.v, p.v.at(b, kv, first_own), p.keys - first_own, rows, own_v);
+    load_rows(p.k, p.k.at(at.b, kv, at.key + first_own), p.keys - first_own, rows, own_k);
+    load_rows(p.v, p.v.at(at.b, kv, at.key + first_own), p.keys - first_own, rows, own_v);
   } else {
-    load_rows(p.q, p.q.at(b, work.head, first_own), p.queries - first_own, rows, own_k);
-    load_rows(dy, dy.at(b, work.head, first_own), p.queries - first_own, rows, own_v);
-    load_statistics(work.head, first_own, rows);
+    load_rows(p.q, p.q.at(at.b, work.head, at.query + first_own), p.queries - first_own, rows, own_k);
+    load_rows(dy, dy.at(at.b, work.head, at.query + first_own), p.queries - first_own, rows, own_v);
+    load_statistics(p, at, statistics, deltas, work.head, first_own, rows, top, share, delta);
   }
   Tile<A, 1, W / 8> sum_k, sum_v;
   sum_k.clear();
   if constexpr (by_keys) sum_v.clear();
 
-  const int64_t start = by_keys && p.causal ? first_own / width * width : 0;
-  const int64_t end = by_keys ? p.queries : p.keys_before(min_of(p.queries, first_own + rows));
+  const int64_t last_own = min_of(first_own + rows, count) - 1;
+  const int64_t from = by_keys ? max_of(int64_t{0}, first_own - p.offset - p.right) : p.first_key(first_own);
+  const int64_t end = !by_keys              ? p.keys_before(last_own + 1)
+                      : p.sinks > first_own ? p.queries
+                                            : min_of(p.queries, last_own + p.left - p.offset + 1);
   for (int64_t h = by_keys ? kv * group : work.head, last = by_keys ? h + group : h + 1; h < last; ++h)
-    for (int64_t t = start; t < end; t += width) {
+    for (int64_t t = from / width * width; t < end; t += width) {
       const int64_t first_query = by_keys ? t : first_own, first_key = by_keys ? first_own : t;
-      const bool hidden = load_extras(p, extras, b, h, first_query, first_key, by_keys ? width : rows, by_keys ? rows : width);
+      const int queries_here = by_keys ? width : rows, keys_here = by_keys ? rows : width;
+      const Edges edges(p, h, first_query, queries_here, first_key, keys_here);
+      if (edges.sight == Edges::nothing) continue;
+      const bool hidden = load_extras(p, extras, at, h, first_query, first_key, queries_here, keys_here);
       if (extras.bias && __syncthreads_and(hidden)) continue;
       if constexpr (by_keys) {
-        load_rows(p.q, p.q.at(b, h, t), p.queries - t, width, tile_k);
-        load_rows(dy, dy.at(b, h, t), p.queries - t, width, tile_v);
-        load_statistics(h, t, width);
+        load_rows(p.q, p.q.at(at.b, h, at.query + t), p.queries - t, width, tile_k);
+        load_rows(dy, dy.at(at.b, h, at.query + t), p.queries - t, width, tile_v);
+        load_statistics(p, at, statistics, deltas, h, t, width, top, share, delta);
       } else {
-        load_rows(p.k, p.k.at(b, kv, t), p.keys - t, width, tile_k);
-        load_rows(p.v, p.v.at(b, kv, t), p.keys - t, width, tile_v);
+        load_rows(p.k, p.k.at(at.b, kv, at.key + t), p.keys - t, width, tile_k);
+        load_rows(p.v, p.v.at(at.b, kv, at.key + t), p.keys - t, width, tile_v);
       }
       wait_for_copies();
       __syncthreads();
@@ -637,32 +755,7 @@ __global__ void __launch_bounds__(32 * most_warps) backward(Problem<T> p, Rows<c
         score.clear(), dp.clear();
         multiply_rows(score, own_k + warp_row * k_length, tile_k, k_length, padded<T>(p.k.features));
         multiply_rows(dp, own_v + warp_row * v_length, tile_v, v_length, padded<T>(p.v.features));
-        // f(query, key, score, gradient) for this thread's elements of the tile
-        const auto each = [&](const auto& f) {
-          score.each(
-              [&](int row, int column, A& x, A& dx) { f(by_keys ? column : warp_row + row, by_keys ? warp_row + row : column, x, dx); },
-              dp);
-        };
-        each([&](int, int, A& x, A&) { x *= p.scale; });
-        if (extras.bias) each([&](int i, int j, A& x, A&) { x += extras.bias[extras.place(i, j)]; });
-        const int keys_here = by_keys ? rows : width;
-        if (first_key + keys_here > p.keys || (p.causal && first_key + keys_here > first_query + 1)) {
-          const int left = clamped(p.keys - first_key), ahead = p.causal ? clamped(first_key - first_query) : -keys_here;
-          each([&](int i, int j, A& x, A&) {
-            if (j >= left || j + ahead > i) x = -infinity<A>;
-          });
-        }
-        each([&](int i, int, A& x, A&) { x = exponential(x - top[i]) * share[i]; });
-        if (extras.keep)
-          each([&](int i, int j, A& x, A& dx) {
-            const A weight = x, kept = extras.keep[extras.place(i, j)] ? p.kept : A(0);
-            x = weight * (dx * kept - delta[i]), dx = weight * kept;
-          });
-        else
-          each([&](int i, int, A& x, A& dx) {
-            const A weight = x;
-            x = weight * (dx - delta[i]), dx = weight;
-          });
+        score_gradients<by_keys>(p, extras, edges, relative_at(p, h, first_query, first_key), true, warp_row, top, share, delta, score, dp);
         multiply_weights(sum_k, score, tile_k + first_column, k_length, k_columns);
         if constexpr (by_keys) multiply_weights(sum_v, dp, tile_v + first_column, v_length, v_columns);
       }
@@ -672,11 +765,78 @@ __global__ void __launch_bounds__(32 * most_warps) backward(Problem<T> p, Rows<c
   __syncthreads();  // even if there was no tile
   if (idle) return;
 
-  const int64_t head = by_keys ? kv : work.head, own = first_own + warp_row;
+  const int64_t head = by_keys ? kv : work.head, own = first_own + warp_row, place = (by_keys ? at.key : at.query) + own;
   const A scale[1][2] = {{p.scale, p.scale}}, one[1][2] = {{1, 1}};
-  store_rows(sum_k, scale, first, first.at(b, head, own), count - own, first_column, k_columns, own_k + warp_row * k_length);
+  store_rows(sum_k, scale, first, first.at(at.b, head, place), count - own, first_column, k_columns, own_k + warp_row * k_length);
   if constexpr (by_keys)
-    store_rows(sum_v, one, second, second.at(b, head, own), count - own, first_column, v_columns, own_v + warp_row * v_length);
+    store_rows(sum_v, one, second, second.at(at.b, head, place), count - own, first_column, v_columns, own_v + warp_row * v_length);
+}
+
+// The gradient of the relative biases: a block has a head and as many neighbouring distances as it has threads, and goes over all scores at them,
+// computed once more. A thread sums one distance, in order.
+template <class T>
+__global__ void __launch_bounds__(32 * most_warps) backward_relative(Problem<T> all, Rows<const T> dy, const compute_t<T>* statistics,
+                                                                     const compute_t<T>* deltas, compute_t<T>* drelative, int64_t bands) {
+  using A = compute_t<T>;
+  constexpr int N = BackwardSizes<T>::N, width = BackwardSizes<T>::width;
+  RETAPE_DYNAMIC_SHARED(unsigned char, memory);
+  const int threads = int(blockDim.x), rows = threads / 32 * BackwardSizes<T>::own,
+            warp_row = int(threadIdx.x) / 32 * BackwardSizes<T>::own;
+  const int k_length = row_length<T>(all.k.features), v_length = row_length<T>(all.v.features);
+  T *const own_k = reinterpret_cast<T*>(memory), *const own_v = own_k + rows * k_length;
+  T *const tile_k = own_v + rows * v_length, *const tile_v = tile_k + width * k_length;
+  A* const top = reinterpret_cast<A*>(tile_v + width * v_length + slack);
+  A *const share = top + rows, *const delta = share + rows, *const gradients = delta + rows;  // gradients (rows, width + 1)
+  const Extras<A> extras(all, reinterpret_cast<unsigned char*>(gradients + rows * (width + 1)), rows, width, false);
+
+  const int64_t h = blockIdx.x / bands, kv = h / (all.heads / all.kv_heads), band = blockIdx.x % bands;
+  const int64_t first_distance = band * threads - (all.all_queries - 1);  // of a key from its query
+  A sum = 0;
+  for (int64_t b = 0; b < all.batch; ++b) {
+    Problem<T> p = all;
+    const Start at = p.begin(b);
+    for (int64_t first_query = 0; first_query < p.queries; first_query += rows) {
+      const int64_t last_query = min_of(first_query + rows, p.queries) - 1;
+      const int64_t from = max_of(max_of(int64_t{0}, first_query + first_distance), p.first_key(first_query));
+      const int64_t end = min_of(p.keys_before(last_query + 1), last_query + first_distance + threads);
+      if (from >= end) continue;
+      load_rows(p.q, p.q.at(at.b, h, at.query + first_query), p.queries - first_query, rows, own_k);
+      load_rows(dy, dy.at(at.b, h, at.query + first_query), p.queries - first_query, rows, own_v);
+      load_statistics(p, at, statistics, deltas, h, first_query, rows, top, share, delta);
+      for (int64_t t = from; t < end; t += width) {
+        const Edges edges(p, h, first_query, rows, t, width);
+        if (edges.sight == Edges::nothing) continue;
+        load_extras(p, extras, at, h, first_query, t, rows, width);
+        load_rows(p.k, p.k.at(at.b, kv, at.key + t), p.keys - t, width, tile_k);
+        load_rows(p.v, p.v.at(at.b, kv, at.key + t), p.keys - t, width, tile_v);
+        wait_for_copies();
+        __syncthreads();
+        Tile<A, 1, N> score, dp;
+        score.clear(), dp.clear();
+        multiply_rows(score, own_k + warp_row * k_length, tile_k, k_length, padded<T>(p.k.features));
+        multiply_rows(dp, own_v + warp_row * v_length, tile_v, v_length, padded<T>(p.v.features));
+        score_gradients<false>(p, extras, edges, relative_at(p, h, first_query, t), false, warp_row, top, share, delta, score, dp);
+        score.each([&](int row, int column, A& x) { gradients[(warp_row + row) * (width + 1) + column] = x; });
+        __syncthreads();
+        const int shift = int(first_query + first_distance - t) + int(threadIdx.x);  // row i has this thread's distance at column i + shift
+        for (int i = max_of(0, -shift); i < min_of(rows, width - shift); ++i) sum += gradients[i * (width + 1) + i + shift];
+        __syncthreads();  // nobody reads the tile any more
+      }
+      wait_for_copies();
+      __syncthreads();
+    }
+  }
+  const int64_t place = band * threads + threadIdx.x, count = all.all_queries + all.all_keys - 1;
+  if (place < count) drelative[h * count + place] = sum;
+}
+
+// Packed sequences that are not where they may be.
+__global__ void check_sequences(const int64_t* cu, int64_t count, int64_t total, int64_t longest, Fault* fault) {
+  for (int64_t n = thread_index(); n < count; n += thread_count()) {
+    const int64_t begin = cu[n], end = n + 1 < count ? cu[n + 1] : total;
+    if ((n == 0 && begin != 0) || end < begin || end > total || (n + 1 < count ? end - begin > longest : begin != total))
+      report(fault, "scaled_dot_product_attention: cu_seqlens", n == 0 && begin != 0 ? begin : end, -1, total + 1);
+  }
 }
 
 // f(W): columns of the result that a block computes at once, for results of so many features. 64 only where 128 would cost many
@@ -704,7 +864,7 @@ template <class T> Rows<T> rows_of(const Tensor& x) {
 }
 
 template <class T>
-Problem<T> problem(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const AttentionOptions& options) {
+Problem<T> problem(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionTensors& tensors, const AttentionOptions& options) {
   Problem<T> p{.batch = q.shape()[0],
                .heads = q.shape()[1],
                .kv_heads = k.shape()[1],
@@ -715,11 +875,32 @@ Problem<T> problem(const Tensor& q, const Tensor& k, const Tensor& v, const Tens
                .v = rows_of<const T>(v),
                .mask = {},
                .scale = compute_t<T>(options.scale),
+               .softcap = compute_t<T>(options.softcap),
                .kept = compute_t<T>(1 / (1 - options.dropout)),
-               .causal = options.causal,
                .dropout = options.dropout > 0,
                .threshold = 0,
-               .random = for_launch(options.random)};
+               .random = for_launch(options.random),
+               .left = options.left,
+               .right = options.right,
+               .offset = options.offset,
+               .sinks = options.sinks,
+               .all_queries = q.shape()[2],
+               .all_keys = k.shape()[2],
+               .relative = data<const compute_t<T>>(tensors.relative),
+               .blocks = data<const bool>(tensors.blocks),
+               .block_size = options.block_size,
+               .block_columns = 0,
+               .blocks_of_head = 0,
+               .cu_q = data<const int64_t>(tensors.cu_q),
+               .cu_k = data<const int64_t>(tensors.cu_k),
+               .longest_queries = min_of(options.longest_queries, q.shape()[2]),
+               .longest_keys = min_of(options.longest_keys, k.shape()[2])};
+  if (tensors.cu_q) p.batch = tensors.cu_q.numel() - 1, p.queries = p.longest_queries, p.keys = p.longest_keys;
+  if (tensors.blocks) {
+    const Shape& s = tensors.blocks.shape();
+    p.block_columns = s[2], p.blocks_of_head = s[0] == 1 ? 0 : s[1] * s[2];
+  }
+  const Tensor& mask = tensors.mask;
   if (mask) {
     if (!is_floating(mask.dtype()) && mask.dtype() != DType::u8 && mask.dtype() != DType::boolean)
       retape::detail::unsupported_dtype("attention", mask.dtype());
@@ -782,33 +963,56 @@ void launch_backward(const Problem<T>& p, const Rows<const T>& dy, const compute
          size_t(bytes(warps)), p, dy, statistics, deltas, first, second, tiles);
 }
 
+template <class T>
+void launch_backward_relative(const Problem<T>& p, const Rows<const T>& dy, const compute_t<T>* statistics, const compute_t<T>* deltas,
+                              compute_t<T>* drelative) {
+  using Sizes = BackwardSizes<T>;
+  const int64_t lengths = row_length<T>(p.k.features) + row_length<T>(p.v.features);
+  const auto bytes = [&](int64_t warps) {
+    const int64_t rows = warps * Sizes::own;
+    return int64_t(sizeof(T)) * ((rows + Sizes::width) * lengths + slack) + int64_t(sizeof(compute_t<T>)) * rows * (Sizes::width + 4) +
+           Extras<compute_t<T>>::bytes(rows, Sizes::width, p.mask.data, p.dropout);
+  };
+  const int warps = warps_for(bytes);
+  if (!warps) too_large("attention_backward", p.k.features, p.v.features);
+  const int64_t bands = max_of(int64_t{0}, (p.all_queries + p.all_keys - 1 + 32 * warps - 1) / (32 * warps));
+  launch(backward_relative<T>, dim3(unsigned(p.heads * bands)), 32 * warps, size_t(bytes(warps)), p, dy, statistics, deltas, drelative,
+         bands);
+}
+
 }  // namespace
 
 // q (B, Hq, T, D), k (B, Hkv, S, D), v (B, Hkv, S, Dv), y (B, Hq, T, Dv): last dimension contiguous. statistics (B, Hq, 2, T)
-// contiguous, f32, or f64 if q is: of each row the largest score and the sum of e^(score - largest). mask (B, Hq, T, S), any strides:
-// bool, or added to the scores.
-void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const AttentionOptions& options, Tensor& y,
-               Tensor& statistics) {
+// contiguous, f32, or f64 if q is: of each row the largest score and the sum of e^(score - largest).
+void attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionTensors& tensors, const AttentionOptions& options,
+               Tensor& y, Tensor& statistics) {
+  if (tensors.cu_q) {
+    const auto look = [](const Tensor& cu, int64_t total, int64_t longest) {
+      launch(check_sequences, blocks_for(cu.numel()), 256, 0, data<const int64_t>(cu), cu.numel(), total, longest, faults());
+    };
+    look(tensors.cu_q, q.shape()[2], options.longest_queries), look(tensors.cu_k, k.shape()[2], options.longest_keys);
+  }
   with_floating("attention", q.dtype(), [&](auto type) {
     using T = decltype(type);
-    const Problem<T> p = problem<T>(q, k, v, mask, options);
+    const Problem<T> p = problem<T>(q, k, v, tensors, options);
     const Rows<T> out = rows_of<T>(y);
     auto* const rows = data<compute_t<T>>(statistics);
     with_width<T>(p.v.features, [&](auto width) { launch_forward<T, decltype(width)::value>(p, out, rows); });
   });
 }
 
-// dq, dk, dv: shapes of q, k, v, last dimension contiguous.
-void attention_backward(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, const Tensor& y,
-                        const Tensor& statistics, const AttentionOptions& options, Tensor& dq, Tensor& dk, Tensor& dv) {
+// dq, dk, dv: shapes of q, k, v, last dimension contiguous. drelative: that of tensors.relative, or undefined.
+void attention_backward(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const AttentionTensors& tensors,
+                        const Tensor& y, const Tensor& statistics, const AttentionOptions& options, Tensor& dq, Tensor& dk, Tensor& dv,
+                        Tensor& drelative) {
   with_floating("attention_backward", q.dtype(), [&](auto type) {
     using T = decltype(type);
     using A = compute_t<T>;
-    const Problem<T> p = problem<T>(q, k, v, mask, options);
+    const Problem<T> p = problem<T>(q, k, v, tensors, options);
     const Rows<const T> d = rows_of<const T>(dy);
-    const int64_t rows = p.batch * p.heads * p.queries;
+    const int64_t batch = q.shape()[0], rows = batch * p.heads * p.all_queries;
     const Scratch<A> deltas(rows);
-    launch(row_dots<T>, blocks_for(rows, 8), 256, 0, d, rows_of<const T>(y), p.batch, p.heads, p.queries, deltas);
+    launch(row_dots<T>, blocks_for(rows, 8), 256, 0, d, rows_of<const T>(y), batch, p.heads, p.all_queries, deltas);
     const A *const row_statistics = data<A>(statistics), *const delta = deltas;
     with_width<T, false>(p.k.features, [&](auto width) {
       launch_backward<T, decltype(width)::value, false>(p, d, row_statistics, delta, rows_of<T>(dq), {});
@@ -816,6 +1020,7 @@ void attention_backward(const Tensor& dy, const Tensor& q, const Tensor& k, cons
     with_width<T>(max_of(p.k.features, p.v.features), [&](auto width) {
       launch_backward<T, decltype(width)::value, true>(p, d, row_statistics, delta, rows_of<T>(dk), rows_of<T>(dv));
     });
+    if (drelative) launch_backward_relative<T>(p, d, row_statistics, delta, data<A>(drelative));
   });
 }
 

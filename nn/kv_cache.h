@@ -1,35 +1,55 @@
 // Keys and values that attention has seen, for generating one token after another.
 #pragma once
-#include <retape/core/tensor.h>
+#include <retape/autograd/attention.h>
 
 namespace retape::nn {
 
-/// The keys and values of one attention layer for positions 0 .. length() - 1, in a buffer for `capacity` positions that the first
-/// call of attend() makes. For generation: nothing of it is differentiable, so use it under NoGrad.
+struct KVCacheOptions {
+  int64_t capacity = 0;  ///< how many positions there may be, in a buffer for all of them; 0: any number, in one that grows as needed
+  int64_t window = 0;    ///< attend to the last so many positions alone, and keep no others; 0: to all. Takes no capacity
+  int64_t sinks = 0;     ///< with a window: this many first positions are attended to as well. StreamingLLM (Xiao et al. 2023)
+};
+/// The keys and values of one attention layer for positions 0 .. length() - 1; with a window, of those alone that later ones can see, in
+/// memory that does not grow. The first call of attend() makes the buffer. For generation: nothing of it is differentiable, so use it under NoGrad. A copy goes on by itself.
 class KVCache {
  public:
+  /// Throws Error for negative numbers, for sinks without a window, and for a window with a capacity.
+  explicit KVCache(KVCacheOptions options = {});
   /// Throws Error unless capacity is positive.
   explicit KVCache(int64_t capacity);
+  KVCache(const KVCache& o);
+  KVCache(KVCache&&) noexcept = default;
+  KVCache& operator=(const KVCache& o);
+  KVCache& operator=(KVCache&&) noexcept = default;
 
   /// Adds the next T positions, k (B, Hkv, T, D) and v (B, Hkv, T, Dv), and attends causally from q (B, Hq, T, D): query t sees all
-  /// positions before and the new ones up to t. Gives (B, Hq, T, Dv). scale: of the scores; 0: 1 / sqrt(D).
-  /// Throws Error, and adds nothing, if the positions do not fit the capacity, shapes, dtypes or devices disagree with each other or
-  /// with what is there, or the result would have to be recorded.
-  Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, double scale = 0);
+  /// positions before and the new ones up to t, or with a window those in it. Gives (B, Hq, T, Dv). Of params, scale, softcap, biases and, without
+  /// a window, block_mask count; relative_bias is (Hq, T + keys_for(T) - 1). Throws Error, and adds nothing, if the positions do not fit the
+  /// capacity, shapes, dtypes or devices disagree with each other or with what is there, params has more than that, or biases by distance meet
+  /// sinks, whose distances are not kept, or the result would have to be recorded.
+  Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, AttentionParams params = {});
 
   int64_t length() const { return length_; }
-  int64_t capacity() const { return capacity_; }
+  const KVCacheOptions& options() const { return options_; }
+  /// How many keys, the new ones among them, an attend() of the next `positions` ones reads.
+  int64_t keys_for(int64_t positions) const { return kept_ + positions; }
   /// Forgets all positions; keeps the buffer.
-  void clear() { length_ = 0; }
+  void clear() { length_ = first_ = kept_ = 0; }
   /// Row i becomes what row rows[i] was, for every position: rows i64 (B'), as beam search goes on from some of its hypotheses. The buffer
   /// is then one for some positions more than there are, and grows as needed up to the capacity.
   void select(const Tensor& rows);
-  /// What is there: (B, Hkv, length, D) and (B, Hkv, length, Dv), views of the buffer; undefined before the first attend().
+  /// What is there: (B, Hkv, length, D) and (B, Hkv, length, Dv), with a window the sinks and the last window - 1 positions only, since
+  /// the next one is in the window, too; views of the buffer; undefined before the first attend().
   Tensor keys() const;
   Tensor values() const;
 
  private:
-  int64_t capacity_, length_ = 0;
+  void forget();
+
+  KVCacheOptions options_;
+  int64_t length_ = 0;
+  // The positions that are kept lie at first_ .. first_ + kept_ - 1 of the buffer, sinks first.
+  int64_t first_ = 0, kept_ = 0;
   Tensor keys_, values_;
 };
 

@@ -4,6 +4,7 @@
 #include <retape/nn/attention.h>
 #include <retape/nn/batch_norm.h>
 #include <retape/nn/causal.h>
+#include <retape/nn/causal_self_attention.h>
 #include <retape/nn/class_loss.h>
 #include <retape/nn/contrastive_loss.h>
 #include <retape/nn/convolution.h>
@@ -14,8 +15,8 @@
 #include <retape/nn/embedding_bag.h>
 #include <retape/nn/estimate_memory.h>
 #include <retape/nn/gated.h>
-#include <retape/nn/gated_linear_attention.h>
 #include <retape/nn/gated_attention_unit.h>
+#include <retape/nn/gated_linear_attention.h>
 #include <retape/nn/group_norm.h>
 #include <retape/nn/heads.h>
 #include <retape/nn/hippo.h>
@@ -40,6 +41,7 @@
 #include <retape/nn/receptive_field.h>
 #include <retape/nn/region.h>
 #include <retape/nn/relative_attention.h>
+#include <retape/nn/relative_position.h>
 #include <retape/nn/resnet.h>
 #include <retape/nn/retention.h>
 #include <retape/nn/rle_loss.h>
@@ -51,6 +53,7 @@
 #include <retape/nn/s5.h>
 #include <retape/nn/sequence_mixer.h>
 #include <retape/nn/sequential.h>
+#include <retape/nn/sparse_patterns.h>
 #include <retape/nn/state_space.h>
 #include <retape/nn/transformer.h>
 #include <retape/nn/transnormer.h>

@@ -108,6 +108,24 @@ inline WkvResult averaged(const Tensor& decay, const Tensor& first, const Tensor
   return {stack(all, 1), {n, d, zero}};
 }
 
+// Attention with simpler ops: q, k and v of grouped heads, a bias of the scores, and what is hidden.
+inline Tensor distances(const std::vector<Tensor>& x, int64_t offset) {  // (T, S), of keys from queries
+  return arange(x[1].size(-2)) - unsqueeze(arange(x[0].size(-2)) + offset, 1);
+}
+inline Tensor within(const std::vector<Tensor>& x, int64_t left, int64_t right, int64_t offset) {  // what a window hides
+  const Tensor d = distances(x, offset);
+  return logical_or(lt(d, -left), gt(d, right));
+}
+inline Tensor attended_with(const std::vector<Tensor>& x, double softcap, const Tensor& bias, const Tensor& hidden, double dropped = 0) {
+  const int64_t heads = x[0].size(1), group = heads / x[1].size(1);
+  const auto repeat = [&](const Tensor& t) { return index_select(t, 1, floor_divide(arange(heads), group)); };
+  Tensor scores = matmul(x[0], transpose(repeat(x[1]))) / std::sqrt(std::max(1., double(x[0].size(-1))));
+  if (softcap > 0) scores = softcap * tanh(scores / softcap);
+  if (bias) scores = scores + bias;
+  Generator g(2);
+  return matmul(dropout(softmax(masked_fill(scores, hidden, -INFINITY), -1), dropped, true, g), repeat(x[2]));
+}
+
 inline std::vector<OpCase> op_cases() {
   const Tensor ids = tensor<int64_t>({1, 0, 2, 1}), pairs = tensor<int64_t>({0, 2, 1, 1, 0, 0}, {2, 3});
   const Tensor lengths = tensor<int64_t>({2, 3});
@@ -470,6 +488,25 @@ inline std::vector<OpCase> op_cases() {
        [mask](auto& x) { return matmul(softmax(masked_fill(matmul(x[0], transpose(x[1])) * 0.3, logical_not(mask), -INFINITY), -1), x[2]); }},
       {"attention with dropout", [](auto& x) { Generator g(2); return scaled_dot_product_attention(x[0], x[1], x[2], {.dropout_p = 0.3}, g); }, {{{1, 2, 3, 4}}, {{1, 2, 5, 4}}, {{1, 2, 5, 3}}},
        [](auto& x) { Generator g(2); return matmul(dropout(softmax(matmul(x[0], transpose(x[1])) / std::sqrt(std::max(1., double(x[0].size(-1)))), -1), 0.3, true, g), x[2]); }},
+      {"attention, window, sinks, capped", [](auto& x) { return scaled_dot_product_attention(x[0], x[1], x[2], {.window_left = 1, .window_right = 1, .sinks = 1, .query_offset = 1, .softcap = 0.8}); },
+       {{{1, 4, 5, 2}}, {{1, 2, 6, 2}}, {{1, 2, 6, 3}}}, [](auto& x) { return attended_with(x, 0.8, {}, logical_and(within(x, 1, 1, 1), ge(arange(6), 1))); }},
+      {"attention, causal, biases by distance, dropout", [](auto& x) { Generator g(2); return scaled_dot_product_attention(x[0], x[1], x[2], {.is_causal = true, .dropout_p = 0.3, .query_offset = 2, .alibi_slopes = x[4], .relative_bias = x[3]}, g); },
+       {{{2, 2, 4, 3}}, {{2, 2, 6, 3}}, {{2, 2, 6, 5}}, {{2, 9}}, {{2}, 0.1, 1}},
+       [](auto& x) {
+         const Tensor d = reshape(distances(x, 2), {24}), bias = index_select(x[3], 1, d + 5) - unsqueeze(x[4], 1) * cast(abs(d), x[4].dtype());
+         return attended_with(x, 0, reshape(bias, {2, 4, 6}), within(x, 100, 0, 2), 0.3);
+       }},
+      {"attention, packed sequences", [](auto& x) { return scaled_dot_product_attention(x[0], x[1], x[2], {.window_left = 1, .softcap = 2, .relative_bias = x[3], .cu_seqlens_q = to(tensor<int32_t>({0, 2, 2, 5}), x[0].device()), .cu_seqlens_k = to(tensor<int32_t>({0, 3, 4, 6}), x[0].device())}); },
+       {{{5, 4, 3}}, {{6, 2, 3}}, {{6, 2, 2}}, {{4, 10}}},
+       [](auto& x) {
+         const auto of = [&](int64_t q, int64_t n, int64_t k, int64_t m) {
+           const auto heads = [](const Tensor& t, int64_t first, int64_t count) { return unsqueeze(transpose(narrow(t, 0, first, count), 0, 1), 0); };
+           const std::vector<Tensor> one = {heads(x[0], q, n), heads(x[1], k, m), heads(x[2], k, m)};
+           const Tensor bias = reshape(index_select(x[3], 1, reshape(distances(one, 0) + 4, {n * m})), {4, n, m});
+           return transpose(squeeze(attended_with(one, 2, bias, within(one, 1, 100, 0)), 0), 0, 1);
+         };
+         return cat({of(0, 2, 0, 3), of(2, 3, 4, 2)});
+       }},
       {"group_norm", [](auto& x) { return group_norm(x[0], 2, x[1], x[2]); }, {{{2, 4, 3}}, {{4}}, {{4}}},
        [](auto& x) {
          const Tensor in = reshape(x[0], {2, 2, 2, 3}), c = in - mean(in, {2, 3}, true);
