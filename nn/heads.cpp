@@ -6,29 +6,21 @@
 #include <retape/autograd/matmul.h>
 #include <retape/autograd/rearrange.h>
 #include <retape/autograd/views.h>
+#include <retape/nn/causal.h>
 
 namespace retape::nn {
 namespace detail {
 
-void check_sequence(const Module& m, const Tensor& x, int64_t features) {
-  if (!x) throw Error(fmt::format("{}: x is an undefined tensor; it must be (B, T, {})", m.type_name(), features));
-  if (x.dim() != 3 || x.shape()[2] != features)
-    throw Error(fmt::format("{}: x is {}; it must be (B, T, {})", m.type_name(), x.shape().str(), features));
-  if (!is_floating(x.dtype()))
-    throw Error(fmt::format("{}: x has dtype {}; it must be floating, use cast()", m.type_name(), name_of(x.dtype())));
-}
-void check_step(const Module& m, bool causal, const Tensor& x, int64_t features, const Tensor& part) {
+void check_step(const char* layer, bool causal, const Tensor& x, int64_t features, const Tensor& part) {
   if (!causal)
     throw Error(fmt::format(
         "{}: step() with causal = false, where a position depends on later ones; call forward() with the whole, or make the layer causal",
-        m.type_name()));
-  check_sequence(m, x, features);
-  if (x.shape()[1] == 0)
-    throw Error(
-        fmt::format("{}: step() got x of shape {}, which has no positions; it must have at least one", m.type_name(), x.shape().str()));
-  if (part && part.shape()[0] != x.shape()[0])
-    throw Error(fmt::format("{}: step() got x of shape {} and a state of {} sequences; there must be as many in both", m.type_name(),
-                            x.shape().str(), part.shape()[0]));
+        layer));
+  check_sequence(layer, x, features, true);
+  if (!part) return;
+  Shape fits = part.shape();
+  fits[0] = x.shape()[0];
+  check_state(layer, "a part", part, fits);
 }
 
 Tensor attend_to_all(const Tensor& q, const Tensor& k, const Tensor& v) {
@@ -63,7 +55,8 @@ HeadProjections::HeadProjections(const char* name, int64_t embed, int64_t heads,
       q_proj(embed, embed, {.bias = bias}),
       k_proj(embed, embed, {.bias = bias}),
       v_proj(embed, embed, {.bias = bias}),
-      o_proj(embed, embed, {.bias = bias}) {
+      o_proj(embed, embed, {.bias = bias}),
+      name_(name) {
   if (heads <= 0 || embed <= 0 || embed % heads)
     throw Error(fmt::format("{}: embed_dim {} does not divide into {} heads", name, embed, heads));
 }
@@ -71,13 +64,12 @@ Tensor HeadProjections::heads_of(const Linear& proj, const Tensor& x) const {
   return reshape(proj(x), {x.shape()[0], x.shape()[1], num_heads, embed_dim / num_heads});
 }
 HeadProjections::Heads HeadProjections::project(const Tensor& x) const {
-  detail::check_sequence(*this, x, embed_dim);
+  check_sequence(name_, x, embed_dim);
   return {heads_of(q_proj, x), heads_of(k_proj, x), heads_of(v_proj, x)};
 }
 HeadProjections::Heads HeadProjections::project_wide(const Tensor& x) const {
   const Heads h = project(x);
-  const auto wide = [](const Tensor& t) { return cast(t, t.dtype() == DType::f64 ? DType::f64 : DType::f32); };
-  return {wide(h.q), wide(h.k), wide(h.v)};
+  return {widened(h.q), widened(h.k), widened(h.v)};
 }
 Tensor HeadProjections::merge(const Tensor& y, const Tensor& x) const { return o_proj(reshape(cast(y, x.dtype()), x.shape())); }
 

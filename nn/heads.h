@@ -14,6 +14,7 @@ struct HeadProjections : Module {
   RETAPE_FIELDS(q_proj, k_proj, v_proj, o_proj)
 
  protected:
+  /// `name` is for errors.
   HeadProjections(const char* name, int64_t embed_dim, int64_t num_heads, bool bias, bool causal);
   struct Heads {
     Tensor q, k, v;  // (B, T, H, D)
@@ -26,14 +27,13 @@ struct HeadProjections : Module {
   Heads project_wide(const Tensor& x) const;
   /// y (B, T, H, D), in whatever dtype, through o_proj: (B, T, embed_dim) as x has it.
   Tensor merge(const Tensor& y, const Tensor& x) const;
+  const char* name_;
 };
 
 namespace detail {
-/// Throws Error unless x is floating and (B, T, features).
-void check_sequence(const Module& m, const Tensor& x, int64_t features);
-/// Throws Error unless step() may go on with x: the layer is causal, x is (B, T, features) with T >= 1, and `part` of the state, (B, ...), is undefined or
-/// of the same B.
-void check_step(const Module& m, bool causal, const Tensor& x, int64_t features, const Tensor& part);
+/// Throws Error, naming the layer, unless step() may go on with x: the layer is causal, x is (B, T, features) with T >= 1, and `part` of the state, (B, ...),
+/// is undefined or of the same B.
+void check_step(const char* layer, bool causal, const Tensor& x, int64_t features, const Tensor& part);
 
 /// While it lives, autocast is off: sums over a whole sequence are made in the dtype that they are given.
 struct Wide : Autocast {

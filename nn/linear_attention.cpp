@@ -15,6 +15,7 @@
 #include <retape/autograd/tape.h>
 #include <retape/autograd/unary.h>
 #include <retape/autograd/views.h>
+#include <retape/nn/causal.h>
 #include <retape/nn/init.h>
 
 namespace retape::nn {
@@ -77,7 +78,7 @@ Tensor LinearAttention::forward(const Tensor& x) const {
 }
 Tensor LinearAttention::step(const Tensor& x, State& state) const {
   const ModuleScope scope(*this);
-  detail::check_step(*this, causal, x, embed_dim, state.sums);
+  detail::check_step(name_, causal, x, embed_dim, state.sums);
   return attend(x, state);
 }
 Tensor LinearAttention::attend(const Tensor& x, State& state) const {
@@ -102,7 +103,7 @@ FavorAttention::FavorAttention(int64_t embed, FavorAttentionOptions o)
   check_eps("FavorAttention", eps);
   const int64_t size = embed / o.num_heads;
   const int64_t features = o.nb_features.value_or(std::max(int64_t{1}, int64_t(double(size) * std::log(double(size)))));
-  if (features <= 0) throw Error(fmt::format("FavorAttention: nb_features {} is not valid; it must be above 0", features));
+  check_positive("FavorAttention", "nb_features", features);
   if (feature_redraw_interval < 0)
     throw Error(fmt::format("FavorAttention: feature_redraw_interval {} is not valid; it must be above 0, or 0 for never",
                             feature_redraw_interval));
@@ -136,7 +137,7 @@ Tensor FavorAttention::forward(const Tensor& x) {
 }
 Tensor FavorAttention::step(const Tensor& x, State& state) const {
   const ModuleScope scope(*this);
-  detail::check_step(*this, causal, x, embed_dim, state.sums);
+  detail::check_step(name_, causal, x, embed_dim, state.sums);
   return attend(x, state);
 }
 Tensor FavorAttention::attend(const Tensor& x, State& state) const {
@@ -183,7 +184,7 @@ Tensor EfficientAttention::forward(const Tensor& x) const {
 }
 Tensor EfficientAttention::step(const Tensor& x, State& state) const {
   const ModuleScope scope(*this);
-  detail::check_step(*this, causal, x, embed_dim, state.sums);
+  detail::check_step(name_, causal, x, embed_dim, state.sums);
   return attend(x, state);
 }
 Tensor EfficientAttention::attend(const Tensor& x, State& state) const {
@@ -212,7 +213,7 @@ Tensor EfficientAttention::attend(const Tensor& x, State& state) const {
 CosformerAttention::CosformerAttention(int64_t embed, CosformerAttentionOptions o)
     : HeadProjections("CosformerAttention", embed, o.num_heads, o.bias, o.causal), max_length(o.max_length), eps(o.eps) {
   check_eps("CosformerAttention", eps);
-  if (max_length <= 0) throw Error(fmt::format("CosformerAttention: max_length {} is not valid; it must be above 0", max_length));
+  check_positive("CosformerAttention", "max_length", max_length);
 }
 Tensor CosformerAttention::forward(const Tensor& x) const {
   State start;
@@ -220,7 +221,7 @@ Tensor CosformerAttention::forward(const Tensor& x) const {
 }
 Tensor CosformerAttention::step(const Tensor& x, State& state) const {
   const ModuleScope scope(*this);
-  detail::check_step(*this, causal, x, embed_dim, state.sums);
+  detail::check_step(name_, causal, x, embed_dim, state.sums);
   return attend(x, state);
 }
 Tensor CosformerAttention::attend(const Tensor& x, State& state) const {

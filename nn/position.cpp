@@ -9,7 +9,7 @@
 
 #include <retape/autograd/tape.h>
 #include <retape/autograd/views.h>
-#include <retape/nn/heads.h>
+#include <retape/nn/causal.h>
 #include <retape/nn/init.h>
 
 namespace retape {
@@ -73,13 +73,13 @@ Tensor PositionTable::rows(int64_t first, int64_t length, Options options) const
 }  // namespace detail
 
 namespace {
-void check_positions(const Module& m, const Tensor& x, int64_t embed_dim, int64_t start) {
-  detail::check_sequence(m, x, embed_dim);
-  if (start < 0) throw Error(fmt::format("{}: start {} is not valid; the first position is 0", m.type_name(), start));
+void check_positions(const char* layer, const Tensor& x, int64_t embed_dim, int64_t start) {
+  check_sequence(layer, x, embed_dim);
+  if (start < 0) throw Error(fmt::format("{}: start {} is not valid; the first position is 0", layer, start));
 }
-template <class M> Tensor from_state(const M& m, const Tensor& x, int64_t embed_dim, typename M::State& state) {
+template <class M> Tensor from_state(const char* layer, const M& m, const Tensor& x, int64_t embed_dim, typename M::State& state) {
   const ModuleScope scope(m);
-  detail::check_step(m, true, x, embed_dim, {});
+  check_sequence(layer, x, embed_dim, true);
   const Tensor y = m.forward(x, state.position);
   state.position += x.shape()[1];
   return y;
@@ -90,29 +90,33 @@ SinusoidalPositionalEncoding::SinusoidalPositionalEncoding(int64_t embed, Sinuso
     : embed_dim(embed),
       scale(o.scale),
       table_([=](int64_t length, Options options) { return sinusoidal_positions(length, embed, 0, options); }) {
-  if (embed < 1) throw Error(fmt::format("SinusoidalPositionalEncoding: embed_dim {} is not valid; it must be above 0", embed));
+  check_positive("SinusoidalPositionalEncoding", "embed_dim", embed);
 }
 Tensor SinusoidalPositionalEncoding::forward(const Tensor& x, int64_t start) const {
-  check_positions(*this, x, embed_dim, start);
+  check_positions("SinusoidalPositionalEncoding", x, embed_dim, start);
   return (scale == 1 ? x : x * scale) + cast(table_.rows(start, x.shape()[1], x.options()), x.dtype());
 }
-Tensor SinusoidalPositionalEncoding::step(const Tensor& x, State& state) const { return from_state(*this, x, embed_dim, state); }
+Tensor SinusoidalPositionalEncoding::step(const Tensor& x, State& state) const {
+  return from_state("SinusoidalPositionalEncoding", *this, x, embed_dim, state);
+}
 
 LearnedPositionalEmbedding::LearnedPositionalEmbedding(int64_t embed, LearnedPositionalEmbeddingOptions o) {
-  if (embed < 1 || o.max_length < 1)
-    throw Error(
-        fmt::format("LearnedPositionalEmbedding: max_length {} and embed_dim {} are not valid; both must be above 0", o.max_length, embed));
+  check_positive("LearnedPositionalEmbedding", "embed_dim", embed),
+      check_positive("LearnedPositionalEmbedding", "max_length", o.max_length);
   weight = empty_parameter({o.max_length, embed});
   init::normal(weight, 0, o.std);
 }
 Tensor LearnedPositionalEmbedding::forward(const Tensor& x, int64_t start) const {
   const int64_t max_length = weight->shape()[0];
-  check_positions(*this, x, weight->shape()[1], start);
+  check_positions("LearnedPositionalEmbedding", x, weight->shape()[1], start);
   if (start + x.shape()[1] > max_length)
-    throw Error(fmt::format("{}: positions {} .. {} are beyond max_length {}", type_name(), start, start + x.shape()[1] - 1, max_length));
+    throw Error(fmt::format("LearnedPositionalEmbedding: positions {} .. {} are beyond max_length {}", start, start + x.shape()[1] - 1,
+                            max_length));
   return x + cast(narrow(weight, 0, start, x.shape()[1]), x.dtype());
 }
-Tensor LearnedPositionalEmbedding::step(const Tensor& x, State& state) const { return from_state(*this, x, weight->shape()[1], state); }
+Tensor LearnedPositionalEmbedding::step(const Tensor& x, State& state) const {
+  return from_state("LearnedPositionalEmbedding", *this, x, weight->shape()[1], state);
+}
 
 }  // namespace nn
 }  // namespace retape

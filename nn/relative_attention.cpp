@@ -13,6 +13,7 @@
 #include <retape/autograd/tape.h>
 #include <retape/autograd/unary.h>
 #include <retape/autograd/views.h>
+#include <retape/nn/causal.h>
 #include <retape/nn/init.h>
 
 namespace retape::nn {
@@ -32,7 +33,7 @@ Tensor distances(int64_t first, int64_t queries, int64_t keys, Device device) {
 
 RelativeSelfAttention::RelativeSelfAttention(int64_t embed, RelativeSelfAttentionOptions o)
     : HeadProjections("RelativeSelfAttention", embed, o.num_heads, o.bias, o.causal), max_distance(o.max_distance) {
-  if (max_distance < 1) throw Error(fmt::format("RelativeSelfAttention: max_distance {} is not valid; it must be above 0", max_distance));
+  check_positive("RelativeSelfAttention", "max_distance", max_distance);
   const auto vectors = [&] {
     Parameter p = empty_parameter({2 * max_distance + 1, embed / o.num_heads});
     init::xavier_uniform(p);
@@ -47,7 +48,7 @@ Tensor RelativeSelfAttention::forward(const Tensor& x) const {
 }
 Tensor RelativeSelfAttention::step(const Tensor& x, State& state) const {
   const ModuleScope scope(*this);
-  detail::check_step(*this, causal, x, embed_dim, state.k);
+  detail::check_step(name_, causal, x, embed_dim, state.k);
   return attend(x, state);
 }
 Tensor RelativeSelfAttention::attend(const Tensor& x, State& state) const {
@@ -109,7 +110,7 @@ Tensor TransformerXLAttention::forward(const Tensor& x) const {
 }
 Tensor TransformerXLAttention::step(const Tensor& x, State& state) const {
   const ModuleScope scope(*this);
-  detail::check_step(*this, causal, x, embed_dim, state.memory);
+  detail::check_step(name_, causal, x, embed_dim, state.memory);
   return attend(x, state);
 }
 Tensor TransformerXLAttention::attend(const Tensor& x, State& state) const {

@@ -6,6 +6,7 @@
 #include <retape/autograd/diagonal.h>
 #include <retape/autograd/rearrange.h>
 #include <retape/autograd/views.h>
+#include <retape/nn/causal.h>
 
 namespace retape::nn {
 
@@ -21,7 +22,7 @@ Tensor NormAttention::forward(const Tensor& x) const {
 }
 Tensor NormAttention::step(const Tensor& x, State& state) const {
   const ModuleScope scope(*this);
-  detail::check_step(*this, causal, x, embed_dim, state.sums);
+  detail::check_step(name_, causal, x, embed_dim, state.sums);
   return attend(x, state);
 }
 Tensor NormAttention::attend(const Tensor& x, State& state) const {
@@ -51,7 +52,7 @@ Tensor attend_in_block(const Tensor& q, const Tensor& k, const Tensor& v, bool c
 
 DiagAttention::DiagAttention(int64_t embed, DiagAttentionOptions o)
     : HeadProjections("DiagAttention", embed, o.num_heads, o.bias, o.causal), block_size(o.block_size) {
-  if (block_size <= 0) throw Error(fmt::format("DiagAttention: block_size {} is not valid; it must be above 0", block_size));
+  check_positive("DiagAttention", "block_size", block_size);
 }
 Tensor DiagAttention::forward(const Tensor& x) const {
   const Heads h = project(x);
@@ -73,7 +74,7 @@ Tensor DiagAttention::forward(const Tensor& x) const {
 }
 Tensor DiagAttention::step(const Tensor& x, State& state) const {
   const ModuleScope scope(*this);
-  detail::check_step(*this, causal, x, embed_dim, state.k);
+  detail::check_step(name_, causal, x, embed_dim, state.k);
   const Heads h = project(x);
   if (x.numel() == 0) return merge(h.v, x);
   std::vector<Tensor> ys;

@@ -228,9 +228,9 @@ TEST_CASE("layers of linear attention refuse options that make no sense", "[effi
              ContainsSubstring("LinearAttention: embed_dim 8 does not divide into 3 heads"));
   CHECK_THAT(error_of([] { EfficientAttention(C, {.num_heads = 0}); }), ContainsSubstring("into 0 heads"));
   CHECK_THAT(error_of([] { LinearAttention(C, {.eps = -1}); }), ContainsSubstring("eps -1"));
-  CHECK_THAT(error_of([] { Performer(C, {.nb_features = 0}); }), ContainsSubstring("nb_features 0 is not valid; it must be above 0"));
+  CHECK_THAT(error_of([] { Performer(C, {.nb_features = 0}); }), ContainsSubstring("nb_features is 0; it must be above 0"));
   CHECK_THAT(error_of([] { FavorAttention(C, {.feature_redraw_interval = -1}); }), ContainsSubstring("feature_redraw_interval -1"));
-  CHECK_THAT(error_of([] { CosformerAttention(C, {.max_length = 0}); }), ContainsSubstring("max_length 0"));
+  CHECK_THAT(error_of([] { CosformerAttention(C, {.max_length = 0}); }), ContainsSubstring("max_length is 0; it must be above 0"));
   LinearAttention both(C, {.causal = false});
   LinearAttention::State state;
   CHECK_THAT(error_of([&] { both.step(zeros({1, 1, C}), state); }), ContainsSubstring("step() with causal = false"));

@@ -153,15 +153,15 @@ TEST_CASE("a state of FLASH holds one chunk and a sum", "[gated_attention_unit]"
 
 TEST_CASE("gated attention units refuse options that make no sense", "[gated_attention_unit]") {
   using nn::FLASH, nn::GatedAttentionUnit;
-  CHECK_THAT(error_of([] { FLASH(C, {.chunk_size = 0}); }), ContainsSubstring("FLASH: chunk_size 0 is not valid; it must be above 0"));
+  CHECK_THAT(error_of([] { FLASH(C, {.chunk_size = 0}); }), ContainsSubstring("FLASH: chunk_size is 0; it must be above 0"));
   CHECK_THAT(error_of([] { FLASH(C, {.chunk_size = -3, .relative_bias = RelativeBias::none}); }),
-             ContainsSubstring("FLASH: chunk_size -3 is not valid"));
-  CHECK_THAT(error_of([] { FLASH(C, {.query_key_dim = 0}); }), ContainsSubstring("query_key_dim 0 is not valid"));
+             ContainsSubstring("FLASH: chunk_size is -3; it must be above 0"));
+  CHECK_THAT(error_of([] { FLASH(C, {.query_key_dim = 0}); }), ContainsSubstring("query_key_dim is 0; it must be above 0"));
   CHECK_THAT(error_of([] { GatedAttentionUnit(C, {.expansion_factor = 0.1}); }),
              ContainsSubstring("expansion_factor 0.1 of embed_dim 6 is not valid; it must give 1 or more features"));
   CHECK_THAT(error_of([] { GatedAttentionUnit(C, {.query_key_dim = 3}); }), ContainsSubstring("head_dim 3 is not valid; it must be even"));
   CHECK_THAT(error_of([] { GatedAttentionUnit(C, {.relative_bias = RelativeBias::toeplitz, .max_length = 0}); }),
-             ContainsSubstring("max_length 0 is not valid"));
+             ContainsSubstring("max_length is 0; it must be above 0"));
   GatedAttentionUnit m = unit(RelativeBias::toeplitz);
   CHECK_THAT(error_of([&] { m(zeros({1, 21, C})); }), ContainsSubstring("21 positions are beyond max_length 20"));
   GatedAttentionUnit::State state;

@@ -97,8 +97,8 @@ TEST_CASE("sinusoidal encodings are added to a sequence and go on from a state",
   const nn::SinusoidalPositionalEncoding m(4);
   CHECK(m(to(zeros({1, 3, 4}), Device::meta())).shape() == Shape{1, 3, 4});
   CHECK(relative_difference(m(zeros({1, 3, 4})), unsqueeze(nn::sinusoidal_positions(3, 4), 0)) == 0);
-  CHECK_THAT(error_of([] { nn::SinusoidalPositionalEncoding(0); }), ContainsSubstring("embed_dim 0 is not valid"));
-  CHECK_THAT(error_of([&] { m(zeros({1, 3, 5})); }), ContainsSubstring("[1, 3, 5]; it must be (B, T, 4)"));
+  CHECK_THAT(error_of([] { nn::SinusoidalPositionalEncoding(0); }), ContainsSubstring("embed_dim is 0; it must be above 0"));
+  CHECK_THAT(error_of([&] { m(zeros({1, 3, 5})); }), ContainsSubstring("[1, 3, 5]; its shape must be (B, T, 4)"));
   CHECK_THAT(error_of([&] { m(zeros({1, 3, 4}), -1); }), ContainsSubstring("start -1"));
   CHECK_THAT(error_of([&] { nn::sinusoidal_positions(3, 4, 0, {DType::i64}); }), ContainsSubstring("i64 cannot hold sines"));
 }
@@ -118,7 +118,7 @@ TEST_CASE("learned positions are rows of a weight, of which there is an end", "[
   m.step(x, state);
   CHECK_THAT(error_of([&] { m.step(zeros({2, 1, 4}), state); }), ContainsSubstring("positions 12 .. 12 are beyond"));
   CHECK(state.position == 12);
-  CHECK_THAT(error_of([] { nn::LearnedPositionalEmbedding(4, {.max_length = 0}); }), ContainsSubstring("max_length 0"));
+  CHECK_THAT(error_of([] { nn::LearnedPositionalEmbedding(4, {.max_length = 0}); }), ContainsSubstring("max_length is 0; it must be above 0"));
 }
 
 TEST_CASE("positions of a grid have a row for a class token only where there is one", "[position]") {
@@ -150,7 +150,8 @@ TEST_CASE("Shaw's attention adds vectors of clipped distances to keys and values
   check_pieces(shaw(20, false), C);
   CHECK_THAT(error_of([] { nn::RelativeSelfAttention(C, {.num_heads = 3}); }),
              ContainsSubstring("RelativeSelfAttention: embed_dim 8 does not divide into 3"));
-  CHECK_THAT(error_of([] { nn::RelativeSelfAttention(C, {.max_distance = 0}); }), ContainsSubstring("max_distance 0 is not valid"));
+  CHECK_THAT(error_of([] { nn::RelativeSelfAttention(C, {.max_distance = 0}); }),
+             ContainsSubstring("max_distance is 0; it must be above 0"));
   CHECK(shaw(3, false).state_dict().size() == 9);
 }
 

@@ -82,7 +82,7 @@ TEST_CASE("TransNormer's layers refuse options that make no sense", "[transnorme
   CHECK_THAT(error_of([] { nn::NormAttention(C, {.num_heads = 5}); }),
              ContainsSubstring("NormAttention: embed_dim 8 does not divide into 5 heads"));
   CHECK_THAT(error_of([] { nn::NormAttention(C, {.eps = -1}); }), ContainsSubstring("eps -1"));
-  CHECK_THAT(error_of([] { nn::DiagAttention(C, {.block_size = 0}); }), ContainsSubstring("block_size 0 is not valid"));
+  CHECK_THAT(error_of([] { nn::DiagAttention(C, {.block_size = 0}); }), ContainsSubstring("block_size is 0; it must be above 0"));
   nn::DiagAttention both(C, {.causal = false});
   nn::DiagAttention::State state;
   CHECK_THAT(error_of([&] { both.step(zeros({1, 1, C}), state); }), ContainsSubstring("step() with causal = false"));
