@@ -37,10 +37,8 @@ RotaryEmbedding rotary_of(const CausalSelfAttentionOptions& o) {
 CausalSelfAttention::CausalSelfAttention(int64_t embed, CausalSelfAttentionOptions o)
     : embed_dim(embed),
       options(checked(embed, std::move(o))),
-      q_proj(embed, options.num_heads * options.head_dim, {.bias = options.bias}),
-      k_proj(embed, options.num_kv_heads * options.head_dim, {.bias = options.bias}),
-      v_proj(embed, options.num_kv_heads * options.head_dim, {.bias = options.bias}),
-      o_proj(options.num_heads * options.head_dim, embed, {.bias = options.bias}),
+      c_attn(embed, (options.num_heads + 2 * options.num_kv_heads) * options.head_dim, {.bias = options.bias}),
+      c_proj(options.num_heads * options.head_dim, embed, {.bias = options.bias}),
       rotary(rotary_of(options)) {
   if (options.qk_norm) {
     q_norm.emplace(options.head_dim, RMSNormOptions{.eps = options.qk_norm_eps});
@@ -56,10 +54,13 @@ CausalSelfAttention::CausalSelfAttention(int64_t embed, CausalSelfAttentionOptio
 CausalSelfAttention::Heads CausalSelfAttention::project(const Tensor& x, int64_t start) const {
   if (x.dim() != 3 || x.size(2) != embed_dim)
     throw Error(fmt::format("CausalSelfAttention: x has shape {}; it must be (B, T, {})", x.shape().str(), embed_dim));
-  const auto split = [&](const Tensor& y, int64_t heads) {
+  const Tensor all = c_attn(x);
+  const auto part = [&](int64_t first, int64_t heads) {  // (B, heads, T, D), a view
+    const Tensor y = narrow(all, -1, first * options.head_dim, heads * options.head_dim);
     return transpose(reshape(y, {x.size(0), x.size(1), heads, options.head_dim}), 1, 2);
   };
-  Heads h{split(q_proj(x), options.num_heads), split(k_proj(x), options.num_kv_heads), split(v_proj(x), options.num_kv_heads)};
+  Heads h{part(0, options.num_heads), part(options.num_heads, options.num_kv_heads),
+          part(options.num_heads + options.num_kv_heads, options.num_kv_heads)};
   if (options.qk_norm) h.q = (*q_norm)(h.q), h.k = (*k_norm)(h.k);
   if (options.position == AttentionPosition::rope) h.q = rotary(h.q, start), h.k = rotary(h.k, start);
   return h;
@@ -74,7 +75,7 @@ AttentionParams CausalSelfAttention::params(int64_t queries, int64_t keys, int64
   return p;
 }
 Tensor CausalSelfAttention::merge(const Tensor& y) const {
-  return o_proj(reshape(transpose(y, 1, 2), {y.size(0), y.size(2), options.num_heads * options.head_dim}));
+  return c_proj(reshape(transpose(y, 1, 2), {y.size(0), y.size(2), options.num_heads * options.head_dim}));
 }
 
 Tensor CausalSelfAttention::forward(const Tensor& x) const {

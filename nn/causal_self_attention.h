@@ -30,7 +30,7 @@ struct CausalSelfAttentionOptions {
   bool qk_norm = false;                          ///< RMSNorm over the features of each head of queries and keys
   double qk_norm_eps = 1e-6;
 };
-/// A SequenceMixer: x (B, T, embed_dim) to the same. Parameters have Llama's names, those of qk_norm Qwen3's. A state keeps the keys and values of
+/// A SequenceMixer: x (B, T, embed_dim) to the same. Parameters have GPT-2's names, those of qk_norm Qwen3's. A state keeps the keys and values of
 /// all positions, or of the window, which a state made by default takes from the layer; nothing of it is differentiable. With dynamic scaling of rope, step() leaves keys as they were rotated, as
 /// transformers does, and forward() rotates all anew. Throws Error for numbers that do not fit each other. Vaswani et al. 2017.
 struct CausalSelfAttention : Module {
@@ -38,7 +38,7 @@ struct CausalSelfAttention : Module {
 
   int64_t embed_dim;
   CausalSelfAttentionOptions options;  // without zeros that stand for something
-  Linear q_proj, k_proj, v_proj, o_proj;
+  Linear c_attn, c_proj;                                     // c_attn gives queries, keys and values, one behind the other
   std::optional<RMSNorm> q_norm, k_norm;                     // with qk_norm
   std::optional<T5RelativePositionBias> relative_attention;  // with t5
   Buffer slopes;                                             // with alibi, not saved
@@ -47,7 +47,7 @@ struct CausalSelfAttention : Module {
   explicit CausalSelfAttention(int64_t embed_dim, CausalSelfAttentionOptions options = {});
   Tensor forward(const Tensor& x) const;
   Tensor step(const Tensor& x, State& state) const;
-  RETAPE_FIELDS(q_proj, k_proj, v_proj, o_proj, q_norm, k_norm, relative_attention, slopes, rotary)
+  RETAPE_FIELDS(c_attn, c_proj, q_norm, k_norm, relative_attention, slopes, rotary)
 
  private:
   struct Heads {

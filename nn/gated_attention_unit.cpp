@@ -17,7 +17,7 @@ namespace retape::nn {
 namespace {
 
 int64_t positive(const char* name, const char* option, int64_t value) {
-  check_positive(name, option, value);
+  detail::check_positive(name, option, value);
   return value;
 }
 int64_t expanded(const char* name, int64_t embed_dim, double factor) {
@@ -105,7 +105,7 @@ GatedAttentionUnit::GatedAttentionUnit(int64_t embed, GatedAttentionUnitOptions 
       relative_bias(o.relative_bias, o.max_length, query_key_dim),
       o_proj(hidden_dim, embed, {.bias = o.bias}) {}
 Tensor GatedAttentionUnit::forward(const Tensor& x) const {
-  check_sequence("GatedAttentionUnit", x, embed_dim);
+  detail::check_sequence("GatedAttentionUnit", x, embed_dim);
   State start;
   return attend(x, start);
 }
@@ -142,7 +142,7 @@ FLASH::FLASH(int64_t embed, FLASHOptions o)
       relative_bias(o.relative_bias, o.chunk_size, query_key_dim),
       o_proj(hidden_dim, embed, {.bias = o.bias}) {}
 Tensor FLASH::forward(const Tensor& x) const {
-  check_sequence("FLASH", x, embed_dim);
+  detail::check_sequence("FLASH", x, embed_dim);
   const Projected p = project(*this, x);
   if (x.numel() == 0) return o_proj(p.u);
   const int64_t batch = x.shape()[0], length = x.shape()[1], size = std::min(chunk_size, length), chunks = (length + size - 1) / size;
@@ -155,7 +155,7 @@ Tensor FLASH::forward(const Tensor& x) const {
   const Tensor v = in_chunks(p.v);
   Tensor y = matmul(squared_relu(part(0) / double(chunk_size), part(2), relative_bias(0, size, size), causal, 0), v);
   if (!causal || chunks > 1) {
-    Tensor sums = widened(matmul(transpose(part(3)), v)) / double(causal ? chunk_size : length);  // (B, chunks, s, e)
+    Tensor sums = detail::widened(matmul(transpose(part(3)), v)) / double(causal ? chunk_size : length);  // (B, chunks, s, e)
     if (causal) sums = cumsum(pad(narrow(sums, 1, 0, chunks - 1), {0, 0, 0, 0, 1, 0}), 1);
     else sums = sum(sums, {1}, true);
     y = y + matmul(part(1), cast(sums, v.dtype()));
@@ -172,7 +172,7 @@ Tensor FLASH::step(const Tensor& x, State& state) const {
   std::vector<Tensor> ys;
   for (int64_t at = 0; at < x.shape()[1];) {
     if (state.v && state.v.shape()[1] == chunk_size) {
-      const Tensor chunk = widened(matmul(transpose(state.lin_k), state.v)) / double(chunk_size);
+      const Tensor chunk = detail::widened(matmul(transpose(state.lin_k), state.v)) / double(chunk_size);
       state.sums = state.sums ? state.sums + chunk : chunk;
       state.k = state.lin_k = state.v = {};
     }

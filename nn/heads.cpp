@@ -16,11 +16,11 @@ void check_step(const char* layer, bool causal, const Tensor& x, int64_t feature
     throw Error(fmt::format(
         "{}: step() with causal = false, where a position depends on later ones; call forward() with the whole, or make the layer causal",
         layer));
-  check_sequence(layer, x, features, true);
+  detail::check_sequence(layer, x, features, true);
   if (!part) return;
   Shape fits = part.shape();
   fits[0] = x.shape()[0];
-  check_state(layer, "a part", part, fits);
+  detail::check_state(layer, "a part", part, fits);
 }
 
 Tensor attend_to_all(const Tensor& q, const Tensor& k, const Tensor& v) {
@@ -64,12 +64,12 @@ Tensor HeadProjections::heads_of(const Linear& proj, const Tensor& x) const {
   return reshape(proj(x), {x.shape()[0], x.shape()[1], num_heads, embed_dim / num_heads});
 }
 HeadProjections::Heads HeadProjections::project(const Tensor& x) const {
-  check_sequence(name_, x, embed_dim);
+  detail::check_sequence(name_, x, embed_dim);
   return {heads_of(q_proj, x), heads_of(k_proj, x), heads_of(v_proj, x)};
 }
 HeadProjections::Heads HeadProjections::project_wide(const Tensor& x) const {
   const Heads h = project(x);
-  return {widened(h.q), widened(h.k), widened(h.v)};
+  return {detail::widened(h.q), detail::widened(h.k), detail::widened(h.v)};
 }
 Tensor HeadProjections::merge(const Tensor& y, const Tensor& x) const { return o_proj(reshape(cast(y, x.dtype()), x.shape())); }
 

@@ -103,7 +103,7 @@ FavorAttention::FavorAttention(int64_t embed, FavorAttentionOptions o)
   check_eps("FavorAttention", eps);
   const int64_t size = embed / o.num_heads;
   const int64_t features = o.nb_features.value_or(std::max(int64_t{1}, int64_t(double(size) * std::log(double(size)))));
-  check_positive("FavorAttention", "nb_features", features);
+  detail::check_positive("FavorAttention", "nb_features", features);
   if (feature_redraw_interval < 0)
     throw Error(fmt::format("FavorAttention: feature_redraw_interval {} is not valid; it must be above 0, or 0 for never",
                             feature_redraw_interval));
@@ -111,7 +111,7 @@ FavorAttention::FavorAttention(int64_t embed, FavorAttentionOptions o)
   redraw();
 }
 void FavorAttention::redraw(Generator& generator) {
-  forwards_ = 0;
+  count(0);
   const Tensor& w = projection;
   if (w.device().is_meta()) return;
   const NoGrad off;
@@ -127,10 +127,19 @@ void FavorAttention::redraw(Generator& generator) {
   const Tensor lengths = norm(randn({features, size}, {.dtype = DType::f64}, generator), 2, {1}, true);
   copy_into(retape::to(cat(blocks, 0) * lengths, w.device()), w);
 }
+void FavorAttention::count(int64_t calls) {
+  const Scoped outside(ctx.region, nullptr);
+  calls_ = calls;
+  const Device device = projection->device();
+  calls_since_last_redraw = device.is_meta() ? empty({}, {.dtype = DType::i64, .device = device}) : full({}, double(calls), {.dtype = DType::i64, .device = device});
+  counted_ = calls_since_last_redraw.tensor(), version_ = counted_.version();
+}
 Tensor FavorAttention::forward(const Tensor& x) {
   if (is_training() && feature_redraw_interval > 0) {
-    if (forwards_ == feature_redraw_interval) redraw();
-    ++forwards_;
+    const Tensor& calls = calls_since_last_redraw;
+    if (calls.impl() != counted_.impl() || calls.version() != version_) calls_ = calls.device().is_meta() ? 0 : int64_t(calls.item());
+    if (calls_ >= feature_redraw_interval) redraw();
+    count(calls_ + 1);
   }
   State start;
   return attend(x, start);
@@ -213,7 +222,7 @@ Tensor EfficientAttention::attend(const Tensor& x, State& state) const {
 CosformerAttention::CosformerAttention(int64_t embed, CosformerAttentionOptions o)
     : HeadProjections("CosformerAttention", embed, o.num_heads, o.bias, o.causal), max_length(o.max_length), eps(o.eps) {
   check_eps("CosformerAttention", eps);
-  check_positive("CosformerAttention", "max_length", max_length);
+  detail::check_positive("CosformerAttention", "max_length", max_length);
 }
 Tensor CosformerAttention::forward(const Tensor& x) const {
   State start;

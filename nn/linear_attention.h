@@ -64,7 +64,8 @@ struct FavorAttention : HeadProjections {
   FavorKernel kernel;
   int64_t feature_redraw_interval;
   double eps;
-  Buffer projection;  // (nb_features, D), for all heads
+  Buffer projection;               // (nb_features, D), for all heads
+  Buffer calls_since_last_redraw;  // forwards in training, i64 without dims
   struct State {
     Tensor sums;      ///< (B, H, nb_features, D + 1), relative to exp(exponent)
     Tensor exponent;  ///< (B, 1, H); undefined for relu
@@ -74,10 +75,14 @@ struct FavorAttention : HeadProjections {
   Tensor step(const Tensor& x, State& state) const;
   /// Draws the projection anew, in place.
   void redraw(Generator& generator = default_generator());
-  RETAPE_FIELDS(q_proj, k_proj, v_proj, o_proj, projection)
+  RETAPE_FIELDS(q_proj, k_proj, v_proj, o_proj, projection, calls_since_last_redraw)
 
  private:
-  int64_t forwards_ = 0;  // in training, since the last draw
+  // What calls_since_last_redraw holds, so that a device is asked only when somebody else has set it.
+  int64_t calls_ = 0;
+  Tensor counted_;
+  uint32_t version_ = 0;
+  void count(int64_t calls);
   Tensor attend(const Tensor& x, State& state) const;
 };
 /// The name of the architecture.

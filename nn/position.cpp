@@ -74,12 +74,12 @@ Tensor PositionTable::rows(int64_t first, int64_t length, Options options) const
 
 namespace {
 void check_positions(const char* layer, const Tensor& x, int64_t embed_dim, int64_t start) {
-  check_sequence(layer, x, embed_dim);
+  detail::check_sequence(layer, x, embed_dim);
   if (start < 0) throw Error(fmt::format("{}: start {} is not valid; the first position is 0", layer, start));
 }
 template <class M> Tensor from_state(const char* layer, const M& m, const Tensor& x, int64_t embed_dim, typename M::State& state) {
   const ModuleScope scope(m);
-  check_sequence(layer, x, embed_dim, true);
+  detail::check_sequence(layer, x, embed_dim, true);
   const Tensor y = m.forward(x, state.position);
   state.position += x.shape()[1];
   return y;
@@ -90,7 +90,7 @@ SinusoidalPositionalEncoding::SinusoidalPositionalEncoding(int64_t embed, Sinuso
     : embed_dim(embed),
       scale(o.scale),
       table_([=](int64_t length, Options options) { return sinusoidal_positions(length, embed, 0, options); }) {
-  check_positive("SinusoidalPositionalEncoding", "embed_dim", embed);
+  detail::check_positive("SinusoidalPositionalEncoding", "embed_dim", embed);
 }
 Tensor SinusoidalPositionalEncoding::forward(const Tensor& x, int64_t start) const {
   check_positions("SinusoidalPositionalEncoding", x, embed_dim, start);
@@ -101,8 +101,8 @@ Tensor SinusoidalPositionalEncoding::step(const Tensor& x, State& state) const {
 }
 
 LearnedPositionalEmbedding::LearnedPositionalEmbedding(int64_t embed, LearnedPositionalEmbeddingOptions o) {
-  check_positive("LearnedPositionalEmbedding", "embed_dim", embed),
-      check_positive("LearnedPositionalEmbedding", "max_length", o.max_length);
+  detail::check_positive("LearnedPositionalEmbedding", "embed_dim", embed),
+      detail::check_positive("LearnedPositionalEmbedding", "max_length", o.max_length);
   weight = empty_parameter({o.max_length, embed});
   init::normal(weight, 0, o.std);
 }

@@ -33,7 +33,7 @@ Tensor distances(int64_t first, int64_t queries, int64_t keys, Device device) {
 
 RelativeSelfAttention::RelativeSelfAttention(int64_t embed, RelativeSelfAttentionOptions o)
     : HeadProjections("RelativeSelfAttention", embed, o.num_heads, o.bias, o.causal), max_distance(o.max_distance) {
-  check_positive("RelativeSelfAttention", "max_distance", max_distance);
+  detail::check_positive("RelativeSelfAttention", "max_distance", max_distance);
   const auto vectors = [&] {
     Parameter p = empty_parameter({2 * max_distance + 1, embed / o.num_heads});
     init::xavier_uniform(p);

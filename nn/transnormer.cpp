@@ -52,7 +52,7 @@ Tensor attend_in_block(const Tensor& q, const Tensor& k, const Tensor& v, bool c
 
 DiagAttention::DiagAttention(int64_t embed, DiagAttentionOptions o)
     : HeadProjections("DiagAttention", embed, o.num_heads, o.bias, o.causal), block_size(o.block_size) {
-  check_positive("DiagAttention", "block_size", block_size);
+  detail::check_positive("DiagAttention", "block_size", block_size);
 }
 Tensor DiagAttention::forward(const Tensor& x) const {
   const Heads h = project(x);

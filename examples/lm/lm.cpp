@@ -10,6 +10,7 @@
 
 #include <examples/common/cli.h>
 
+#include "compare.h"
 #include "ngram.h"
 #include "sample.h"
 #include "train.h"
@@ -53,6 +54,8 @@ int main(int argc, char** argv) {
                                 {"tokenize", "turns a text into a file of token ids to train on",
                                  examples::verb<lm::TokenizeOptions, lm::declare_tokenize, lm::tokenize>},
                                 {"ngram", "counts n-grams: the baseline", examples::verb<lm::NgramOptions, lm::declare_ngram, lm::ngram>},
+                                {"compare", "trains all mixers at equal parameters and steps, and makes a table",
+                                 examples::verb<lm::CompareOptions, lm::declare_compare, lm::compare>},
                                 {"sample", "writes text with a trained model", sample_verb},
                                 {"logits", "writes what a model expects after each token of a text", logits_verb}});
 }

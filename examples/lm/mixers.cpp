@@ -10,39 +10,13 @@ namespace {
 
 using nn::AnySequenceMixer;
 
-// nanoGPT's, with its names.
-struct CausalSelfAttention : nn::Module {
-  struct State {
-    std::optional<nn::KVCache> cache;
-  };
-  int64_t heads, block;
-  double dropout;
-  nn::Linear c_attn, c_proj;
-  explicit CausalSelfAttention(const Config& c)
-      : heads(c.heads),
-        block(c.block),
-        dropout(c.dropout),
-        c_attn(c.width, 3 * c.width, {.bias = false}),
-        c_proj(c.width, c.width, {.bias = false}) {}
-  Tensor forward(const Tensor& x) const { return run(x, nullptr); }
-  Tensor step(const Tensor& x, State& state) const {
-    const ModuleScope scope(*this);
-    if (!state.cache) state.cache.emplace(block);
-    return run(x, &*state.cache);
-  }
-  RETAPE_FIELDS(c_attn, c_proj)
-
- private:
-  Tensor run(const Tensor& x, nn::KVCache* cache) const {
-    const int64_t batch = x.size(0), length = x.size(1), width = x.size(2);
-    std::vector<Tensor> qkv = split(c_attn(x), width, -1);
-    for (Tensor& t : qkv) t = transpose(reshape(t, {batch, length, heads, width / heads}), 1, 2);  // (B, H, T, D), views all
-    const Tensor y =
-        cache ? cache->attend(qkv[0], qkv[1], qkv[2])
-              : scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], {.is_causal = true, .dropout_p = is_training() ? dropout : 0});
-    return c_proj(reshape(transpose(y, 1, 2), {batch, length, width}));
-  }
-};
+nn::CausalSelfAttentionOptions attention_options(const Config& c) {
+  const auto position = c.positions == "rope" || (c.positions == "auto" && mixer_named(c.mixer).positions == "rope") ? nn::AttentionPosition::rope
+                        : c.positions == "alibi"                                                                     ? nn::AttentionPosition::alibi
+                        : c.positions == "t5"                                                                        ? nn::AttentionPosition::t5
+                                                                                                                     : nn::AttentionPosition::none;
+  return {.num_heads = c.heads, .num_kv_heads = c.kv_heads, .dropout = c.dropout, .position = position};
+}
 
 // A recurrent layer.
 template <class Layer> struct Recurrent : nn::Module {
@@ -66,8 +40,33 @@ const std::vector<Mixer>& mixers() {
       {.name = "attention",
        .what = "softmax attention",
        .positions = "learned",
-       .flags = {"--heads"},
-       .make = [](const Config& c, int64_t) { return AnySequenceMixer(CausalSelfAttention(c)); },
+       .flags = {"--heads", "--kv-heads"},
+       .make = [](const Config& c, int64_t) { return AnySequenceMixer(nn::CausalSelfAttention(c.width, attention_options(c))); },
+       .is_attention = true,
+       .as_gpt2 = true},
+      {.name = "window",
+       .what = "softmax attention to the last --window positions",
+       .positions = "rope",
+       .flags = {"--heads", "--kv-heads", "--window"},
+       .make =
+           [](const Config& c, int64_t) {
+             nn::CausalSelfAttentionOptions options = attention_options(c);
+             options.window = c.window;
+             return AnySequenceMixer(nn::CausalSelfAttention(c.width, options));
+           },
+       .is_attention = true,
+       .as_gpt2 = true},
+      {.name = "sparse",
+       .what = "softmax attention to the last --window positions and every so many blocks before",
+       .positions = "rope",
+       .flags = {"--heads", "--kv-heads", "--window", "--chunk"},
+       .make =
+           [](const Config& c, int64_t) {
+             nn::CausalSelfAttentionOptions options = attention_options(c);
+             options.sparse = nn::sparse_patterns::strided(c.window, c.chunk);
+             return AnySequenceMixer(nn::CausalSelfAttention(c.width, options));
+           },
+       .is_attention = true,
        .as_gpt2 = true},
       {.name = "linear",
        .what = "linear attention with elu + 1",

@@ -34,6 +34,9 @@ nn::LanguageModelConfig config_of(const Config& c) {
 void check(const Config& c) {
   if (!c.hugging_face.empty()) return;
   const Mixer& mixer = mixer_named(c.mixer);
+  if (!mixer.is_attention && (c.positions == "rope" || c.positions == "alibi" || c.positions == "t5"))
+    throw Error(fmt::format("--positions {} is for attention; --mixer {} has none", c.positions, c.mixer));
+  if (c.kv_heads && c.heads % c.kv_heads) throw Error(fmt::format("--heads {} is no multiple of --kv-heads {}", c.heads, c.kv_heads));
   if (mixer.has("--heads") && c.width % c.heads) throw Error(fmt::format("--width {} is no multiple of --heads {}", c.width, c.heads));
   if (mlp_of(c) == "own" && !mixer.make_mlp) throw Error(fmt::format("--mlp own is not for --mixer {}, which has none", c.mixer));
   examples::parse_recomputation(c.recompute, c.layers);

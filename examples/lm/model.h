@@ -13,6 +13,8 @@ struct Config {
   int64_t block = 64;
   int64_t layers = 4;
   int64_t heads = 4;
+  int64_t kv_heads = 0;  // 0: as many as heads
+  int64_t window = 128;
   int64_t width = 128;
   int64_t state = 0;  // numbers of a state a channel or feature; 0: the mixer's own
   int64_t chunk = 64;

@@ -23,7 +23,7 @@ std::vector<ParamGroup<AdamWOptions>> groups(const nn::LanguageModel& model, con
 // Flags that only some mixers have, and those that a model of transformers has in its own config.json.
 void check_flags(const examples::Settings& settings, const Config& c) {
   if (!c.hugging_face.empty()) {
-    for (const char* flag : {"--mixer", "--positions", "--mlp", "--layers", "--heads", "--width", "--state", "--chunk", "--dropout"})
+    for (const char* flag : {"--mixer", "--positions", "--mlp", "--layers", "--heads", "--kv-heads", "--window", "--width", "--state", "--chunk", "--dropout"})
       if (settings.given(flag)) throw Error(fmt::format("{} does not go with --weights FOLDER, whose config.json says what the model is", flag));
     return;
   }
@@ -46,16 +46,19 @@ void declare_model(examples::Settings& settings, Config& c) {
   settings.add("--mixer", c.mixer, help).one_of(names).may_be_missing();
   settings
       .add("--positions", c.positions,
-           "what tells the tokens' places: learned: a vector for each of --block; sinusoidal; none: the mixer itself; auto: what goes with the mixer")
-      .one_of({"auto", "learned", "sinusoidal", "none"})
+           "what tells the tokens' places: learned: a vector for each of --block; sinusoidal; rope, alibi, t5: in attention; none: the mixer itself; auto: what goes "
+           "with the mixer")
+      .one_of({"auto", "learned", "sinusoidal", "rope", "alibi", "t5", "none"})
       .may_be_missing();
   settings.add("--mlp", c.mlp, "what follows a mixer: gelu: two layers; swiglu: three, with a gate; own: the mixer's (rwkv); none; auto: what goes with the mixer")
       .one_of({"auto", "gelu", "swiglu", "own", "none"})
       .may_be_missing();
   settings.add("--layers", c.layers, "blocks").at_least(1);
   settings.add("--heads", c.heads, "heads of a mixer that has some; divides the width").at_least(1);
+  settings.add("--kv-heads", c.kv_heads, "heads of keys and values that the heads of attention share; 0: as many as --heads").at_least(0).may_be_missing();
+  settings.add("--window", c.window, "positions that window and sparse see, the present one among them").at_least(1).may_be_missing();
   settings.add("--state", c.state, "numbers that a state has for each channel or feature; 0: as many as go with the mixer").at_least(0).may_be_missing();
-  settings.add("--chunk", c.chunk, "positions of a chunk of flash and transnormer").at_least(1).may_be_missing();
+  settings.add("--chunk", c.chunk, "positions of a chunk of flash and transnormer, and of a block of sparse").at_least(1).may_be_missing();
   settings.add("--width", c.width, "size of a token's vector").at_least(1);
   settings.add("--block", c.block, "tokens of a sequence in training").at_least(1);
   settings.add("--dropout", c.dropout, "probability of dropping a value").at_least(0).below(1);

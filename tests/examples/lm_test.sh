@@ -246,6 +246,89 @@ bpe)
   refuses 2 'words' "$lm" train "${small[@]}" --tokenizer words
   refuses 1 'header' "$lm" train "${small[@]}" --vocab vocab --data-format tokens
   ;;
+mixers)
+  # Every mixer trains, goes on after a checkpoint, and writes from its state.
+  "$lm" train --help >help.txt
+  names=$(sed -n '/--mixer /,/--positions/p' help.txt | grep -o '{[a-z0-9,]*}' | head -n 1 | tr -d '{}' | tr ',' ' ')
+  for mixer in attention window sparse linear performer efficient cosformer gau flash transnormer retnet rwkv gla mamba mamba2 s4 s4d s5 lru mingru minlstm lstm gru rnn; do
+    [[ " $names " == *" $mixer "* ]] || fail "--help lacks the mixer $mixer: $names"
+    flags=(--data text.txt --layers 2 --width 16 --block 16 --batch 4 --warmup 2 --dropout 0.1 --threads 2 --sample-tokens 0 --mixer "$mixer")
+    "$lm" train "${flags[@]}" --steps 4 --eval-every 2 --out "$mixer" --quiet
+    cp -r "$mixer" part
+    rm -r part/checkpoint-4
+    "$lm" train --resume part --quiet
+    cmp "$mixer/checkpoint-4/model.safetensors" part/checkpoint-4/model.safetensors || fail "$mixer: weights differ after a resume"
+    rm -r part
+    "$lm" sample --from "$mixer" --prompt "line" --tokens 20 --seed 3 >a.txt  # more than --block, in steps
+    "$lm" sample --from "$mixer" --prompt "line" --tokens 20 --seed 3 >b.txt
+    cmp a.txt b.txt || fail "$mixer: the same seed gives other text"
+    [[ $(wc -m <a.txt) == 25 ]] || fail "$mixer: the sample is not prompt and 20 characters: $(cat a.txt)"
+  done
+  for positions in learned sinusoidal rope alibi t5 none; do
+    "$lm" train "${small[@]}" --positions $positions --steps 1 --sample-tokens 20 --out p-$positions --quiet
+  done
+  "$lm" train "${small[@]}" --mlp swiglu --kv-heads 1 --steps 1 --sample-tokens 0 --out swiglu --quiet
+  grep -q 'h.0.mlp.gate_proj.weight' swiglu/checkpoint-1/model.safetensors || fail "--mlp swiglu has no gate"
+  refuses 1 '--heads is not for --mixer lstm' "$lm" train "${small[@]}" --mixer lstm
+  refuses 1 '--window is not for --mixer attention' "$lm" train "${small[@]}" --window 5
+  refuses 1 '--positions rope is for attention; --mixer mamba has none' "$lm" train --data text.txt --mixer mamba --positions rope
+  refuses 1 '--mlp own is not for --mixer attention' "$lm" train "${small[@]}" --mlp own
+  refuses 1 '--heads 2 is no multiple of --kv-heads 3' "$lm" train "${small[@]}" --kv-heads 3
+  refuses 2 'mixer' "$lm" train "${small[@]}" --mixer none
+  refuses 1 'strided' "$lm" train "${small[@]}" --mixer sparse --window 100 --chunk 64
+  # A run from before there were mixers goes on as one with attention.
+  "$lm" train "${small[@]}" --steps 4 --eval-every 2 --out old --quiet
+  cp old/checkpoint-4/model.safetensors whole.safetensors
+  rm -r old/checkpoint-4
+  sed -i '/"mixer"\|"positions"\|"mlp"\|"window"\|"kv_heads"\|"state"\|"chunk"\|"hugging_face"/d' old/config.json
+  "$lm" train --resume old --quiet
+  cmp whole.safetensors old/checkpoint-4/model.safetensors || fail "an old run goes on differently"
+  ;;
+transformers)  # weights as transformers saves them
+  golden=$(dirname "$0")/../golden
+  printf 'abcdefghijklmnopqrs%.0s' $(seq 200) >letters.txt  # 19 letters
+  for model in gpt2_a llama_a mamba_a; do
+    flags=(--data letters.txt --weights "$golden/$model" --block 8 --batch 2 --steps 4 --eval-every 2 --sample-tokens 8 --threads 2 --quiet)
+    "$lm" train "${flags[@]}" --out $model
+    cp -r $model part
+    rm -r part/checkpoint-4
+    "$lm" train --resume part --quiet
+    cmp $model/checkpoint-4/model.safetensors part/checkpoint-4/model.safetensors || fail "$model: weights differ after a resume"
+    rm -r part
+    "$lm" sample --from $model --prompt abc --tokens 5 --temperature 0 >a.txt
+    [[ $(wc -m <a.txt) -ge 8 ]] || fail "$model: no sample: $(cat a.txt)"
+  done
+  # With a tokenizer beside the weights the folder can be sampled from, and trained with its vocabulary.
+  cp -r "$golden/llama_a" own
+  cp llama_a/tokenizer.json own/
+  "$lm" sample --from own --prompt abc --tokens 5 --temperature 0 >/dev/null || fail "a folder of transformers cannot be sampled from"
+  "$lm" train --data letters.txt --weights own --block 8 --batch 2 --steps 1 --sample-tokens 0 --out with-own --quiet
+  cmp own/tokenizer.json with-own/tokenizer.json || fail "the tokenizer beside the weights was not used"
+  refuses 1 '--layers does not go with --weights FOLDER' "$lm" train --data letters.txt --weights "$golden/gpt2_a" --layers 2
+  refuses 1 'vocabulary of 23, but the tokenizer one of' "$lm" train "${small[@]:0:2}" --weights "$golden/gpt2_a"
+  refuses 1 'tokens do not fit the 16 positions' "$lm" train --data letters.txt --weights "$golden/gpt2_a" --block 32
+  sed -i 's/"hidden_size": 16/"hidden_size": 32/' own/config.json
+  refuses 1 '"hidden_size" is 32, but model.embed_tokens.weight of shape [23, 16] says 16' "$lm" train --data letters.txt --weights own
+  ;;
+compare)
+  "$lm" ngram --data text.txt --order 3 >ngram.txt
+  [[ $(wc -l <ngram.txt) == 5 ]] || fail "ngram printed: $(cat ngram.txt)"
+  awk 'NR > 3 && $3 >= before { exit 1 } NR > 2 { before = $3 }' ngram.txt || fail "longer n-grams are no better: $(cat ngram.txt)"
+  flags=(--data text.txt --mixers attention,mingru --parameters 20000 --layers 1 --heads 2 --block 16 --batch 2 --steps 10 --contexts 8,20 --order 3 --threads 2)
+  "$lm" compare "${flags[@]}" --out both --quiet >out.txt
+  for f in table.md table.csv loss.svg attention/metrics.csv mingru/checkpoint-10/model.safetensors; do
+    [[ -s both/$f ]] || fail "both/$f is missing"
+  done
+  [[ $(head -n 1 both/table.csv) == mixer,width,parameters,validation_loss,tokens_per_s,memory_mib,ms_at_8,ms_at_20 ]] || fail "table.csv: $(cat both/table.csv)"
+  awk -F, 'NR > 2 && ($3 < 12000 || $3 > 28000 || $4 <= 0 || $5 <= 0 || $6 <= 0 || $7 <= 0 || $8 <= 0) { exit 1 }' both/table.csv || fail "table.csv: $(cat both/table.csv)"
+  [[ $(wc -l <both/table.csv) == 4 && $(cut -d, -f1 both/table.csv | tail -n 2 | xargs) == "attention mingru" ]] || fail "table.csv: $(cat both/table.csv)"
+  cp both/table.csv before.csv
+  rm -r both/mingru
+  "$lm" compare "${flags[@]}" --out both --quiet >out.txt  # attention is there
+  cmp <(cut -d, -f1-4 before.csv) <(cut -d, -f1-4 both/table.csv) || fail "a comparison that goes on differs"
+  refuses 1 '--contexts 8,x is not valid' "$lm" compare "${flags[@]}" --contexts 8,x --out other
+  refuses 1 '--mixer tower is not valid' "$lm" compare "${flags[@]}" --mixers tower --out other
+  ;;
 bad_input)
   refuses 1 "--recompute each is not valid; expected none, sqrt, pointwise, or every:N" "$lm" train "${small[@]}" --recompute each
   refuses 1 "--recompute every:0 is not valid" "$lm" train "${small[@]}" --recompute every:0
@@ -275,7 +358,7 @@ bad_input)
   refuses 1 'gpu' "$lm" train "${small[@]}" --out no --device gpu
   refuses 1 '--device meta' "$lm" sample --from run --device meta
   "$lm" train --help >help.txt
-  for flag in data data-format tokenizer vocab layers heads width block batch accumulate steps lr min-lr warmup beta1 beta2 weight-decay clip dropout seed amp recompute memory-budget sample-tokens device threads eval-every out resume weights quiet keep; do
+  for flag in data data-format tokenizer vocab mixer positions mlp kv-heads window state chunk layers heads width block batch accumulate steps lr min-lr warmup beta1 beta2 weight-decay clip dropout seed amp recompute memory-budget sample-tokens device threads eval-every out resume weights quiet keep; do
     grep -q -- "--$flag" help.txt || fail "--help lacks --$flag"
   done
   ;;

@@ -166,6 +166,20 @@ TEST_CASE("FAVOR+ draws its directions anew in training only", "[efficient_atten
   for (int i = 0; i < 3; ++i) never(x);
   CHECK(never.projection->to_vector<float>() == start);
 }
+TEST_CASE("FAVOR+ goes on counting where its state was saved", "[efficient_attention]") {
+  manual_seed(1);
+  nn::FavorAttention m(C, {.num_heads = 2, .feature_redraw_interval = 3}), other(C, {.num_heads = 2, .feature_redraw_interval = 3});
+  const Tensor x = cast(wave({1, 5, C}), DType::f32);
+  const auto now = [&] { return other.projection->to_vector<float>(); };
+  m(x), m(x);
+  other(x);
+  other.load_state_dict(m.state_dict());
+  const auto loaded = now();
+  other(x);
+  CHECK(now() == loaded);
+  other(x);
+  CHECK(now() != loaded);
+}
 TEST_CASE("FAVOR+ stays finite for large queries and keys", "[efficient_attention]") {
   manual_seed(1);
   nn::FavorAttention m(C, {.num_heads = 2});
