@@ -159,6 +159,8 @@ std::vector<int64_t> LanguageModel::generate(std::vector<int64_t> tokens, int64_
   if (tokens.empty()) throw Error("LanguageModel: generate() got an empty prompt; it needs a token to begin with");
   if (count < 0 || !(o.temperature >= 0) || o.top_k < 0)
     throw Error(fmt::format("LanguageModel: generate() got count {}, temperature {}, top_k {}; none may be negative", count, o.temperature, o.top_k));
+  if (o.vocab_size < 0 || o.vocab_size > config.vocab_size)
+    throw Error(fmt::format("LanguageModel: generate() got vocab_size {}, but the model's is {}; it may be no larger", o.vocab_size, config.vocab_size));
   const NoGrad off;
   const int64_t prompt = int64_t(tokens.size());
   const int64_t most = config.max_positions > 0 ? config.max_positions : INT64_MAX;
@@ -167,7 +169,9 @@ std::vector<int64_t> LanguageModel::generate(std::vector<int64_t> tokens, int64_
   for (int64_t i = 0; i < count; ++i) {
     const int64_t length = int64_t(tokens.size());
     if (length > most) state = {};  // the position of every token moves
-    tokens.push_back(sample(step(latest(std::min(length, most) - state.length), state).to_vector<double>(), o, generator));
+    std::vector<double> logits = step(latest(std::min(length, most) - state.length), state).to_vector<double>();
+    if (o.vocab_size > 0) logits.resize(size_t(o.vocab_size));
+    tokens.push_back(sample(std::move(logits), o, generator));
   }
   return {tokens.begin() + prompt, tokens.end()};
 }

@@ -103,6 +103,7 @@ struct LanguageModelTrunk : Module {
 struct SampleTokensOptions {
   double temperature = 1;  ///< of the distribution; 0: always the likeliest token
   int64_t top_k = 0;       ///< draw among the likeliest k only; 0: among all
+  int64_t vocab_size = 0;  ///< draw among the first so many tokens only, where a model knows more than a tokenizer; 0: among all
 };
 /// Predicts the next token of ids. Matrices outside of the mixers start normal with standard deviation 0.02, those at the end of an MLP with
 /// 0.02 / sqrt(2 num_layers) (Radford et al. 2019); mixers start as they were made.

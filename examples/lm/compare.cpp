@@ -90,10 +90,10 @@ double seconds_per_token(Config c, int64_t context, Device device) {
 }
 
 struct Row {
-  std::string name;
+  std::string name = {};
   int64_t width = 0, parameters = 0;
   double loss = 0, tokens_per_s = 0, memory_mib = 0;
-  std::vector<double> ms_per_token;
+  std::vector<double> ms_per_token = {};
 };
 void write_table(const fs::path& out, const std::vector<Row>& rows, const std::vector<int64_t>& contexts, const std::vector<examples::Curve>& curves) {
   std::string csv = "mixer,width,parameters,validation_loss,tokens_per_s,memory_mib";

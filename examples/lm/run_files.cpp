@@ -26,7 +26,10 @@ std::vector<int64_t> start_of_text(const Tokenizer& tokenizer) {
 Trained load_model(const fs::path& from) {
   if (fs::exists(from / "config.json") && examples::read_json(from / "config.json").contains("model_type")) {
     auto tokenizer = load_tokenizer(from / "tokenizer.json");
-    return {std::move(tokenizer), nn::load_language_model(from)};
+    nn::LanguageModel model = nn::load_language_model(from);
+    if (model.config.vocab_size < tokenizer->size())
+      throw Error(fmt::format("{}: tokenizer.json has {} tokens, but the model knows {}", from.string(), tokenizer->size(), model.config.vocab_size));
+    return {std::move(tokenizer), std::move(model)};
   }
   const fs::path checkpoint = examples::find_checkpoint(from).path;
   const fs::path run = fs::absolute(checkpoint).parent_path();

@@ -189,7 +189,7 @@ void train(TrainOptions& o, examples::Settings& settings) {
   if (o.sample_tokens == 0) return run.print_folder();
   model.eval();
   Generator generator(o.seed);
-  const std::string sample = tokenizer->decode(model.generate(start_of_text(*tokenizer), o.sample_tokens, {.temperature = 0.8, .top_k = 200}, generator));
+  const std::string sample = tokenizer->decode(model.generate(start_of_text(*tokenizer), o.sample_tokens, {.temperature = 0.8, .top_k = 200, .vocab_size = o.model.vocab}, generator));
   write_file_atomically(run.folder() / "samples.txt", fmt::format("step {}, temperature 0.8, top-k 200:\n{}\n", run.step(), sample));
   if (!o.quiet) fmt::print("\n{}\n\n", sample);
   run.print_folder();

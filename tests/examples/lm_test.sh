@@ -2,7 +2,7 @@
 # The language models' trainer as its user sees it: files of a run, exact resume, Ctrl-C, sampling, and one clear line for bad input.
 #     lm_test.sh PROGRAM SCRATCH CASE
 set -euo pipefail
-lm=$1 work=$2/$3 case=$3
+lm=$1 work=$2/$3 case=$3 here=$(cd "$(dirname "$0")" && pwd)
 rm -rf "$work"
 mkdir -p "$work"
 cd "$work"
@@ -281,11 +281,12 @@ mixers)
   cp old/checkpoint-4/model.safetensors whole.safetensors
   rm -r old/checkpoint-4
   sed -i '/"mixer"\|"positions"\|"mlp"\|"window"\|"kv_heads"\|"state"\|"chunk"\|"hugging_face"/d' old/config.json
+  sed -i -z 's/,\n}/\n}/' old/config.json
   "$lm" train --resume old --quiet
   cmp whole.safetensors old/checkpoint-4/model.safetensors || fail "an old run goes on differently"
   ;;
 transformers)  # weights as transformers saves them
-  golden=$(dirname "$0")/../golden
+  golden=$here/../golden
   printf 'abcdefghijklmnopqrs%.0s' $(seq 200) >letters.txt  # 19 letters
   for model in gpt2_a llama_a mamba_a; do
     flags=(--data letters.txt --weights "$golden/$model" --block 8 --batch 2 --steps 4 --eval-every 2 --sample-tokens 8 --threads 2 --quiet)

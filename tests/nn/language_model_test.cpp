@@ -9,7 +9,6 @@
 
 using namespace retape;
 using namespace retape::testing;
-using Catch::Matchers::ContainsSubstring;
 
 namespace {
 
@@ -92,6 +91,8 @@ TEST_CASE("a language model generates from its state, and from the last position
   CHECK(drawn == model.generate({3}, 40, {}, two));
   CHECK(drawn != model.generate({3}, 40, {}, three));
   CHECK(model.generate({3}, 5, {.top_k = 1}) == model.generate({3}, 5, {.temperature = 0}));
+  for (const int64_t token : model.generate({3}, 40, {.vocab_size = 4})) CHECK(token < 4);
+  CHECK_THAT(error_of([&] { model.generate({3}, 1, {.vocab_size = 12}); }), ContainsSubstring("vocab_size 12, but the model's is 11"));
 }
 
 TEST_CASE("a language model's weights have nanoGPT's names and spread", "[language_model]") {
@@ -133,7 +134,7 @@ TEST_CASE("language models of transformers load under their own names and give t
     const NoGrad off;
     const SafeTensors expected = SafeTensors::open(golden / name / "expected.safetensors");
     const Tensor ids = expected.tensor("ids"), logits = expected.tensor("logits");
-    CHECK(max(abs(model(ids) - logits)).item() <= 1e-4);
+    CHECK(amax(abs(model(ids) - logits)).item() <= 1e-4);
     CHECK(relative_difference(model(ids), logits) <= 1e-5);
     nn::LanguageModel::State state;  // and in the form that generates
     model.step(narrow(ids, 1, 0, 3), state);
