@@ -367,10 +367,9 @@ __device__ __forceinline__ int clamped(int64_t n) { return int(min_of(max_of(n, 
 // What of a tile of scores is there and seen, but for masks.
 struct Edges {
   enum Sight { nothing, some, everything } sight = everything;
-  int rows, ends, ahead, behind,
-      sinks;  // there are so many rows; hidden: columns from `ends` on; column + ahead > row; column + behind < row, behind
-              // the sinks
-  const bool* blocks = nullptr;  // or of the first query's row
+  int rows, ends;                // so many rows and columns are there
+  int ahead, behind, sinks;      // hidden: column + ahead > row; column + behind < row, behind the sinks
+  const bool* blocks = nullptr;  // or of the head
   int64_t first_position, first_key, block_size, block_columns;
 
   template <class T>
