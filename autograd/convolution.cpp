@@ -3,6 +3,7 @@
 #include <retape/autograd/convolution.h>
 
 #include <algorithm>
+#include <optional>
 #include <string_view>
 
 #include <retape/autograd/binary.h>
@@ -26,21 +27,44 @@ Padding::Padding(const char* name) : same(std::string_view(name) == "same") {
 }
 namespace {
 
-// The convolution as oneDNN takes it, for x (N, in, C) and y (N, out, O).
+bool is_depthwise(const Geometry& g, const Tensor& x, const Tensor& y) { return g.groups == x.shape()[-1] && g.groups == y.shape()[-1]; }
+// The convolution as oneDNN takes it, for x (N, in, C) and y (N, out, O). It has kernels for depthwise ones from two dims on: rows are images of one row.
 onednn::Convolution described(const Geometry& g, const Tensor& x, const Tensor& y) {
-  return {g.rank, x.shape()[0], g.groups, x.shape()[-1], y.shape()[-1], g.window};
+  const int rank = g.rank == 1 && is_depthwise(g, x, y) ? 2 : g.rank;
+  return {rank, x.shape()[0], g.groups, x.shape()[-1], y.shape()[-1], g.window};
 }
 // Whether oneDNN computes it. A convolution of a few places with a large weight is rather a product of matrices: there the time goes into
 // putting the weight in order.
 bool goes_to_onednn(const Geometry& g, const Tensor& x, const Tensor& y, onednn::ConvolutionPass pass) {
   if (!x.device().is_cpu() || x.dtype() != DType::f32 || x.numel() == 0 || y.numel() == 0) return false;
-  const bool depthwise = g.groups == x.shape()[-1] && g.groups == y.shape()[-1];
   if (g.is_pointwise() && g.groups == 1) return false;
   const int64_t rows = x.shape()[0] * g.window.places_out();
   // The weight's gradient is summed in up to 16 parts, each as large as the weight.
   const int64_t least = pass == onednn::ConvolutionPass::weight ? std::max<int64_t>(256, 16 * y.shape()[-1] / g.groups) : 256;
-  if (!depthwise && rows < least) return false;
+  if (!is_depthwise(g, x, y) && rows < least) return false;
   return onednn::convolves(described(g, x, y), pass);
+}
+
+// The convolution of y that gives the gradient with respect to x, if there is one that oneDNN is quicker at: where windows of a depthwise convolution touch each
+// other, every place is in as many windows as a window has places, and the kernel goes backwards.
+std::optional<Geometry> turned(const Geometry& g, const Tensor& x, const Tensor& y) {
+  if (!is_depthwise(g, x, y)) return {};
+  Geometry back = g;
+  for (int d = 0; d < 3; ++d) {
+    const int64_t padding = g.window.dilation[d] * (g.window.kernel[d] - 1) - g.window.padding[d];
+    if (g.window.stride[d] != 1 || padding < 0) return {};
+    back.window.in[d] = g.window.out[d], back.window.out[d] = g.window.in[d], back.window.padding[d] = padding;
+  }
+  return back;
+}
+// weight (C, 1, kernel) with the elements of each kernel in reverse order.
+Tensor backwards(const Tensor& weight) {
+  Tensor y = empty(weight.shape(), weight.options());
+  const int64_t channels = weight.shape()[0], size = weight.numel() / std::max<int64_t>(1, channels);
+  const float* const from = weight.data<float>();
+  float* const to = y.mutable_data<float>();
+  for (int64_t c = 0; c < channels; ++c) std::reverse_copy(from + c * size, from + (c + 1) * size, to + c * size);
+  return y;
 }
 
 // ---- the three ops ----
@@ -81,7 +105,10 @@ struct ConvolutionInput {
     Tensor out = empty(image_shape(d.shape()[0], w.shape()[1] * g.groups, g.rank, g.window.in), d.options(), MemoryFormat::channels_last);
     if (out.numel() == 0 || d.device().is_meta()) return out;
     const Tensor grad = dense_channels_behind(d), kernel = contiguous(w), image = channels_behind(out);
-    if (goes_to_onednn(g, image, grad, onednn::ConvolutionPass::input))
+    if (const auto back = turned(g, image, grad); back && goes_to_onednn(*back, grad, image, onednn::ConvolutionPass::forward))
+      onednn::convolution(described(*back, grad, image), grad.data<float>(), backwards(kernel).data<float>(), nullptr,
+                          image.mutable_data<float>());
+    else if (goes_to_onednn(g, image, grad, onednn::ConvolutionPass::input))
       onednn::convolution_backward_input(described(g, image, grad), grad.data<float>(), kernel.data<float>(), image.mutable_data<float>());
     else input_by_columns(Columns(g, image, grad), grad, kernel, image);
     return out;

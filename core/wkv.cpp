@@ -11,9 +11,27 @@ constexpr int64_t block = 64, chunk = recurrence_chunk;  // channels; steps
 
 template <class C> struct States {
   C numerator[block], denominator[block], exponent[block];
-  RETAPE_INLINE WkvState<C> at(int64_t c) const { return {numerator[c], denominator[c], exponent[c]}; }
-  RETAPE_INLINE void set(int64_t c, const WkvState<C>& s) {
-    numerator[c] = s.numerator, denominator[c] = s.denominator, exponent[c] = s.exponent;
+  RETAPE_INLINE void load(const C* n, const C* d, const C* e, int64_t width) {
+    for (int64_t c = 0; c < width; ++c) numerator[c] = n[c], denominator[c] = d[c], exponent[c] = e[c];
+  }
+  RETAPE_INLINE void store(C* n, C* d, C* e, int64_t width) const {
+    for (int64_t c = 0; c < width; ++c) n[c] = numerator[c], d[c] = denominator[c], e[c] = exponent[c];
+  }
+  RETAPE_INLINE void advance(int64_t width, const C* decay, const C* k, const C* v) {
+#pragma omp simd
+    for (int64_t c = 0; c < width; ++c) wkv_next(numerator[c], denominator[c], exponent[c], decay[c], k[c], v[c]);
+  }
+};
+// A row of a block of channels in what it is computed in.
+template <class C> struct Row {
+  C at[block];
+  template <class T> RETAPE_INLINE void load(const T* x, int64_t width) {
+#pragma omp simd
+    for (int64_t c = 0; c < width; ++c) at[c] = C(x[c]);
+  }
+  template <class T> RETAPE_INLINE void store(T* x, int64_t width) const {
+#pragma omp simd
+    for (int64_t c = 0; c < width; ++c) put(x[c], at[c]);
   }
 };
 template <class C> RETAPE_INLINE const C* pointer(const Tensor& t) { return t ? t.data<C>() : nullptr; }
@@ -39,8 +57,8 @@ template <class T> struct Problem {
         exponent(pointer<C>(in.exponent)) {}
   RETAPE_INLINE void begin(States<C>& s, int64_t n, int64_t from, int64_t width) const {
     const int64_t at = n * channels + from;
-    for (int64_t c = 0; c < width; ++c)
-      s.set(c, numerator ? WkvState<C>{numerator[at + c], denominator[at + c], exponent[at + c]} : WkvState<C>{C(0), C(0), wkv_nothing<C>});
+    if (numerator) return s.load(numerator + at, denominator + at, exponent + at, width);
+    for (int64_t c = 0; c < width; ++c) s.numerator[c] = 0, s.denominator[c] = 0, s.exponent[c] = wkv_nothing<C>;
   }
   RETAPE_INLINE int64_t place(int64_t n, int64_t t) const { return (n * steps + t) * channels; }
   // Of the state before chunk i > 0: the first of three rows of channels.
@@ -57,33 +75,30 @@ template <class T, class F> RETAPE_INLINE void for_blocks(const Problem<T>& p, c
     }
   });
 }
-template <class T, class C> RETAPE_INLINE void advance(States<C>& s, int64_t width, const C* decay, const T* k, const T* v) {
-#pragma omp simd
-  for (int64_t c = 0; c < width; ++c) s.set(c, wkv_next(s.at(c), decay[c], C(k[c]), C(v[c])));
-}
 
 template <class T>
 void forward(const Problem<T>& p, T* y, compute_t<T>* numerator, compute_t<T>* denominator, compute_t<T>* exponent, compute_t<T>* kept) {
   using C = compute_t<T>;
   for_blocks(p, [&](int64_t n, int64_t from, int64_t width) {
     States<C> s;
+    Row<C> k, v, out;
     p.begin(s, n, from, width);
     const C *const decay = p.decay + from, *const first = p.first + from;
     for (int64_t t = 0; t < p.steps; ++t) {
       if (t > 0 && t % chunk == 0) {
         C* const to = kept + p.kept_place(n, t / chunk) + from;
-        for (int64_t c = 0; c < width; ++c)
-          to[c] = s.numerator[c], to[p.channels + c] = s.denominator[c], to[2 * p.channels + c] = s.exponent[c];
+        s.store(to, to + p.channels, to + 2 * p.channels, width);
       }
-      const T *const k = p.k + p.place(n, t) + from, *const v = p.v + p.place(n, t) + from;
-      T* const out = y + p.place(n, t) + from;
+      const int64_t row = p.place(n, t) + from;
+      k.load(p.k + row, width), v.load(p.v + row, width);
 #pragma omp simd
-      for (int64_t c = 0; c < width; ++c) put(out[c], wkv_output(s.at(c), first[c], C(k[c]), C(v[c])));
-      advance(s, width, decay, k, v);
+      for (int64_t c = 0; c < width; ++c)
+        out.at[c] = wkv_output(s.numerator[c], s.denominator[c], s.exponent[c], first[c], k.at[c], v.at[c]);
+      out.store(y + row, width);
+      s.advance(width, decay, k.at, v.at);
     }
     const int64_t at = n * p.channels + from;
-    for (int64_t c = 0; c < width; ++c)
-      numerator[at + c] = s.numerator[c], denominator[at + c] = s.denominator[c], exponent[at + c] = s.exponent[c];
+    s.store(numerator + at, denominator + at, exponent + at, width);
   });
 }
 
@@ -94,40 +109,38 @@ void backward(const Problem<T>& p, const compute_t<T>* kept, const T* dy, const 
   using C = compute_t<T>;
   for_blocks(p, [&](int64_t n, int64_t from, int64_t width) {
     States<C> before[chunk];
-    C gn[block], gd[block], ddecay[block], dfirst[block];
+    Row<C> k, v, g, to_k, to_v, gn, gd, ddecay, dfirst;
     const int64_t at = n * p.channels + from;
     const C *const decay = p.decay + from, *const first = p.first + from;
     for (int64_t c = 0; c < width; ++c)
-      gn[c] = dnumerator ? dnumerator[at + c] : C(0), gd[c] = ddenominator ? ddenominator[at + c] : C(0), ddecay[c] = 0, dfirst[c] = 0;
+      gn.at[c] = dnumerator ? dnumerator[at + c] : C(0), gd.at[c] = ddenominator ? ddenominator[at + c] : C(0), ddecay.at[c] = 0,
+      dfirst.at[c] = 0;
     for (int64_t i = p.kept; i >= 0; --i) {
       const int64_t start = i * chunk, many = min_of(chunk, p.steps - start);
       if (i == 0) p.begin(before[0], n, from, width);
       else {
         const C* const of = kept + p.kept_place(n, i) + from;
-        for (int64_t c = 0; c < width; ++c) before[0].set(c, {of[c], of[p.channels + c], of[2 * p.channels + c]});
+        before[0].load(of, of + p.channels, of + 2 * p.channels, width);
       }
       for (int64_t t = 1; t < many; ++t) {
         const int64_t row = p.place(n, start + t - 1) + from;
-        for (int64_t c = 0; c < width; ++c) before[t].set(c, before[t - 1].at(c));
-        advance(before[t], width, decay, p.k + row, p.v + row);
+        before[t].load(before[t - 1].numerator, before[t - 1].denominator, before[t - 1].exponent, width);
+        k.load(p.k + row, width), v.load(p.v + row, width);
+        before[t].advance(width, decay, k.at, v.at);
       }
       for (int64_t t = many - 1; t >= 0; --t) {
         const int64_t row = p.place(n, start + t) + from;
-        const T *const k = p.k + row, *const v = p.v + row, *const g = dy + row;
-        T *const to_k = dk + row, *const to_v = dv + row;
+        const States<C>& s = before[t];
+        k.load(p.k + row, width), v.load(p.v + row, width), g.load(dy + row, width);
 #pragma omp simd
-        for (int64_t c = 0; c < width; ++c) {
-          WkvGradient<C> d{gn[c], gd[c], ddecay[c], dfirst[c]};
-          const WkvInputGradient<C> in = wkv_step_backward(before[t].at(c), decay[c], first[c], C(k[c]), C(v[c]), C(g[c]), d);
-          gn[c] = d.numerator, gd[c] = d.denominator, ddecay[c] = d.decay, dfirst[c] = d.first;
-          put(to_k[c], in.k), put(to_v[c], in.v);
-        }
+        for (int64_t c = 0; c < width; ++c)
+          wkv_step_backward(s.numerator[c], s.denominator[c], s.exponent[c], decay[c], first[c], k.at[c], v.at[c], g.at[c], gn.at[c],
+                            gd.at[c], ddecay.at[c], dfirst.at[c], to_k.at[c], to_v.at[c]);
+        to_k.store(dk + row, width), to_v.store(dv + row, width);
       }
     }
-    for (int64_t c = 0; c < width; ++c) {
-      of_decay[at + c] = ddecay[c], of_first[at + c] = dfirst[c];
-      if (of_numerator) of_numerator[at + c] = gn[c], of_denominator[at + c] = gd[c];
-    }
+    ddecay.store(of_decay + at, width), dfirst.store(of_first + at, width);
+    if (of_numerator) gn.store(of_numerator + at, width), gd.store(of_denominator + at, width);
   });
 }
 

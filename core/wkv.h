@@ -7,44 +7,36 @@
 
 namespace retape::RETAPE_LEVEL {
 
-template <class C> struct WkvState { C numerator, denominator, exponent; };
 template <class C> constexpr C wkv_nothing = C(-1e38);  // the exponent of a state of no steps; infinity minus infinity would be nan
 
-// e^old and e^key, both over the larger of them.
-template <class C> struct WkvShares {
-  C old, key, top;
-  RETAPE_HD WkvShares(C old_exponent, C key_exponent) {
-    const C difference = old_exponent - key_exponent, less = m::exp(difference > C(0) ? -difference : difference);
-    old = difference > C(0) ? C(1) : less;
-    key = difference > C(0) ? less : C(1);
-    top = difference > C(0) ? old_exponent : key_exponent;
-  }
-};
-
-template <class C> RETAPE_HD C wkv_output(const WkvState<C>& s, C first, C k, C v) {
-  const WkvShares<C> w(s.exponent, first + k);
-  return (w.old * s.numerator + w.key * v) / (w.old * s.denominator + w.key);
+// The output of a step, and the state after it. Numbers are passed apart from each other: a loop over channels with structs would not become one over vectors.
+template <class C> RETAPE_HD C wkv_output(C numerator, C denominator, C exponent, C first, C k, C v) {
+  const C present = first + k, top = exponent > present ? exponent : present;
+  const C old = m::exp_nonpositive(exponent - top), now = m::exp_nonpositive(present - top);
+  return (old * numerator + now * v) / (old * denominator + now);
 }
-template <class C> RETAPE_HD WkvState<C> wkv_next(const WkvState<C>& s, C decay, C k, C v) {
-  const WkvShares<C> w(s.exponent + decay, k);
-  return {w.old * s.numerator + w.key * v, w.old * s.denominator + w.key, w.top};
+template <class C> RETAPE_HD void wkv_next(C& numerator, C& denominator, C& exponent, C decay, C k, C v) {
+  const C faded = exponent + decay, top = faded > k ? faded : k;
+  const C old = m::exp_nonpositive(faded - top), now = m::exp_nonpositive(k - top);
+  numerator = old * numerator + now * v, denominator = old * denominator + now, exponent = top;
 }
 
-// What the steps after one want of its state, and what has come together of decay and first.
-template <class C> struct WkvGradient { C numerator, denominator, decay, first; };
-template <class C> struct WkvInputGradient { C k, v; };
-// `s` is the state before the step.
+// The gradients of a step. The state is that before it; dnumerator and ddenominator are what the steps after it want of the state, and become what it and they want
+// of the state before; ddecay and dfirst are sums.
 template <class C>
-RETAPE_HD WkvInputGradient<C> wkv_step_backward(const WkvState<C>& s, C decay, C first, C k, C v, C dy, WkvGradient<C>& d) {
-  const WkvShares<C> out(s.exponent, first + k), next(s.exponent + decay, k);
-  const C g = dy / (out.old * s.denominator + out.key), y = (out.old * s.numerator + out.key * v) / (out.old * s.denominator + out.key);
-  const C of_first = g * out.key * (v - y);
-  const WkvInputGradient<C> of{of_first + next.key * (d.numerator * v + d.denominator), g * out.key + next.key * d.numerator};
-  d.first += of_first;
-  d.decay += next.old * (d.numerator * s.numerator + d.denominator * s.denominator);
-  d.numerator = next.old * d.numerator + out.old * g;
-  d.denominator = next.old * d.denominator - out.old * g * y;
-  return of;
+RETAPE_HD void wkv_step_backward(C numerator, C denominator, C exponent, C decay, C first, C k, C v, C dy, C& dnumerator, C& ddenominator,
+                                 C& ddecay, C& dfirst, C& dk, C& dv) {
+  const C present = first + k, top = exponent > present ? exponent : present;
+  const C old = m::exp_nonpositive(exponent - top), now = m::exp_nonpositive(present - top);
+  const C share = C(1) / (old * denominator + now), y = (old * numerator + now * v) * share, g = dy * share, of_first = g * now * (v - y);
+  const C faded = exponent + decay, next_top = faded > k ? faded : k;
+  const C stays = m::exp_nonpositive(faded - next_top), enters = m::exp_nonpositive(k - next_top);
+  dk = of_first + enters * (dnumerator * v + ddenominator);
+  dv = g * now + enters * dnumerator;
+  dfirst += of_first;
+  ddecay += stays * (dnumerator * numerator + ddenominator * denominator);
+  dnumerator = stays * dnumerator + old * g;
+  ddenominator = stays * ddenominator - old * g * y;
 }
 
 }  // namespace retape::RETAPE_LEVEL

@@ -8,9 +8,9 @@ namespace {
 
 constexpr int64_t chunk = recurrence_chunk;
 
+template <class C> struct State { C numerator, denominator, exponent; };
 template <class T> struct Problem {
   using C = compute_t<T>;
-  using State = WkvState<C>;
   int64_t batch, steps, channels, kept;
   const C *decay, *first;
   const T *k, *v;
@@ -28,7 +28,7 @@ template <class T> struct Problem {
         denominator(data<C>(in.denominator)),
         exponent(data<C>(in.exponent)) {}
   RETAPE_HD int64_t lines() const { return batch * channels; }
-  __device__ __forceinline__ State begin(int64_t line) const {
+  __device__ __forceinline__ State<C> begin(int64_t line) const {
     if (!numerator) return {C(0), C(0), wkv_nothing<C>};
     return {numerator[line], denominator[line], exponent[line]};
   }
@@ -54,8 +54,8 @@ __global__ void forward(Problem<T> p, T* y, compute_t<T>* numerator, compute_t<T
       }
       const int64_t at = p.place(line, t);
       const C k = C(p.k[at]), v = C(p.v[at]);
-      y[at] = T(wkv_output(s, first, k, v));
-      s = wkv_next(s, decay, k, v);
+      y[at] = T(wkv_output(s.numerator, s.denominator, s.exponent, first, k, v));
+      wkv_next(s.numerator, s.denominator, s.exponent, decay, k, v);
     }
     numerator[line] = s.numerator, denominator[line] = s.denominator, exponent[line] = s.exponent;
   }
@@ -70,8 +70,8 @@ __global__ void backward(Problem<T> p, const compute_t<T>* kept, const T* dy, co
   for (int64_t line = thread_index(); line < p.lines(); line += thread_count()) {
     const int64_t channel = line % p.channels;
     const C decay = p.decay[channel], first = p.first[channel];
-    WkvGradient<C> d{dnumerator ? dnumerator[line] : C(0), ddenominator ? ddenominator[line] : C(0), C(0), C(0)};
-    typename Problem<T>::State before[chunk];
+    C gn = dnumerator ? dnumerator[line] : C(0), gd = ddenominator ? ddenominator[line] : C(0), ddecay = 0, dfirst = 0;
+    State<C> before[chunk];
     for (int64_t i = p.kept; i >= 0; --i) {
       const int64_t start = i * chunk, many = min_of(chunk, p.steps - start);
       if (i == 0) before[0] = p.begin(line);
@@ -81,16 +81,19 @@ __global__ void backward(Problem<T> p, const compute_t<T>* kept, const T* dy, co
       }
       for (int64_t t = 1; t < many; ++t) {
         const int64_t at = p.place(line, start + t - 1);
-        before[t] = wkv_next(before[t - 1], decay, C(p.k[at]), C(p.v[at]));
+        before[t] = before[t - 1];
+        wkv_next(before[t].numerator, before[t].denominator, before[t].exponent, decay, C(p.k[at]), C(p.v[at]));
       }
       for (int64_t t = many - 1; t >= 0; --t) {
         const int64_t at = p.place(line, start + t);
-        const auto in = wkv_step_backward(before[t], decay, first, C(p.k[at]), C(p.v[at]), C(dy[at]), d);
-        dk[at] = T(in.k), dv[at] = T(in.v);
+        C of_k, of_v;
+        wkv_step_backward(before[t].numerator, before[t].denominator, before[t].exponent, decay, first, C(p.k[at]), C(p.v[at]), C(dy[at]),
+                          gn, gd, ddecay, dfirst, of_k, of_v);
+        dk[at] = T(of_k), dv[at] = T(of_v);
       }
     }
-    of_decay[line] = d.decay, of_first[line] = d.first;
-    if (of_numerator) of_numerator[line] = d.numerator, of_denominator[line] = d.denominator;
+    of_decay[line] = ddecay, of_first[line] = dfirst;
+    if (of_numerator) of_numerator[line] = gn, of_denominator[line] = gd;
   }
 }
 
