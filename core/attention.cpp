@@ -8,6 +8,22 @@ namespace {
 
 template <class A> constexpr A infinity = A(__builtin_inff());
 
+// Loops of little work, out of line: each would be unrolled for every dtype.
+template <class A> __attribute__((noinline)) void clear(int64_t n, A* x) {
+  for (int64_t i = 0; i < n; ++i) x[i] = 0;
+}
+template <class A> __attribute__((noinline)) void add(int64_t n, const A* x, A* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] += x[i];
+}
+// y[i] += x[n - 1 - i]
+template <class A> __attribute__((noinline)) void add_reversed(int64_t n, const A* x, A* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] += x[n - 1 - i];
+}
+template <class A> __attribute__((noinline)) void scale_rows(int64_t rows, int64_t width, const A* by, A* x) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = 0; i < width; i += lanes<A>) vec(x + r * tile + i) *= vec(by + r * tile + i);
+}
+
 // ---- moving rows -----------------------------------------------------------------------------------------------------
 
 template <class T> struct Rows {  // (batch, heads, positions, features), features contiguous
@@ -85,6 +101,11 @@ struct Mask {
   int64_t stride[4] = {};
 };
 
+struct Blocks {  // (heads or 1, rows, columns)
+  const bool* data = nullptr;
+  int64_t columns = 0, of_head = 0;
+};
+
 // What attention is asked for, without the tensors that only one direction has. Positions: T queries, S keys.
 template <class T> struct Problem {
   int64_t batch, heads, kv_heads, queries, keys, head_dim, value_dim;
@@ -97,8 +118,7 @@ template <class T> struct Problem {
   // (heads, table_size): what is added to the score of query i and key j is [i - j + all_keys - 1], so that queries lie next to each other.
   const compute_t<T>* relative = nullptr;
   int64_t table_size = 0;
-  const bool* blocks = nullptr;
-  int64_t block_columns = 0, blocks_of_head = 0;
+  Blocks blocks = {};
 
   /// The keys that queries before `end` may see.
   RETAPE_INLINE int64_t keys_before(int64_t end) const { return min_of(keys, end + options.offset + options.right); }
@@ -133,9 +153,8 @@ template <class M, class A> RETAPE_INLINE A bias_of(M x) {
 
 enum class Sight { nothing, some, everything };
 
-// What windows and blocks let a tile see, besides its diagonal.
-template <class T> Sight sight_of(const Problem<T>& p, const Place& at) {
-  const AttentionOptions& o = p.options;
+// What windows and blocks let a tile see, besides its diagonal. What depends on no element type is compiled once.
+__attribute__((noinline)) Sight sight_of(const AttentionOptions& o, const Blocks& all_blocks, const Place& at) {
   const int64_t first = at.first_query + o.offset, last = first + at.queries - 1, last_key = at.first_key + at.keys - 1;
   bool some = !at.diagonal && last_key > first + o.right;
   const int64_t behind_sinks = max_of(at.first_key, o.sinks);
@@ -143,19 +162,18 @@ template <class T> Sight sight_of(const Problem<T>& p, const Place& at) {
     if (behind_sinks == at.first_key && last_key < first - o.left) return Sight::nothing;
     some = true;
   }
-  if (p.blocks) {
-    const bool* const blocks = p.blocks + at.h * p.blocks_of_head;
+  if (all_blocks.data) {
+    const bool* const blocks = all_blocks.data + at.h * all_blocks.of_head;
     int64_t seen = 0, all = 0;
     for (int64_t i = first / o.block_size; i <= last / o.block_size; ++i)
-      for (int64_t j = at.first_key / o.block_size; j <= last_key / o.block_size; ++j, ++all) seen += blocks[i * p.block_columns + j];
+      for (int64_t j = at.first_key / o.block_size; j <= last_key / o.block_size; ++j, ++all) seen += blocks[i * all_blocks.columns + j];
     if (seen == 0) return Sight::nothing;
     some |= seen < all;
   }
   return some ? Sight::some : Sight::everything;
 }
 // Such elements of the tile become -infinity.
-template <class T, class A> void hide(const Problem<T>& p, const Place& at, A* scores) {
-  const AttentionOptions& o = p.options;
+template <class A> __attribute__((noinline)) void hide(const AttentionOptions& o, const Blocks& blocks, const Place& at, A* scores) {
   const int64_t first = at.first_query + o.offset;
   for (int64_t j = 0; j < at.keys; ++j) {
     A* const row = scores + j * tile;
@@ -163,10 +181,10 @@ template <class T, class A> void hide(const Problem<T>& p, const Place& at, A* s
     const int64_t end = key < o.sinks ? at.width : max_of(int64_t{0}, key + o.left - first + 1);  // behind the last query that sees the key
     for (int64_t i = 0; i < min_of(at.width, key - o.right - first); ++i) row[i] = -infinity<A>;
     for (int64_t i = end; i < at.width; ++i) row[i] = -infinity<A>;
-    if (p.blocks) {
-      const bool* const column = p.blocks + at.h * p.blocks_of_head + key / o.block_size;
+    if (blocks.data) {
+      const bool* const column = blocks.data + at.h * blocks.of_head + key / o.block_size;
       for (int64_t i = 0; i < at.queries; ++i)
-        if (!column[(first + i) / o.block_size * p.block_columns]) row[i] = -infinity<A>;
+        if (!column[(first + i) / o.block_size * blocks.columns]) row[i] = -infinity<A>;
     }
   }
 }
@@ -313,30 +331,37 @@ template <class A> void cap(const Place& at, A softcap, A* scores, A* slopes) {
   }
 }
 
-template <class T, class A>
-void score(const Problem<T>& p, const Place& at, Sight sight, const A* k, int64_t cols, const A* queries, const A* bias, A* scores,
-           A* slopes = nullptr) {
-  dots(at, p.head_dim, k, cols, queries, -infinity<A>, scores);
-  if (p.options.softcap > 0) {
-    cap(at, A(p.options.softcap), scores, slopes);
+// table: of relative biases, at the tile's first query and key; or null.
+template <class A>
+__attribute__((noinline)) void score(const Place& at, int64_t features, double softcap, const A* table, const A* k, int64_t cols,
+                                     const A* queries, const A* bias, A* scores, A* slopes) {
+  dots(at, features, k, cols, queries, -infinity<A>, scores);
+  if (softcap > 0) {
+    cap(at, A(softcap), scores, slopes);
     fill_unseen(at, -infinity<A>, scores);
   }
-  if (p.relative) {
-    const A* const table = p.relative + at.h * p.table_size + at.first_query + p.all_keys - 1 - at.first_key;
+  if (table)
     for (int64_t j = 0; j < at.keys; ++j) {
 #pragma omp simd
       for (int64_t i = 0; i < at.width; ++i) scores[j * tile + i] += table[i - j];
     }
-  }
   if (bias)
     for (int64_t j = 0; j < at.keys; ++j)
       for (int64_t i = 0; i < at.width; i += lanes<A>) vec(scores + j * tile + i) += vec(bias + j * tile + i);
-  if (sight == Sight::some) hide(p, at, scores);
+}
+// The scores of a tile that is seen as `sight` says, with the mask's bias if there is one.
+template <class T, class A>
+RETAPE_INLINE void score(const Problem<T>& p, const Place& at, Sight sight, const A* k, int64_t cols, const A* queries, const A* bias,
+                         A* scores, A* slopes = nullptr) {
+  const A* const table =
+      p.relative ? p.relative + at.h * p.table_size + at.first_query + p.all_keys - 1 - at.first_key : static_cast<const A*>(nullptr);
+  score(at, p.head_dim, p.options.softcap, table, k, cols, queries, bias, scores, slopes);
+  if (sight == Sight::some) hide(p.options, p.blocks, at, scores);
 }
 
-// table [i - j + p.keys - 1] += gradient of the score of query i and key j
-template <class T, class A> void sum_diagonals(const Problem<T>& p, const Place& at, const A* dscores, A* table) {
-  A* const first = table + at.first_query + p.keys - 1 - at.first_key;
+// table [query - key + keys - 1] += gradient of their score
+template <class A> __attribute__((noinline)) void sum_diagonals(int64_t keys, const Place& at, const A* dscores, A* table) {
+  A* const first = table + at.first_query + keys - 1 - at.first_key;
   for (int64_t j = 0; j < at.keys; ++j) {
 #pragma omp simd
     for (int64_t i = 0; i < at.queries; ++i) first[i - j] += dscores[j * tile + i];
@@ -532,7 +557,7 @@ template <class T> void forward(const Problem<T>& p, const Rows<T>& y, compute_t
         from = min_of(from, p.first_key(at.first_query)), seen = max_of(seen, p.keys_before(at.first_query + at.queries));
         load_rows(p.q.at(at.b, at.h, at.first_query), p.q.stride[2], at.queries, p.head_dim, A(p.options.scale), k_cols, q_rows);
         transpose_packed(q_rows, k_cols, at.queries, p.head_dim, at.width, q);
-        for (int64_t i = 0; i < tile * v_cols; ++i) out[i] = 0;
+        clear(tile * v_cols, out);
         for (int64_t i = 0; i < tile; ++i) top[i] = -infinity<A>, sum[i] = 0;
       }
 
@@ -541,7 +566,7 @@ template <class T> void forward(const Problem<T>& p, const Rows<T>& y, compute_t
           const auto& [here, q, out, top, sum] = query[t];
           if (j >= p.keys_before(here.first_query + here.queries)) continue;
           const Place at = place(p, here.b, here.h, here.first_query, j);
-          const Sight sight = sight_of(p, at);
+          const Sight sight = sight_of(p.options, p.blocks, at);
           if (sight == Sight::nothing) continue;
           const Sight masked = p.mask.data ? load_bias(p.mask, at, space.bias, space.scores) : Sight::everything;
           if (masked == Sight::nothing) continue;
@@ -702,10 +727,9 @@ void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& 
       dy = arena.take(tile * v_cols), dy_lanes = arena.take(tile * v_cols);
       top = arena.take(tile), share = arena.take(tile), delta = arena.take(tile);
     }
-    for (int64_t i = 0; i < share; ++i) sum_k[i] = 0;
+    clear(share, sum_k);
     A* const table = drelative ? tables + (head * chunks + chunk) * group * diagonals : nullptr;
-    if (table)
-      for (int64_t i = 0; i < group * diagonals; ++i) table[i] = 0;
+    if (table) clear(group * diagonals, table);
 
     for (int64_t n = chunk; n < items; n += turns * chunks) {
       const int64_t count = min_of(turns, divide_up(items - n, chunks));
@@ -716,7 +740,7 @@ void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& 
         from = min_of(from, p.first_key(at.first_query)), seen = max_of(seen, p.keys_before(at.first_query + at.queries));
         load_rows(p.q.at(at.b, at.h, at.first_query), p.q.stride[2], at.queries, p.head_dim, A(p.options.scale), k_cols, x.q);
         transpose_packed(x.q, k_cols, at.queries, p.head_dim, at.width, x.q_lanes);
-        for (int64_t i = 0; i < tile * k_cols; ++i) x.dq[i] = 0;
+        clear(tile * k_cols, x.dq);
         load_rows(dy.at(at.b, at.h, at.first_query), dy.stride[2], at.queries, p.value_dim, kept, v_cols, x.dy);
         load_rows(y.at(at.b, at.h, at.first_query), y.stride[2], at.queries, p.value_dim, 1 / kept, v_cols, x.dy_lanes);
         row_dots(x.dy_lanes, x.dy, v_cols, at, x.delta, space.scores, dp);
@@ -734,7 +758,7 @@ void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& 
           const BackwardTile<A>& x = query[t];
           if (j >= p.keys_before(x.at.first_query + x.at.queries)) continue;
           const Place at = place(p, x.at.b, x.at.h, x.at.first_query, j);
-          const Sight sight = sight_of(p, at);
+          const Sight sight = sight_of(p.options, p.blocks, at);
           if (sight == Sight::nothing) continue;
           const Sight masked = p.mask.data ? load_bias(p.mask, at, space.bias, space.scores) : Sight::everything;
           if (masked == Sight::nothing) continue;
@@ -744,10 +768,8 @@ void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& 
           score(p, at, sight, k + j * k_cols, k_cols, x.q_lanes, bias, space.scores, space.slopes);
           dots(at, p.value_dim, v + j * v_cols, v_cols, x.dy_lanes, A(0), dp);
           softmax_gradient(at, space.scores, dp, space.keep, x.top, x.share, x.delta);
-          if (table) sum_diagonals(p, at, dp, table + at.h % group * diagonals);
-          if (space.slopes)
-            for (int64_t r = 0; r < at.keys; ++r)
-              for (int64_t i = 0; i < at.width; i += lanes<A>) vec(dp + r * tile + i) *= vec(space.slopes + r * tile + i);
+          if (table) sum_diagonals(p.keys, at, dp, table + at.h % group * diagonals);
+          if (space.slopes) scale_rows(at.keys, at.width, space.slopes, dp);
           sum_over_queries(at, space.scores, x.dy, v_cols, sum_v + j * v_cols);
           sum_over_queries(at, dp, x.q, k_cols, sum_k + j * k_cols);
           sum_over_keys(at, dp, k + j * k_cols, k_cols, x.dq);
@@ -764,11 +786,11 @@ void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& 
   if (drelative)
     for (int64_t h = 0; h < p.heads; ++h) {
       A* const sum = drelative + h * diagonals;
-      for (int64_t i = 0; i < diagonals; ++i) sum[i] = 0;
+      clear(diagonals, sum);
       for (int64_t b = 0; b < p.batch; ++b)
         for (int64_t c = 0; c < chunks; ++c) {
           const A* const table = tables + (((b * p.kv_heads + h / group) * chunks + c) * group + h % group) * diagonals;
-          for (int64_t i = 0; i < diagonals; ++i) sum[i] += table[i];
+          add(diagonals, table, sum);
         }
     }
   if (chunks == 1) return;
@@ -779,8 +801,8 @@ void backward(const Problem<T>& p, const Rows<const T>& y, const Rows<const T>& 
     A* const sum_k = shares + head * chunks * share + j * k_cols;
     A* const sum_v = shares + head * chunks * share + keys * k_cols + j * v_cols;
     for (int64_t c = 1; c < chunks; ++c) {
-      for (int64_t i = 0; i < tile * k_cols; ++i) sum_k[i] += sum_k[c * share + i];
-      for (int64_t i = 0; i < tile * v_cols; ++i) sum_v[i] += sum_v[c * share + i];
+      add(tile * k_cols, sum_k + c * share, sum_k);
+      add(tile * v_cols, sum_v + c * share, sum_v);
     }
     store_keys(head, j, sum_k, sum_v);
   });
@@ -813,7 +835,7 @@ Problem<T> problem(const Tensor& q, const Tensor& k, const Tensor& v, const Atte
   }
   if (tensors.blocks && !p.meta) {
     const Shape& s = tensors.blocks.shape();
-    p.blocks = tensors.blocks.data<bool>(), p.block_columns = s[2], p.blocks_of_head = s[0] == 1 ? 0 : s[1] * s[2];
+    p.blocks = {tensors.blocks.data<bool>(), s[2], s[0] == 1 ? 0 : s[1] * s[2]};
   }
   return p;
 }
@@ -832,9 +854,8 @@ template <class T> struct RelativeTable {
     }
     const A* const from = relative.data<A>();
     for (int64_t h = 0; h < p.heads; ++h) {
-      A* const to = space + h * row;
-      for (int64_t i = 0; i < size; ++i) to[i] = from[h * size + size - 1 - i];
-      for (int64_t i = size; i < row; ++i) to[i] = 0;
+      clear<A>(row, space + h * row);
+      add_reversed<A>(size, from + h * size, space + h * row);
     }
     p.relative = space, p.table_size = row;
   }
@@ -886,19 +907,17 @@ void attention_backward(const Tensor& dy, const Tensor& q, const Tensor& k, cons
     const Rows<const T> out = rows_of<T>(y), d = rows_of<T>(dy);
     const Rows<T> to_q = output_rows<T>(dq), to_k = output_rows<T>(dk), to_v = output_rows<T>(dv);
     const A* const rows = all.meta ? nullptr : statistics.data<A>();
-    const Scratch<A> sums(drelative ? all.heads * (all.queries + all.keys) : 0);
+    const Scratch<A> sums(drelative && !all.meta ? all.heads * (all.queries + all.keys) : 0);
     A* const relative = drelative && !all.meta ? drelative.mutable_data<A>() : nullptr;
-    if (relative)
-      for (int64_t i = 0; i < drelative.numel(); ++i) relative[i] = 0;
+    if (relative) clear(drelative.numel(), relative);
     each_sequence(all, tensors, [&](const Problem<T>& p) {
-      if (relative)
-        for (int64_t i = 0; i < p.heads * (p.queries + p.keys); ++i) sums[i] = 0;  // where there is no head there is nothing to sum
+      const int64_t diagonals = p.queries + p.keys;
+      if (relative) clear<A>(p.heads * diagonals, sums);  // where there is no head of k there is nothing to sum
       backward(p, out.from(p.before_queries), d.from(p.before_queries), rows, to_q.from(p.before_queries), to_k.from(p.before_keys),
                to_v.from(p.before_keys), drelative ? static_cast<A*>(sums) : nullptr);
       if (relative)
-        for (int64_t h = 0; h < p.heads; ++h)
-          for (int64_t i = 0; i < p.queries + p.keys - 1; ++i)
-            relative[h * table.size + p.all_queries - 1 + p.keys - 1 - i] += sums[h * (p.queries + p.keys) + i];
+        for (int64_t h = 0; h < p.heads && diagonals > 0; ++h)
+          add_reversed<A>(diagonals - 1, sums + h * diagonals, relative + h * table.size + p.all_queries - p.queries);
     });
   });
 }

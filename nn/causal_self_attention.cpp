@@ -10,9 +10,10 @@ namespace {
 
 CausalSelfAttentionOptions checked(int64_t embed_dim, CausalSelfAttentionOptions o) {
   if (embed_dim <= 0 || o.num_heads <= 0 || o.num_kv_heads < 0 || o.head_dim < 0 || (o.head_dim == 0 && embed_dim % o.num_heads))
-    throw Error(fmt::format("CausalSelfAttention: embed_dim {} does not divide into {} heads, {} for keys and values, of {} features; give positive "
-                            "numbers, or a head_dim",
-                            embed_dim, o.num_heads, o.num_kv_heads, o.head_dim));
+    throw Error(fmt::format(
+        "CausalSelfAttention: embed_dim {} does not divide into {} heads, {} for keys and values, of {} features; give positive "
+        "numbers, or a head_dim",
+        embed_dim, o.num_heads, o.num_kv_heads, o.head_dim));
   if (o.num_kv_heads == 0) o.num_kv_heads = o.num_heads;
   if (o.head_dim == 0) o.head_dim = embed_dim / o.num_heads;
   if (o.num_heads % o.num_kv_heads)
@@ -24,7 +25,8 @@ CausalSelfAttentionOptions checked(int64_t embed_dim, CausalSelfAttentionOptions
     throw Error(fmt::format("CausalSelfAttention: window {} and softcap {} are not valid; both must be positive, or 0 for none", o.window,
                             o.softcap));
   if (o.window > 0 && o.sparse.sees)
-    throw Error(fmt::format("CausalSelfAttention: a window of {} forgets positions that a block pattern may see; give one of the two", o.window));
+    throw Error(
+        fmt::format("CausalSelfAttention: a window of {} forgets positions that a block pattern may see; give one of the two", o.window));
   return o;
 }
 // With other positions there are no tables, and any head_dim will do.
@@ -45,9 +47,9 @@ CausalSelfAttention::CausalSelfAttention(int64_t embed, CausalSelfAttentionOptio
     k_norm.emplace(options.head_dim, RMSNormOptions{.eps = options.qk_norm_eps});
   }
   if (options.position == AttentionPosition::t5)
-    relative_attention.emplace(options.num_heads, T5RelativePositionBiasOptions{.num_buckets = options.num_buckets,
-                                                                                .max_distance = options.max_distance,
-                                                                                .bidirectional = false});
+    relative_attention.emplace(
+        options.num_heads,
+        T5RelativePositionBiasOptions{.num_buckets = options.num_buckets, .max_distance = options.max_distance, .bidirectional = false});
   if (options.position == AttentionPosition::alibi) slopes = Buffer(alibi_slopes(options.num_heads), false);
 }
 
@@ -89,8 +91,9 @@ Tensor CausalSelfAttention::step(const Tensor& x, State& state) const {
   const ModuleScope scope(*this);
   if (!state.keys() && state.options().capacity == 0 && state.options().window == 0) state = KVCache({.window = options.window});
   if (state.options().window != options.window)
-    throw Error(fmt::format("CausalSelfAttention: step() got a state with a window of {}, but the layer's is {}; take a KVCache made by default",
-                            state.options().window, options.window));
+    throw Error(
+        fmt::format("CausalSelfAttention: step() got a state with a window of {}, but the layer's is {}; take a KVCache made by default",
+                    state.options().window, options.window));
   const Heads h = project(x, state.length());
   const int64_t queries = x.size(1), keys = state.keys_for(queries);
   return merge(state.attend(h.q, h.k, h.v, params(queries, keys, keys - queries, x.device())));

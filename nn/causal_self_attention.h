@@ -20,9 +20,9 @@ struct CausalSelfAttentionOptions {
   int64_t num_kv_heads = 0;  ///< groups of heads that share keys and values (Ainslie et al. 2023); 0: num_heads
   int64_t head_dim = 0;      ///< 0: embed_dim / num_heads
   bool bias = false;
-  double dropout = 0;      ///< of the attention weights, while training
-  int64_t window = 0;      ///< a position sees the last so many, itself among them; 0: all
-  BlockPattern sparse{};   ///< the blocks that are attended to; without `sees`: all
+  double dropout = 0;     ///< of the attention weights, while training
+  int64_t window = 0;     ///< a position sees the last so many, itself among them; 0: all
+  BlockPattern sparse{};  ///< the blocks that are attended to; without `sees`: all
   AttentionPosition position = AttentionPosition::rope;
   RotaryEmbeddingOptions rope = {};
   int64_t num_buckets = 32, max_distance = 128;  ///< of t5

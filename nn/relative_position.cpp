@@ -24,9 +24,10 @@ T5RelativePositionBias::T5RelativePositionBias(int64_t heads, T5RelativePosition
     : options(o), relative_attention_bias(o.num_buckets, heads) {
   const int64_t exact = o.num_buckets / (o.bidirectional ? 4 : 2);
   if (exact <= 0 || o.max_distance <= exact)
-    throw Error(fmt::format("T5RelativePositionBias: {} buckets up to a distance of {} are not valid; there must be {} or more, and the distance "
-                            "must be beyond the {} that have a bucket each",
-                            o.num_buckets, o.max_distance, o.bidirectional ? 4 : 2, exact));
+    throw Error(
+        fmt::format("T5RelativePositionBias: {} buckets up to a distance of {} are not valid; there must be {} or more, and the distance "
+                    "must be beyond the {} that have a bucket each",
+                    o.num_buckets, o.max_distance, o.bidirectional ? 4 : 2, exact));
 }
 
 int64_t T5RelativePositionBias::bucket(int64_t distance) const {

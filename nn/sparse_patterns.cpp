@@ -27,8 +27,8 @@ Tensor BlockPattern::mask(int64_t queries, int64_t keys, int64_t query_offset, D
   check_size("BlockPattern", block_size);
   if (!sees) throw Error("BlockPattern: there is no function `sees`; set one, or take one of sparse_patterns");
   if (queries < 0 || keys < 0 || query_offset < 0)
-    throw Error(fmt::format("BlockPattern: {} queries from position {} and {} keys are not valid; none may be negative", queries, query_offset,
-                            keys));
+    throw Error(fmt::format("BlockPattern: {} queries from position {} and {} keys are not valid; none may be negative", queries,
+                            query_offset, keys));
   const Shape shape{1, divide_up(queries + query_offset, block_size), divide_up(keys, block_size)};
   Tensor all = zeros(shape, {DType::boolean});
   bool* const seen = all.mutable_data<bool>();
@@ -51,14 +51,16 @@ BlockPattern strided(int64_t stride, int64_t block_size) {
 BlockPattern fixed(int64_t stride, int64_t summary, int64_t block_size) {
   check_size("fixed", block_size);
   const int64_t n = blocks_of("fixed", "a stride", stride, block_size), last = blocks_of("fixed", "a summary", summary, block_size);
-  if (last > n) throw Error(fmt::format("fixed: a summary of {} positions does not fit a stride of {}; it must be no longer", summary, stride));
+  if (last > n)
+    throw Error(fmt::format("fixed: a summary of {} positions does not fit a stride of {}; it must be no longer", summary, stride));
   return {block_size, [n, last](int64_t i, int64_t j) { return i / n == j / n || j % n >= n - last; }};
 }
 
 BlockPattern longformer(int64_t window, int64_t global_tokens, int64_t block_size) {
   check_size("longformer", block_size);
   if (window < 0 || global_tokens < 0)
-    throw Error(fmt::format("longformer: a window of {} and {} global tokens are not valid; neither may be negative", window, global_tokens));
+    throw Error(
+        fmt::format("longformer: a window of {} and {} global tokens are not valid; neither may be negative", window, global_tokens));
   const int64_t n = divide_up(window / 2, block_size), global = divide_up(global_tokens, block_size);
   return {block_size, [n, global](int64_t i, int64_t j) { return std::abs(i - j) <= n || i < global || j < global; }};
 }

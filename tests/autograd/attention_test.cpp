@@ -65,9 +65,7 @@ Run run(const Sizes& s, AttentionParams p, DType dtype, bool fused, bool biased)
   return r;
 }
 
-Tensor some_blocks(int64_t heads, int64_t rows, int64_t columns) {
-  return gt(values({heads, rows, columns}, -1, 1, 9), -0.3);
-}
+Tensor some_blocks(int64_t heads, int64_t rows, int64_t columns) { return gt(values({heads, rows, columns}, -1, 1, 9), -0.3); }
 Tensor slopes(int64_t heads) { return cast(arange(double(heads)) * 0.05 + 0.02, DType::f32); }
 
 }  // namespace
@@ -88,7 +86,10 @@ TEST_CASE("attention with every option is that with its scores written out, grad
       {"window and sinks", {1, 2, 2, 210, 210}, {.is_causal = true, .window_left = 10, .sinks = 67}},
       {"offset", {1, 2, 2, 70, 150}, {.is_causal = true, .query_offset = 80}},
       {"offset of a tile", {1, 2, 2, 70, 150}, {.is_causal = true, .query_offset = 64}},
-      {"offset, window and biases", {2, 2, 1, 20, 150}, {.is_causal = true, .window_left = 90, .query_offset = 130, .alibi_slopes = slopes(2)}, true},
+      {"offset, window and biases",
+       {2, 2, 1, 20, 150},
+       {.is_causal = true, .window_left = 90, .query_offset = 130, .alibi_slopes = slopes(2)},
+       true},
       {"capped", {1, 2, 2, 70, 70}, {.is_causal = true, .softcap = 0.3}},
       {"ALiBi", {1, 4, 2, 130, 70}, {.alibi_slopes = slopes(4)}},
       {"ALiBi, causal", {2, 6, 2, 130, 130}, {.is_causal = true, .alibi_slopes = slopes(6)}},
@@ -96,11 +97,23 @@ TEST_CASE("attention with every option is that with its scores written out, grad
       {"blocks", {1, 2, 2, 200, 150}, {.block_mask = some_blocks(1, 4, 3)}},
       {"blocks of heads, causal, offset", {2, 4, 2, 130, 200}, {.is_causal = true, .query_offset = 40, .block_mask = some_blocks(4, 3, 4)}},
       {"large blocks", {1, 2, 2, 200, 300}, {.block_mask = some_blocks(2, 2, 3), .block_size = 128}},
-      {"one query: window, cap and biases", {2, 4, 2, 1, 131}, {.is_causal = true, .window_left = 77, .query_offset = 120, .softcap = 0.5, .alibi_slopes = slopes(4)}, true},
+      {"one query: window, cap and biases",
+       {2, 4, 2, 1, 131},
+       {.is_causal = true, .window_left = 77, .query_offset = 120, .softcap = 0.5, .alibi_slopes = slopes(4)},
+       true},
       {"one query: sinks", {1, 2, 2, 1, 131}, {.is_causal = true, .window_left = 7, .sinks = 3, .query_offset = 130}},
-      {"all together", {2, 4, 2, 150, 200},
-       {.mask = gt(values({2, 1, 150, 200}, -1, 1, 8), -0.8), .is_causal = true, .dropout_p = 0.2, .window_left = 100, .sinks = 2, .query_offset = 50,
-        .softcap = 0.7, .alibi_slopes = slopes(4), .block_mask = some_blocks(4, 4, 4)}, true},
+      {"all together",
+       {2, 4, 2, 150, 200},
+       {.mask = gt(values({2, 1, 150, 200}, -1, 1, 8), -0.8),
+        .is_causal = true,
+        .dropout_p = 0.2,
+        .window_left = 100,
+        .sinks = 2,
+        .query_offset = 50,
+        .softcap = 0.7,
+        .alibi_slopes = slopes(4),
+        .block_mask = some_blocks(4, 4, 4)},
+       true},
   };
   for (const auto& c : cases)
     for (const DType dtype : {DType::f64, DType::f32, DType::bf16}) {
@@ -133,7 +146,8 @@ TEST_CASE("tiles of scores outside of windows and blocks are not computed, backw
   };
   CHECK(finite({.is_causal = true, .window_left = 63}, 0, 384, 448));
   CHECK_FALSE(finite({.is_causal = true}, 0, 384, 448));
-  const Tensor blocks = tensor<bool>({true, false, false, false, true, false, true, true, true, true, false, true, true, false, false, true}, {4, 4});
+  const Tensor blocks =
+      tensor<bool>({true, false, false, false, true, false, true, true, true, true, false, true, true, false, false, true}, {4, 4});
   CHECK(finite({.block_mask = blocks, .block_size = 128}, 128, 256, 384));
   CHECK_FALSE(finite({.block_mask = blocks, .block_size = 128}, 128, 256, 256 - 128));
 }
@@ -156,7 +170,9 @@ TEST_CASE("packed sequences are what each is by itself, bit by bit", "[attention
     const std::vector<Tensor> gradients = {q.grad(), k.grad(), v.grad()};
     for (Tensor* x : {&q, &k, &v}) x->set_grad({});
     for (size_t n = 0; n < 4; ++n) {
-      const auto part = [&](const Tensor& x, const std::vector<int64_t>& begin) { return transpose(narrow(x, 0, begin[n], begin[n + 1] - begin[n]), 0, 1); };
+      const auto part = [&](const Tensor& x, const std::vector<int64_t>& begin) {
+        return transpose(narrow(x, 0, begin[n], begin[n + 1] - begin[n]), 0, 1);
+      };
       const Tensor one = scaled_dot_product_attention(part(q, begin_q), part(k, begin_k), part(v, begin_k), p);
       CHECK(same_bits(one.detach(), part(y, begin_q).detach()));
       backward(one, {}, part(dy, begin_q));
@@ -168,14 +184,16 @@ TEST_CASE("packed sequences are what each is by itself, bit by bit", "[attention
 }
 
 TEST_CASE("packed sequences take blocks of the longest one, and dropout", "[attention]") {
-  const Tensor q = values({150, 2, 4}), k = values({150, 2, 4}, -1, 1, 2), v = values({150, 2, 4}, -1, 1, 3), begin = tensor<int64_t>({0, 20, 150});
+  const Tensor q = values({150, 2, 4}), k = values({150, 2, 4}, -1, 1, 2), v = values({150, 2, 4}, -1, 1, 3),
+               begin = tensor<int64_t>({0, 20, 150});
   const Tensor blocks = tensor<bool>({true, false, true, true, true, true, false, true, true}, {3, 3});
   AttentionParams p{.block_mask = blocks, .cu_seqlens_q = begin, .cu_seqlens_k = begin, .max_seqlen_q = 130, .max_seqlen_k = 130};
   const Tensor y = scaled_dot_product_attention(q, k, v, p);
   const auto last = [](const Tensor& x) { return transpose(narrow(x, 0, 20, 130), 0, 1); };
   CHECK(same_bits(last(y), scaled_dot_product_attention(last(q), last(k), last(v), {.block_mask = blocks})));
   Generator g(1);
-  const Tensor dropped = scaled_dot_product_attention(q, k, ones({150, 2, 4}, {DType::f64}), {.dropout_p = 0.5, .cu_seqlens_q = begin, .cu_seqlens_k = begin}, g);
+  const Tensor dropped = scaled_dot_product_attention(q, k, ones({150, 2, 4}, {DType::f64}),
+                                                      {.dropout_p = 0.5, .cu_seqlens_q = begin, .cu_seqlens_k = begin}, g);
   CHECK(mean(dropped).item() == Approx(1).margin(0.1));
   CHECK(amin(dropped).item() < 0.9);
 }
@@ -199,10 +217,10 @@ TEST_CASE("the second derivative of attention sees blocks and windows", "[attent
   };
   AttentionParams p{.window_left = 30, .block_mask = blocks};
   const auto a = second(p), b = second({.mask = logical_not(hidden({1, 1, 1, 80, 80}, [&] {
-                                 AttentionParams o = p;
-                                 o.block_mask = unsqueeze(blocks, 0);
-                                 return o;
-                               }()))});
+                                          AttentionParams o = p;
+                                          o.block_mask = unsqueeze(blocks, 0);
+                                          return o;
+                                        }()))});
   for (size_t i = 0; i < 3; ++i) CHECK(difference(a[i], b[i], DType::f64) <= 1);
 }
 
@@ -256,16 +274,20 @@ TEST_CASE("attention says which options do not fit", "[attention]") {
   CHECK_THAT(error(q, k, {.sinks = -1}), ContainsSubstring("sinks = -1"));
   CHECK_THAT(error(q, k, {.softcap = -1}), ContainsSubstring("softcap = -1"));
   CHECK_THAT(error(q, k, {.softcap = NAN}), ContainsSubstring("softcap = nan"));
-  CHECK_THAT(error(q, k, {.alibi_slopes = ones({2})}), ContainsSubstring("alibi_slopes is [2] of f32; for scores [1, 4, 3, 5] it must be [4]"));
+  CHECK_THAT(error(q, k, {.alibi_slopes = ones({2})}),
+             ContainsSubstring("alibi_slopes is [2] of f32; for scores [1, 4, 3, 5] it must be [4]"));
   CHECK_THAT(error(q, k, {.alibi_slopes = zeros({4}, {DType::i64})}), ContainsSubstring("of a floating dtype"));
-  CHECK_THAT(error(q, k, {.relative_bias = ones({4, 8})}), ContainsSubstring("relative_bias is [4, 8] of f32; for scores [1, 4, 3, 5] it must be [4, 7]"));
+  CHECK_THAT(error(q, k, {.relative_bias = ones({4, 8})}),
+             ContainsSubstring("relative_bias is [4, 8] of f32; for scores [1, 4, 3, 5] it must be [4, 7]"));
   const Tensor block = ones({1, 1, 1}, {DType::boolean});
   CHECK_THAT(error(q, k, {.block_mask = block, .block_size = 96}), ContainsSubstring("a block_size of 96 does not divide into tiles"));
   CHECK_THAT(error(q, k, {.block_mask = block, .block_size = 0}), ContainsSubstring("a block_size of 0"));
-  CHECK_THAT(error(q, k, {.query_offset = 62, .block_mask = block}), ContainsSubstring("in blocks of 64 it must be [1, 2, 1] or [4, 2, 1] of bool"));
+  CHECK_THAT(error(q, k, {.query_offset = 62, .block_mask = block}),
+             ContainsSubstring("in blocks of 64 it must be [1, 2, 1] or [4, 2, 1] of bool"));
   CHECK_THAT(error(q, k, {.block_mask = ones({1, 1})}), ContainsSubstring("block_mask is [1, 1] of f32"));
   const auto packed = [&](const std::vector<int64_t>& a, const std::vector<int64_t>& b, int64_t longest = 0) {
-    return error(packed_q, packed_k, {.cu_seqlens_q = tensor(a, {int64_t(a.size())}), .cu_seqlens_k = tensor(b, {int64_t(b.size())}), .max_seqlen_q = longest});
+    return error(packed_q, packed_k,
+                 {.cu_seqlens_q = tensor(a, {int64_t(a.size())}), .cu_seqlens_k = tensor(b, {int64_t(b.size())}), .max_seqlen_q = longest});
   };
   CHECK_THAT(packed({0, 6}, {0, 7}), ContainsSubstring("cu_seqlens_q goes from 0 to 6; it must go from 0 to 7"));
   CHECK_THAT(packed({0, 7}, {0, 5, 4, 7}), ContainsSubstring("sequence 1 of cu_seqlens_k goes from 5 to 4"));
@@ -273,7 +295,9 @@ TEST_CASE("attention says which options do not fit", "[attention]") {
   CHECK_THAT(packed({0, 2, 7}, {0, 4, 7}, 4), ContainsSubstring("sequence 1 of cu_seqlens_q goes from 2 to 7; it must have from 0 to 4"));
   const Tensor begin = tensor<int64_t>({0, 7});
   CHECK_THAT(error(packed_q, packed_k, {.cu_seqlens_q = begin}), ContainsSubstring("cu_seqlens_q is given and cu_seqlens_k is not"));
-  CHECK_THAT(error(packed_q, packed_k, {.mask = ones({7, 7}, {DType::boolean}), .cu_seqlens_q = begin, .cu_seqlens_k = begin}), ContainsSubstring("no mask"));
+  CHECK_THAT(error(packed_q, packed_k, {.mask = ones({7, 7}, {DType::boolean}), .cu_seqlens_q = begin, .cu_seqlens_k = begin}),
+             ContainsSubstring("no mask"));
   CHECK_THAT(error(q, k, {.cu_seqlens_q = begin, .cu_seqlens_k = begin}), ContainsSubstring("3 dims, (positions, heads, features)"));
-  CHECK_THAT(error(packed_q, packed_k, {.cu_seqlens_q = ones({2}), .cu_seqlens_k = begin}), ContainsSubstring("cu_seqlens_q is [2] of f32; it must be i32 or i64"));
+  CHECK_THAT(error(packed_q, packed_k, {.cu_seqlens_q = ones({2}), .cu_seqlens_k = begin}),
+             ContainsSubstring("cu_seqlens_q is [2] of f32; it must be i32 or i64"));
 }

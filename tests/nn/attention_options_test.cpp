@@ -39,10 +39,13 @@ TEST_CASE("attention's options give the numbers of PyTorch and transformers", "[
   check_layer_cases(
       SafeTensors::open(RETAPE_GOLDEN "/attention.safetensors").tensors(),
       {{"window", [](auto& x) { return scaled_dot_product_attention(x["q"], x["k"], x["v"], {.window_left = 5, .window_right = 2}); }},
-       {"sinks", [](auto& x) { return scaled_dot_product_attention(x["q"], x["k"], x["v"], {.is_causal = true, .window_left = 5, .sinks = 2}); }},
+       {"sinks",
+        [](auto& x) { return scaled_dot_product_attention(x["q"], x["k"], x["v"], {.is_causal = true, .window_left = 5, .sinks = 2}); }},
        {"capped", [](auto& x) { return scaled_dot_product_attention(x["q"], x["k"], x["v"], {.is_causal = true, .softcap = 1.5}); }},
        {"alibi",
-        [](auto& x) { return scaled_dot_product_attention(x["q"], x["k"], x["v"], {.is_causal = true, .alibi_slopes = nn::alibi_slopes(6)}); }},
+        [](auto& x) {
+          return scaled_dot_product_attention(x["q"], x["k"], x["v"], {.is_causal = true, .alibi_slopes = nn::alibi_slopes(6)});
+        }},
        {"t5", t5(true)},
        {"t5_causal", t5(false)},
        {"packed",
@@ -106,7 +109,8 @@ TEST_CASE("NTK-aware scaling divides the lowest frequency by the factor and leav
   CHECK(scaled[0] == Approx(plain[0]));
   CHECK(scaled[3] == Approx(plain[3] / 4));
   // dynamic scaling is that for the factor of the length
-  const nn::RotaryEmbedding dynamic(8, {.scaling = {.type = nn::RopeScalingType::dynamic, .factor = 3, .original_max_position_embeddings = 10}});
+  const nn::RotaryEmbedding dynamic(
+      8, {.scaling = {.type = nn::RopeScalingType::dynamic, .factor = 3, .original_max_position_embeddings = 10}});
   CHECK(dynamic.inv_freq(10)[3] == Approx(plain[3]));
   CHECK(dynamic.inv_freq(20)[3] == Approx(plain[3] / 4));
 }
@@ -115,13 +119,18 @@ TEST_CASE("RotaryEmbedding refuses scaling that is not valid", "[rope]") {
   using Type = nn::RopeScalingType;
   const auto error = [](nn::RotaryEmbeddingOptions o) { return error_of([&] { nn::RotaryEmbedding(4, o); }); };
   CHECK_THAT(error({.base = 0}), ContainsSubstring("base 0 is not valid"));
-  for (const int64_t dim : {-2, 3, 6}) CHECK_THAT(error({.rotary_dim = dim}), ContainsSubstring("rotary_dim " + std::to_string(dim) + " is not valid for a head_dim of 4"));
+  for (const int64_t dim : {-2, 3, 6})
+    CHECK_THAT(error({.rotary_dim = dim}), ContainsSubstring("rotary_dim " + std::to_string(dim) + " is not valid for a head_dim of 4"));
   CHECK_THAT(error({.scaling = {.type = Type::linear, .factor = 0}}), ContainsSubstring("factor = 0"));
-  for (const Type type : {Type::dynamic, Type::yarn, Type::llama3}) CHECK_THAT(error({.scaling = {.type = type, .factor = 2}}), ContainsSubstring("original_max_position_embeddings = 0"));
+  for (const Type type : {Type::dynamic, Type::yarn, Type::llama3})
+    CHECK_THAT(error({.scaling = {.type = type, .factor = 2}}), ContainsSubstring("original_max_position_embeddings = 0"));
   CHECK_THAT(error({.rotary_dim = 2, .scaling = {.type = Type::ntk, .factor = 2}}), ContainsSubstring("rotary_dim = 2"));
-  CHECK_THAT(error({.scaling = {.type = Type::dynamic, .factor = 0.5, .original_max_position_embeddings = 4}}), ContainsSubstring("1 or more"));
-  CHECK_THAT(error({.scaling = {.type = Type::yarn, .factor = 2, .original_max_position_embeddings = 4, .beta_slow = 40}}), ContainsSubstring("beta_fast = 32"));
-  CHECK_THAT(error({.scaling = {.type = Type::llama3, .factor = 2, .original_max_position_embeddings = 4, .low_freq_factor = 4}}), ContainsSubstring("high_freq_factor = 4"));
+  CHECK_THAT(error({.scaling = {.type = Type::dynamic, .factor = 0.5, .original_max_position_embeddings = 4}}),
+             ContainsSubstring("1 or more"));
+  CHECK_THAT(error({.scaling = {.type = Type::yarn, .factor = 2, .original_max_position_embeddings = 4, .beta_slow = 40}}),
+             ContainsSubstring("beta_fast = 32"));
+  CHECK_THAT(error({.scaling = {.type = Type::llama3, .factor = 2, .original_max_position_embeddings = 4, .low_freq_factor = 4}}),
+             ContainsSubstring("high_freq_factor = 4"));
 }
 
 TEST_CASE("ALiBi slopes are those of the paper's code, for heads that are no power of two as well", "[attention]") {
@@ -144,7 +153,8 @@ TEST_CASE("T5's buckets are transformers', at their borders as well", "[attentio
   CHECK(m.state_dict()[0].first == "relative_attention_bias.weight");
   CHECK(m(2, 5, 4).shape() == Shape{3, 6});
   CHECK(same_bits(m(1, 5, 4).detach(), narrow(m(5, 5), 1, 0, 5).detach()));
-  backward(sum(scaled_dot_product_attention(values({1, 3, 4, 2}), values({1, 3, 4, 2}), values({1, 3, 4, 2}, 0, 1, 2), {.relative_bias = m(4, 4)})));
+  backward(sum(
+      scaled_dot_product_attention(values({1, 3, 4, 2}), values({1, 3, 4, 2}), values({1, 3, 4, 2}, 0, 1, 2), {.relative_bias = m(4, 4)})));
   CHECK(sum(abs(m.relative_attention_bias.weight->grad())).item() > 0);
   CHECK_THAT(error_of([] { nn::T5RelativePositionBias(2, {.num_buckets = 3}); }), ContainsSubstring("3 buckets up to a distance of 128"));
   CHECK_THAT(error_of([] { nn::T5RelativePositionBias(2, {.max_distance = 8}); }), ContainsSubstring("beyond the 8"));
@@ -170,9 +180,11 @@ TEST_CASE("sparse patterns see the blocks that their papers name", "[attention]"
   const Tensor later = nn::sparse_patterns::longformer(0).mask(10, 150, 140);
   CHECK(later.shape() == Shape{1, 3, 3});
   CHECK(later.to_vector<bool>() == std::vector<bool>{false, false, false, false, false, false, false, false, true});
-  CHECK_THAT(error_of([] { nn::sparse_patterns::strided(100); }), ContainsSubstring("a stride of 100 positions is no number of blocks of 64"));
+  CHECK_THAT(error_of([] { nn::sparse_patterns::strided(100); }),
+             ContainsSubstring("a stride of 100 positions is no number of blocks of 64"));
   CHECK_THAT(error_of([] { nn::sparse_patterns::strided(128, 32); }), ContainsSubstring("a block_size of 32"));
-  CHECK_THAT(error_of([] { nn::sparse_patterns::fixed(128, 192); }), ContainsSubstring("a summary of 192 positions does not fit a stride of 128"));
+  CHECK_THAT(error_of([] { nn::sparse_patterns::fixed(128, 192); }),
+             ContainsSubstring("a summary of 192 positions does not fit a stride of 128"));
   CHECK_THAT(error_of([] { nn::sparse_patterns::longformer(-1); }), ContainsSubstring("a window of -1"));
   CHECK_THAT(error_of([] { nn::BlockPattern().mask(1, 1); }), ContainsSubstring("no function `sees`"));
 }
@@ -192,7 +204,11 @@ TEST_CASE("causal self-attention in pieces is that of the whole, with every opti
       {"blocks", {.num_heads = 2, .sparse = nn::sparse_patterns::longformer(0, 64)}},
       {"capped, normed", {.num_heads = 2, .num_kv_heads = 1, .softcap = 0.5, .qk_norm = true}},
       {"dropout", {.num_heads = 2, .dropout = 0.5}},
-      {"partly rotated, llama3", {.num_heads = 2, .rope = {.interleaved = true, .rotary_dim = 2, .scaling = {.type = nn::RopeScalingType::llama3, .factor = 8, .original_max_position_embeddings = 16}}}},
+      {"partly rotated, llama3",
+       {.num_heads = 2,
+        .rope = {.interleaved = true,
+                 .rotary_dim = 2,
+                 .scaling = {.type = nn::RopeScalingType::llama3, .factor = 8, .original_max_position_embeddings = 16}}}},
   };
   const NoGrad off;
   for (const auto& [name, options] : cases) {
@@ -249,12 +265,15 @@ TEST_CASE("causal self-attention learns all its parameters, and saves them under
 }
 
 TEST_CASE("causal self-attention refuses what does not fit", "[attention]") {
-  const auto error = [](int64_t embed_dim, nn::CausalSelfAttentionOptions o) { return error_of([&] { nn::CausalSelfAttention(embed_dim, o); }); };
+  const auto error = [](int64_t embed_dim, nn::CausalSelfAttentionOptions o) {
+    return error_of([&] { nn::CausalSelfAttention(embed_dim, o); });
+  };
   CHECK_THAT(error(9, {.num_heads = 2}), ContainsSubstring("embed_dim 9 does not divide into 2 heads"));
   CHECK_THAT(error(8, {.num_heads = 4, .num_kv_heads = 3}), ContainsSubstring("4 heads do not share 3 heads"));
   CHECK_THAT(error(8, {.num_heads = 2, .dropout = 2}), ContainsSubstring("dropout 2"));
   CHECK_THAT(error(8, {.num_heads = 2, .window = -1}), ContainsSubstring("window -1"));
-  CHECK_THAT(error(8, {.num_heads = 2, .window = 4, .sparse = nn::sparse_patterns::longformer(64)}), ContainsSubstring("give one of the two"));
+  CHECK_THAT(error(8, {.num_heads = 2, .window = 4, .sparse = nn::sparse_patterns::longformer(64)}),
+             ContainsSubstring("give one of the two"));
   CHECK_THAT(error(6, {.num_heads = 2}), ContainsSubstring("head_dim 3 is not valid"));
   const NoGrad off;
   const nn::CausalSelfAttention m(8, {.num_heads = 2, .window = 4});
