@@ -27,7 +27,9 @@ Padding::Padding(const char* name) : same(std::string_view(name) == "same") {
 }
 namespace {
 
-bool is_depthwise(const Geometry& g, const Tensor& x, const Tensor& y) { return g.groups == x.shape()[-1] && g.groups == y.shape()[-1]; }
+bool is_depthwise(const Geometry& g, const Tensor& x, const Tensor& y) {
+  return g.groups > 1 && g.groups == x.shape()[-1] && g.groups == y.shape()[-1];
+}
 // The convolution as oneDNN takes it, for x (N, in, C) and y (N, out, O). It has kernels for depthwise ones from two dims on: rows are images of one row.
 onednn::Convolution described(const Geometry& g, const Tensor& x, const Tensor& y) {
   const int rank = g.rank == 1 && is_depthwise(g, x, y) ? 2 : g.rank;
@@ -67,6 +69,13 @@ Tensor backwards(const Tensor& weight) {
   return y;
 }
 
+// For the kernels of this library: weight (C, 1, kernel) as (elements, C), and what a half type is computed in.
+Tensor in_rows(const Tensor& weight) {
+  const int64_t channels = weight.shape()[0];
+  return contiguous(
+      transpose(reshape(cast(weight, weight.dtype() == DType::f64 ? DType::f64 : DType::f32), {channels, weight.numel() / channels})));
+}
+
 // ---- the three ops ----
 
 struct ConvolutionInput;
@@ -87,7 +96,11 @@ struct Convolution {
     if (goes_to_onednn(g, image, y, onednn::ConvolutionPass::forward))
       onednn::convolution(described(g, image, y), image.data<float>(), kernel.data<float>(), b ? b.data<float>() : nullptr,
                           y.mutable_data<float>());
-    else forward_by_columns(Columns(g, image, y), image, kernel, b, y);
+    else if (is_depthwise(g, image, y)) {
+      const Tensor of_elements = in_rows(kernel), sums = b ? cast(b, of_elements.dtype()) : b;
+      Tensor to = y;
+      RETAPE_DISPATCH(out.device(), depthwise_convolution(g.window, image, of_elements, sums, to));
+    } else forward_by_columns(Columns(g, image, y), image, kernel, b, y);
     return out;
   }
   void backward(const Tensor& dy, Grads& dx);
@@ -110,7 +123,11 @@ struct ConvolutionInput {
                           image.mutable_data<float>());
     else if (goes_to_onednn(g, image, grad, onednn::ConvolutionPass::input))
       onednn::convolution_backward_input(described(g, image, grad), grad.data<float>(), kernel.data<float>(), image.mutable_data<float>());
-    else input_by_columns(Columns(g, image, grad), grad, kernel, image);
+    else if (is_depthwise(g, image, grad)) {
+      const Tensor of_elements = in_rows(kernel);
+      Tensor to = image;
+      RETAPE_DISPATCH(out.device(), depthwise_convolution_input(g.window, grad, of_elements, to));
+    } else input_by_columns(Columns(g, image, grad), grad, kernel, image);
     return out;
   }
   void backward(const Tensor& ddx, Grads& grads);
@@ -128,10 +145,16 @@ struct ConvolutionWeight {
     const Shape shape = image_shape(outputs, inputs, g.rank, g.window.kernel);
     if (in.device().is_meta()) return empty(shape, in.options());
     const Tensor grad = dense_channels_behind(d), image = dense_channels_behind(in);
-    if (goes_to_onednn(g, image, grad, onednn::ConvolutionPass::weight)) {
+    const bool depthwise = is_depthwise(g, image, grad);
+    if (!(depthwise && g.rank == 1) && goes_to_onednn(g, image, grad, onednn::ConvolutionPass::weight)) {
       Tensor dw = empty(shape, in.options());
       onednn::convolution_backward_weight(described(g, image, grad), grad.data<float>(), image.data<float>(), dw.mutable_data<float>());
       return dw;
+    }
+    if (depthwise && outputs > 0) {
+      Tensor dw = empty({g.window.elements(), outputs}, {in.dtype() == DType::f64 ? DType::f64 : DType::f32, in.device()});
+      RETAPE_DISPATCH(in.device(), depthwise_convolution_weight(g.window, grad, image, dw));
+      return reshape(contiguous(transpose(cast(dw, in.dtype()))), shape);
     }
     return weight_by_columns(Columns(g, image, grad), grad, image, shape);
   }

@@ -384,6 +384,11 @@ def image_op(name):
     }[name]()
 
 
+def conv1d_depthwise(dtype):
+    of = {"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    return ForwardBackward(lambda x, w: F.conv1d(x, w, padding=3, groups=512)[..., :512], torch.randn(4, 512, 512, dtype=of), torch.randn(512, 1, 4, dtype=of))
+
+
 def conv(batch, channels, side, groups):
     x = torch.randn(batch, channels, side, side).contiguous(memory_format=torch.channels_last)
     return ForwardBackward(lambda x, w: F.conv2d(x, w, padding=1, groups=groups), x, torch.randn(channels, channels // groups, 3, 3))
@@ -670,7 +675,7 @@ def make(line):
     name, *words = line.split()
     if name == "row_op":
         return row_op(*words)
-    of_words = {"image_op": image_op, "region_op": region_op, "adamw": AdamW, "gpt_amp": gpt_amp, "elementwise": elementwise, "rows": rows_of, "recurrent": Recurrent, "norm": Norm}
+    of_words = {"image_op": image_op, "region_op": region_op, "adamw": AdamW, "gpt_amp": gpt_amp, "elementwise": elementwise, "rows": rows_of, "recurrent": Recurrent, "norm": Norm, "conv1d_depthwise": conv1d_depthwise}
     if name in of_words:
         return of_words[name](*words)
     makers = {

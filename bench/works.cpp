@@ -234,6 +234,14 @@ void add_image_ops(std::vector<Work>& all) {
          .peer = fmt::format("conv 16 64 56 {}", groups),
          .at_least = depthwise ? 1.5 : 1,
          .make = [=] { return conv_step(16, 64, 56, groups); }});
+    for (const DType dtype : {DType::f32, DType::bf16})
+      all.push_back({.name = fmt::format("conv1d of 4, depthwise, causal, B 4 T 512 C 512, {}, forward + backward", name_of(dtype)),
+                     .peer = fmt::format("conv1d_depthwise {}", name_of(dtype)),
+                     .make = [=] {
+                       return forward_backward(
+                           {Tensor(cast(randn({4, 512, 512}), dtype).detach()), Tensor(cast(randn({512, 1, 4}), dtype).detach())},
+                           [](auto& x) { return nn::causal_conv1d(x[0], x[1]); });
+                     }});
   }
   for (const Op& op : ops)
     all.push_back({.name = fmt::format("{}, 16 images of 56 x 56, forward + backward", op.name),

@@ -1,30 +1,10 @@
 // The largest element and the mean of windows: a thread for every element that is written, neighbours in channels.
 #include <retape/cuda/launch.h>
 
-#include <retape/core/windows.h>
-#include <retape/cuda/places.h>
+#include <retape/cuda/window_loops.h>
 
 namespace retape::cuda {
 namespace {
-
-// Calls f(place, element) for every element of window o that is inside the image.
-template <class F> __device__ __forceinline__ void for_elements(const WindowArgs& w, const int64_t (&o)[3], const F& f) {
-  const Range a = elements_inside(w, 0, o[0]), b = elements_inside(w, 1, o[1]), c = elements_inside(w, 2, o[2]);
-  for (int64_t i = a.begin; i < a.end; ++i)
-    for (int64_t j = b.begin; j < b.end; ++j)
-      for (int64_t k = c.begin; k < c.end; ++k)
-        f((place(w, 0, o[0], i) * w.in[1] + place(w, 1, o[1], j)) * w.in[2] + place(w, 2, o[2], k), number_of(w, i, j, k));
-}
-// Calls f(o) for every window that place p is in.
-template <class F> __device__ __forceinline__ void for_windows_around(const WindowArgs& w, const int64_t (&p)[3], const F& f) {
-  const Range a = windows_around(w, 0, p[0]), b = windows_around(w, 1, p[1]), c = windows_around(w, 2, p[2]);
-  for (int64_t i = a.begin; i < a.end; ++i)
-    for (int64_t j = b.begin; j < b.end; ++j)
-      for (int64_t k = c.begin; k < c.end; ++k) {
-        const int64_t o[3] = {i, j, k};
-        if (has_place(w, 0, i, p[0]) && has_place(w, 1, j, p[1]) && has_place(w, 2, k, p[2])) f(o);
-      }
-}
 
 template <class T, class E> __global__ void largest(WindowArgs w, int64_t channels, int64_t n, const T* x, T* y, E* element) {
   using C = compute_t<T>;

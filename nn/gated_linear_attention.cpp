@@ -21,12 +21,9 @@ constexpr auto name = "GatedLinearAttention";
 // How many of `features` the heads get that have keys and values.
 int64_t share(const char* what, int64_t features, const GatedLinearAttentionOptions& o) {
   const int64_t heads = o.num_heads, kv = o.num_kv_heads.value_or(heads);
-  for (const auto& [option, number] : {std::pair{"num_heads", heads},
-                                       {"num_kv_heads", kv},
-                                       {"conv_size", o.conv_size},
-                                       {"gate_low_rank_dim", o.gate_low_rank_dim},
-                                       {what, features}})
-    check_positive(name, option, number);
+  const std::pair<const char*, int64_t> numbers[] = {
+      {"num_heads", heads}, {"num_kv_heads", kv}, {"conv_size", o.conv_size}, {"gate_low_rank_dim", o.gate_low_rank_dim}, {what, features}};
+  for (const auto& [option, number] : numbers) check_positive(name, option, number);
   if (features % heads || heads % kv)
     throw Error(
         fmt::format("{}: {} {} does not divide into {} heads, {} of them with keys; num_heads must divide {}, and num_kv_heads num_heads",

@@ -221,6 +221,27 @@ TEST_CASE("layers with a state refuse what does not fit, and leave the state", "
   }
 }
 
+TEST_CASE("a causal convolution looks back only, and goes on from the positions before", "[nn][ssm]") {
+  const Tensor x = tensor<double>({1, 10, 2, 20, 3, 30, 4, 40}, {1, 4, 2}), w = tensor<double>({1, 0, 2, 0.5, 0, 1}, {2, 1, 3}),
+               b = tensor<double>({0, 100}, {2});
+  CHECK(matches(nn::causal_conv1d(x, w, b), {1, 4, 2}, {2, 110, 4, 120, 7, 135, 10, 150}));
+  Tensor past;
+  const Tensor y = cat({nn::causal_conv1d(narrow(x, 1, 0, 1), w, b, &past), nn::causal_conv1d(narrow(x, 1, 1, 3), w, b, &past)}, 1);
+  CHECK(equal(y, nn::causal_conv1d(x, w, b)));
+  CHECK(matches(past, {1, 2, 2}, {3, 30, 4, 40}));
+  CHECK_THAT(error_of([&] {
+               nn::causal_conv1d(x, ones({2, 2, 3}));
+             }),
+             ContainsSubstring("weight is [2, 2, 3]; its shape must be (2, 1, K)"));
+  CHECK_THAT(error_of([&] {
+               nn::causal_conv1d(x, ones({3, 1, 3}));
+             }),
+             ContainsSubstring("the input is [1, 4, 2]; its shape must be (B, T, 3)"));
+  CHECK_THAT(error_of([&] { nn::causal_conv1d(cat({x, x}), w, b, &past); }), ContainsSubstring("past of the state is [1, 2, 2]"));
+  CHECK(matches(nn::long_conv(x, tensor<double>({1, 0, 2, 0, 0, 1, 0, 0}, {2, 4})), {1, 4, 2}, {1, 0, 2, 10, 5, 20, 8, 30}));
+  CHECK_THAT(error_of([&] { nn::long_conv(x, ones({2, 3})); }), ContainsSubstring("kernel is [2, 3], but x [1, 4, 2] asks for [2, 4]"));
+}
+
 TEST_CASE("Mamba and its gradients are those of the paper's equations", "[nn][ssm][golden]") {
   check_golden<nn::Mamba>("mamba", 4, nn::MambaOptions{.d_state = 3});
   check_golden<nn::Mamba>("mamba_options", 3,
