@@ -307,13 +307,14 @@ void add_recurrences(std::vector<Work>& all) {
                  .roof = Roof::exp,
                  .amount = 2.0 * 2048 * 1024 * 16,
                  .of_roof = 1 / 1.5});
-  all.push_back({.name = "selective_scan B 2 T 64 D 1024 N 16, forward + backward",
-                 .peer = "selective_scan 2 64 1024 16",
-                 .at_least = 5,
-                 .make = [=] { return forward_backward(scan_inputs(64), scan); },
-                 .roof = Roof::exp,
-                 .amount = 2.0 * 64 * 1024 * 16,
-                 .of_roof = 1 / (1.5 * 4.5)});  // backward in 3.5 times the time of forward
+  for (const int64_t steps : {64, 2048})
+    all.push_back({.name = fmt::format("selective_scan B 2 T {} D 1024 N 16, forward + backward", steps),
+                   .peer = fmt::format("selective_scan 2 {} 1024 16", steps),
+                   .at_least = 5,
+                   .make = [=] { return forward_backward(scan_inputs(steps), scan); },
+                   .roof = Roof::exp,
+                   .amount = 2.0 * double(steps) * 1024 * 16,
+                   .of_roof = 1 / (1.5 * 4.5)});  // backward in 3.5 times the time of forward
   for (const int64_t steps : {1024, 16384})
     for (const bool of_features : {false, true})
       all.push_back(
