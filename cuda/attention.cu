@@ -396,8 +396,11 @@ struct Edges {
     else if (!all) sight = some, blocks = of_head;
   }
   __device__ __forceinline__ bool hides(int row, int column) const {
-    if (column >= ends || column + ahead > row || (column + behind < row && column >= sinks)) return true;
-    return blocks && row < rows && !blocks[(first_position + row) / block_size * block_columns + (first_key + column) / block_size];
+    return column >= ends || column + ahead > row || (column + behind < row && column >= sinks);
+  }
+  __device__ __forceinline__ bool in_hidden_block(int row, int column) const {
+    return row < rows && column < ends &&
+           !blocks[(first_position + row) / block_size * block_columns + (first_key + column) / block_size];
   }
 };
 
@@ -479,11 +482,23 @@ RETAPE_INLINED bool load_extras(const Problem<T>& p, const Extras<A>& x, const S
 __device__ __forceinline__ float hyperbolic_tangent(float x) { return tanhf(x); }
 __device__ __forceinline__ double hyperbolic_tangent(double x) { return tanh(x); }
 
-// x becomes the score of query i and key j, both counted from the tile's first, from their product.
-template <class A> RETAPE_INLINED void finish_score(const Extras<A>& extras, const A* relative, const Edges& edges, int i, int j, A& x) {
-  if (relative && i < edges.rows && j < edges.ends) x += relative[j - i];
-  if (extras.bias) x += extras.bias[extras.place(i, j)];
-  if (edges.sight == Edges::some && edges.hides(i, j)) x = -infinity<A>;
+// Adds biases to scores and hides what is not seen. each(f) calls f(query, key, score) for a thread's elements, both counted from the tile's first. One
+// pass for each: what they need besides would not fit into registers together.
+template <class A, class Each>
+RETAPE_INLINED void finish_scores(const Extras<A>& extras, const A* relative, const Edges& edges, const Each& each) {
+  if (relative)
+    each([&](int i, int j, A& x) {
+      if (i < edges.rows && j < edges.ends) x += relative[j - i];
+    });
+  if (extras.bias) each([&](int i, int j, A& x) { x += extras.bias[extras.place(i, j)]; });
+  if (edges.sight != Edges::some) return;
+  each([&](int i, int j, A& x) {
+    if (edges.hides(i, j)) x = -infinity<A>;
+  });
+  if (edges.blocks)
+    each([&](int i, int j, A& x) {
+      if (edges.in_hidden_block(i, j)) x = -infinity<A>;
+    });
 }
 // Of the first query and key of a tile, in the table of relative biases; null if there is none.
 template <class T>
@@ -555,10 +570,9 @@ __global__ void __launch_bounds__(32 * most_warps)
       score.each([&](int, int, A& x) { x *= p.scale; });
       if (p.softcap > 0) score.each([&](int, int, A& x) { x = p.softcap * hyperbolic_tangent(x / p.softcap); });
       const Edges edges(p, h, first_query, rows, j, width);
-      if (p.relative || extras.bias || edges.sight == Edges::some) {
-        const A* const relative = relative_at(p, h, first_query, j);
-        score.each([&](int row, int column, A& x) { finish_score(extras, relative, edges, warp_row + row, column, x); });
-      }
+      finish_scores(extras, relative_at(p, h, first_query, j), edges, [&](const auto& f) {
+        score.each([&](int row, int column, A& x) { f(warp_row + row, column, x); });
+      });
 #pragma unroll
       for (int m = 0; m < M; ++m)
 #pragma unroll
@@ -678,8 +692,7 @@ RETAPE_INLINED void score_gradients(const Problem<T>& p, const Extras<A>& extras
       x = p.softcap * t;
       if (before_cap) dx *= 1 - t * t;
     });
-  if (p.relative || extras.bias || edges.sight == Edges::some)
-    each([&](int i, int j, A& x, A&) { finish_score(extras, relative, edges, i, j, x); });
+  finish_scores(extras, relative, edges, [&](const auto& f) { each([&](int i, int j, A& x, A&) { f(i, j, x); }); });
   each([&](int i, int, A& x, A& dx) {
     const A weight = exponential(x - top[i]) * share[i];
     x = weight * dx, dx = weight;
