@@ -11,8 +11,10 @@ namespace {
 // Sums must stay in registers, so functions that take them are inlined; in an emulation that would only cost time.
 #if defined(RETAPE_EMULATE_CUDA)
 #define RETAPE_INLINED __device__ inline
+#define RETAPE_OUTLINED __device__ inline
 #else
 #define RETAPE_INLINED __device__ __forceinline__
+#define RETAPE_OUTLINED __device__ __noinline__
 #endif
 
 // ---- one warp's products ---------------------------------------------------------------------------------------------
@@ -324,45 +326,60 @@ struct Mask {
 
 // Where a batch element's, or a packed sequence's, tensors begin.
 struct Start {
-  int64_t b, query, key;
+  int b, query, key;
 };
 
-// What attention is asked for, without the tensors that only one direction has. Positions: T queries, S keys.
+// What attention is asked for, without the tensors that only one direction has. Positions: T queries, S keys; as int, since registers are
+// what these kernels have least of.
 template <class T> struct Problem {
-  int64_t batch, heads, kv_heads, queries, keys;
+  static constexpr int unlimited = 1 << 30, most_positions = 1 << 29;  // so that no sum overflows
+  int batch, heads, kv_heads, queries, keys;
   Rows<const T> q, k, v;
   Mask mask;
   compute_t<T> scale, softcap, kept;  // kept: 1 / (1 - dropout)
   bool dropout;
   uint32_t threshold;  // dropout keeps a number whose upper 24 bits are not below
   RandomState random;
-  int64_t left, right, offset, sinks;  // as in AttentionOptions
-  int64_t all_queries, all_keys;       // of all packed sequences; else queries and keys
-  const compute_t<T>* relative;        // (heads, all_queries + all_keys - 1): [j - i + all_queries - 1] is added
+  int left, right, offset, sinks;  // as in AttentionOptions
+  int all_queries, all_keys;       // of all packed sequences; else queries and keys
+  const compute_t<T>* relative;    // (heads, all_queries + all_keys - 1): [j - i + all_queries - 1] is added
   const bool* blocks;
-  int64_t block_size, block_columns, blocks_of_head;
+  int block_size, block_columns;
+  int64_t blocks_of_head;
   const int64_t *cu_q, *cu_k;
-  int64_t longest_queries, longest_keys;
+  int longest_queries, longest_keys;
 
   /// Makes this the problem of batch element b, or of packed sequence b. Sequences that are not where they may be have been reported; none is read
   /// beyond what there is.
-  __device__ __forceinline__ Start begin(int64_t b) {
+  __device__ __forceinline__ Start begin(int b) {
     if (!cu_q) return {b, 0, 0};
-    const int64_t query = min_of(max_of(cu_q[b], int64_t{0}), all_queries), key = min_of(max_of(cu_k[b], int64_t{0}), all_keys);
-    queries = min_of(max_of(min_of(cu_q[b + 1], all_queries) - query, int64_t{0}), longest_queries);
-    keys = min_of(max_of(min_of(cu_k[b + 1], all_keys) - key, int64_t{0}), longest_keys);
+    const auto place = [](int64_t at, int all) { return int(min_of(max_of(at, int64_t{0}), int64_t{all})); };
+    const int query = place(cu_q[b], all_queries), key = place(cu_k[b], all_keys);
+    queries = min_of(max_of(place(cu_q[b + 1], all_queries) - query, 0), longest_queries);
+    keys = min_of(max_of(place(cu_k[b + 1], all_keys) - key, 0), longest_keys);
     return {0, query, key};
   }
   /// The keys that queries before `end` may see.
-  __device__ __forceinline__ int64_t keys_before(int64_t end) const { return min_of(keys, end + offset + right); }
+  __device__ __forceinline__ int keys_before(int end) const { return min_of(keys, end + offset + right); }
   /// The first key that queries from `first` on may see.
-  __device__ __forceinline__ int64_t first_key(int64_t first) const { return sinks > 0 ? 0 : max_of(int64_t{0}, first + offset - left); }
+  __device__ __forceinline__ int first_key(int first) const { return sinks > 0 ? 0 : max_of(0, first + offset - left); }
   /// Whether keys are hidden from later queries: the last tiles of queries have the most to do, and start first.
-  __device__ __forceinline__ bool grows() const { return right < AttentionOptions::unlimited && left >= AttentionOptions::unlimited; }
+  __device__ __forceinline__ bool grows() const { return right < unlimited && left == unlimited; }
 };
 
 /// Differences of positions, as far as they matter within a tile.
-__device__ __forceinline__ int clamped(int64_t n) { return int(min_of(max_of(n, int64_t{-4096}), int64_t{4096})); }
+__device__ __forceinline__ int clamped(int n) { return min_of(max_of(n, -4096), 4096); }
+
+// What rows and columns of blocks, to the last ones, let see: nothing, 0; some, 1; all, 2. Called seldom, so its registers are not for all to pay.
+RETAPE_OUTLINED int seen_of_blocks(const bool* blocks, int columns, int row, int last_row, int column, int last_column) {
+  bool any = false, all = true;
+  for (int i = row; i <= last_row; ++i)
+    for (int j = column; j <= last_column; ++j) {
+      const bool seen = blocks[int64_t{i} * columns + j];
+      any = any || seen, all = all && seen;
+    }
+  return any ? all ? 2 : 1 : 0;
+}
 
 // What of a tile of scores is there and seen, but for masks.
 struct Edges {
@@ -370,12 +387,12 @@ struct Edges {
   int rows, ends;                // so many rows and columns are there
   int ahead, behind, sinks;      // hidden: column + ahead > row; column + behind < row, behind the sinks
   const bool* blocks = nullptr;  // or of the head
-  int64_t first_position, first_key, block_size, block_columns;
+  int first_position, first_key, block_size, block_columns;
 
   template <class T>
-  __device__ __forceinline__ Edges(const Problem<T>& p, int64_t h, int64_t first_query, int most_rows, int64_t first_key_, int width)
+  __device__ __forceinline__ Edges(const Problem<T>& p, int h, int first_query, int most_rows, int first_key_, int width)
       : first_position(first_query + p.offset), first_key(first_key_), block_size(p.block_size), block_columns(p.block_columns) {
-    const int64_t last = min_of(first_query + most_rows, p.queries) - 1 + p.offset, last_key = min_of(first_key + width, p.keys) - 1;
+    const int last = min_of(first_query + most_rows, p.queries) - 1 + p.offset, last_key = min_of(first_key + width, p.keys) - 1;
     const bool left = first_key < last - p.left && last_key >= p.sinks;
     if (first_key > last + p.right || (left && last_key < first_position - p.left && first_key >= p.sinks)) {
       sight = nothing;
@@ -386,26 +403,25 @@ struct Edges {
     ahead = clamped(first_key - first_position - p.right), behind = clamped(first_key - first_position + p.left);
     if (!p.blocks) return;
     const bool* const of_head = p.blocks + h * p.blocks_of_head;
-    bool any = false, all = true;
-    for (int64_t i = first_position / block_size; i <= last / block_size; ++i)
-      for (int64_t j = first_key / block_size; j <= last_key / block_size; ++j) {
-        const bool seen = of_head[i * block_columns + j];
-        any = any || seen, all = all && seen;
-      }
-    if (!any) sight = nothing;
-    else if (!all) sight = some, blocks = of_head;
+    const int seen = seen_of_blocks(of_head, block_columns, first_position / block_size, last / block_size, first_key / block_size,
+                                    last_key / block_size);
+    if (seen == 0) sight = nothing;
+    else if (seen == 1) sight = some, blocks = of_head;
   }
   __device__ __forceinline__ bool hides(int row, int column) const {
-    if (column >= ends || column + ahead > row || (column + behind < row && column >= sinks)) return true;
-    return blocks && row < rows && !blocks[(first_position + row) / block_size * block_columns + (first_key + column) / block_size];
+    return column >= ends || column + ahead > row || (column + behind < row && column >= sinks);
+  }
+  __device__ __forceinline__ bool in_hidden_block(int row, int column) const {
+    return row < rows && column < ends &&
+           !blocks[int64_t{(first_position + row) / block_size} * block_columns + (first_key + column) / block_size];
   }
 };
 
 // The part of a block's work that its index stands for.
 struct Work {
-  int64_t tile, head, b, chunk;
-  __device__ __forceinline__ Work(int64_t tiles, int64_t heads, int64_t batch) {
-    const int64_t n = blockIdx.x;
+  int tile, head, b, chunk;
+  __device__ __forceinline__ Work(int tiles, int heads, int batch) {
+    const int n = int(blockIdx.x);
     tile = n % tiles, head = n / tiles % heads, b = n / tiles / heads % batch, chunk = n / tiles / heads / batch;
   }
 };
@@ -440,8 +456,8 @@ template <class A> __device__ __forceinline__ A bias_at(const Mask& mask, int64_
 
 // All threads fill x for the tile of `rows` queries and `width` keys. True if this thread has found nothing but hidden scores.
 template <class T, class A = compute_t<T>>
-RETAPE_INLINED bool load_extras(const Problem<T>& p, const Extras<A>& x, const Start& at, int64_t h, int64_t first_query, int64_t first_key,
-                                int rows, int width) {
+RETAPE_INLINED bool load_extras(const Problem<T>& p, const Extras<A>& x, const Start& at, int h, int first_query, int first_key, int rows,
+                                int width) {
   const int threads = int(blockDim.x), thread = int(threadIdx.x);
   bool hidden = x.bias != nullptr;
   if (x.bias) {
@@ -463,7 +479,7 @@ RETAPE_INLINED bool load_extras(const Problem<T>& p, const Extras<A>& x, const S
 #pragma unroll 1
     for (int n = thread; n < rows * groups; n += threads) {
       const int i = n / groups, g = n % groups;
-      const int64_t line = (at.b * p.heads + h) * p.all_queries + at.query + first_query + i;
+      const int64_t line = int64_t{at.b * p.heads + h} * p.all_queries + at.query + first_query + i;
       const uint64_t index = uint64_t(line * p.all_keys + at.key + first_key);
       const Philox numbers(random.seed, random.offset + index / 4 + uint64_t(g));
 #pragma unroll
@@ -476,19 +492,30 @@ RETAPE_INLINED bool load_extras(const Problem<T>& p, const Extras<A>& x, const S
   return hidden;
 }
 
-__device__ __forceinline__ float hyperbolic_tangent(float x) { return tanhf(x); }
-__device__ __forceinline__ double hyperbolic_tangent(double x) { return tanh(x); }
+// Exact but for some units of the last place of 1, which is what a score's are that it is multiplied with; and in few registers.
+template <class A> __device__ __forceinline__ A hyperbolic_tangent(A x) { return 1 - 2 / (1 + exponential(2 * x)); }
 
-// x becomes the score of query i and key j, both counted from the tile's first, from their product.
-template <class A> RETAPE_INLINED void finish_score(const Extras<A>& extras, const A* relative, const Edges& edges, int i, int j, A& x) {
-  if (relative && i < edges.rows && j < edges.ends) x += relative[j - i];
-  if (extras.bias) x += extras.bias[extras.place(i, j)];
-  if (edges.sight == Edges::some && edges.hides(i, j)) x = -infinity<A>;
+// Adds biases to scores and hides what is not seen. each(f) calls f(query, key, score) for a thread's elements, both counted from the tile's first. One
+// pass for each: what they need besides would not fit into registers together.
+template <class A, class Each>
+RETAPE_INLINED void finish_scores(const Extras<A>& extras, const A* relative, const Edges& edges, const Each& each) {
+  if (relative)
+    each([&](int i, int j, A& x) {
+      if (i < edges.rows && j < edges.ends) x += relative[j - i];
+    });
+  if (extras.bias) each([&](int i, int j, A& x) { x += extras.bias[extras.place(i, j)]; });
+  if (edges.sight != Edges::some) return;
+  each([&](int i, int j, A& x) {
+    if (edges.hides(i, j)) x = -infinity<A>;
+  });
+  if (edges.blocks)
+    each([&](int i, int j, A& x) {
+      if (edges.in_hidden_block(i, j)) x = -infinity<A>;
+    });
 }
 // Of the first query and key of a tile, in the table of relative biases; null if there is none.
-template <class T>
-__device__ __forceinline__ const compute_t<T>* relative_at(const Problem<T>& p, int64_t h, int64_t first_query, int64_t first_key) {
-  return p.relative ? p.relative + h * (p.all_queries + p.all_keys - 1) + p.all_queries - 1 + first_key - first_query : nullptr;
+template <class T> __device__ __forceinline__ const compute_t<T>* relative_at(const Problem<T>& p, int h, int first_query, int first_key) {
+  return p.relative ? p.relative + int64_t{h} * (p.all_queries + p.all_keys - 1) + p.all_queries - 1 + first_key - first_query : nullptr;
 }
 
 // ---- forward ---------------------------------------------------------------------------------------------------------
@@ -503,8 +530,7 @@ template <class T> struct ForwardSizes {
 };
 
 template <class T, int W>
-__global__ void __launch_bounds__(32 * most_warps)
-    forward(Problem<T> p, Rows<T> y, compute_t<T>* statistics, int64_t tiles, bool one_buffer) {
+__global__ void __launch_bounds__(32 * most_warps) forward(Problem<T> p, Rows<T> y, compute_t<T>* statistics, int tiles, bool one_buffer) {
   using A = compute_t<T>;
   constexpr int M = ForwardSizes<T>::M, N = ForwardSizes<T>::N, width = ForwardSizes<T>::width;
   RETAPE_DYNAMIC_SHARED(unsigned char, memory);
@@ -516,10 +542,10 @@ __global__ void __launch_bounds__(32 * most_warps)
 
   const Work work(tiles, p.heads, p.batch);
   const Start at = p.begin(work.b);
-  const int64_t h = work.head, kv = h / (p.heads / p.kv_heads);
-  const int64_t first_query = (p.grows() ? tiles - 1 - work.tile : work.tile) * rows;
+  const int h = work.head, kv = h / (p.heads / p.kv_heads);
+  const int first_query = (p.grows() ? tiles - 1 - work.tile : work.tile) * rows;
   if (first_query >= p.queries) return;  // of a shorter one among packed sequences
-  const int64_t end = p.keys_before(min_of(p.queries, first_query + rows));
+  const int end = p.keys_before(min_of(p.queries, first_query + rows));
   const int first_column = int(work.chunk) * W, columns = min_of(W, padded<T>(p.v.features) - first_column);
   const bool idle = first_query + warp_row >= p.queries;  // such a warp only helps to load
 
@@ -532,7 +558,7 @@ __global__ void __launch_bounds__(32 * most_warps)
   load_rows(p.q, p.q.at(at.b, h, at.query + first_query), p.queries - first_query, rows, q);
   Tile<A, M, N> score;
   bool weighted = false;  // score holds weights of the tile in v
-  for (int64_t j = p.first_key(first_query) / width * width;; j += width) {
+  for (int j = p.first_key(first_query) / width * width;; j += width) {
     // The next tile of which something is seen; it is on its way while the last one is summed.
     for (; j < end; j += width) {
       if (Edges(p, h, first_query, rows, j, width).sight == Edges::nothing) continue;
@@ -555,10 +581,8 @@ __global__ void __launch_bounds__(32 * most_warps)
       score.each([&](int, int, A& x) { x *= p.scale; });
       if (p.softcap > 0) score.each([&](int, int, A& x) { x = p.softcap * hyperbolic_tangent(x / p.softcap); });
       const Edges edges(p, h, first_query, rows, j, width);
-      if (p.relative || extras.bias || edges.sight == Edges::some) {
-        const A* const relative = relative_at(p, h, first_query, j);
-        score.each([&](int row, int column, A& x) { finish_score(extras, relative, edges, warp_row + row, column, x); });
-      }
+      finish_scores(extras, relative_at(p, h, first_query, j), edges,
+                    [&](const auto& f) { score.each([&](int row, int column, A& x) { f(warp_row + row, column, x); }); });
 #pragma unroll
       for (int m = 0; m < M; ++m)
 #pragma unroll
@@ -613,9 +637,9 @@ __global__ void __launch_bounds__(32 * most_warps)
       A total = sum[m][r];
       for (int d = 1; d < 4; d *= 2) total += __shfl_xor_sync(all_lanes, total, d);
       factor[m][r] = total == 0 ? A(0) : p.kept / total;  // such a row gives 0
-      const int64_t i = first_query + warp_row + 16 * m + 8 * r + first_row_of_lane();
+      const int i = first_query + warp_row + 16 * m + 8 * r + first_row_of_lane();
       if (work.chunk == 0 && lane() % 4 == 0 && i < p.queries) {
-        A* const row = statistics + (at.b * p.heads + h) * 2 * p.all_queries + at.query + i;
+        A* const row = statistics + int64_t{at.b * p.heads + h} * 2 * p.all_queries + at.query + i;
         row[0] = top[m][r], row[p.all_queries] = total;
       }
     }
@@ -646,12 +670,12 @@ template <class T> struct BackwardSizes {
 
 // Rows that see nothing, and rows behind the last one, get probabilities e^(score - inf) = 0.
 template <class T, class A = compute_t<T>>
-RETAPE_INLINED void load_statistics(const Problem<T>& p, const Start& at, const A* statistics, const A* deltas, int64_t h,
-                                    int64_t first_query, int n, A* top, A* share, A* delta) {
+RETAPE_INLINED void load_statistics(const Problem<T>& p, const Start& at, const A* statistics, const A* deltas, int h, int first_query,
+                                    int n, A* top, A* share, A* delta) {
   const int64_t head = at.b * p.heads + h;
   for (int i = int(threadIdx.x); i < n; i += int(blockDim.x)) {
     const bool there = first_query + i < p.queries;
-    const int64_t query = at.query + first_query + i;
+    const int query = at.query + first_query + i;
     const A total = there ? statistics[(2 * head + 1) * p.all_queries + query] : A(0);
     top[i] = total == 0 ? infinity<A> : statistics[2 * head * p.all_queries + query];
     share[i] = total == 0 ? A(0) : 1 / total;
@@ -678,8 +702,7 @@ RETAPE_INLINED void score_gradients(const Problem<T>& p, const Extras<A>& extras
       x = p.softcap * t;
       if (before_cap) dx *= 1 - t * t;
     });
-  if (p.relative || extras.bias || edges.sight == Edges::some)
-    each([&](int i, int j, A& x, A&) { finish_score(extras, relative, edges, i, j, x); });
+  finish_scores(extras, relative, edges, [&](const auto& f) { each([&](int i, int j, A& x, A&) { f(i, j, x); }); });
   each([&](int i, int, A& x, A& dx) {
     const A weight = exponential(x - top[i]) * share[i];
     x = weight * dx, dx = weight;
@@ -691,7 +714,7 @@ RETAPE_INLINED void score_gradients(const Problem<T>& p, const Extras<A>& extras
 // heads that share them. `first` is dq or dk, `second` dv.
 template <class T, int W, bool by_keys>
 __global__ void __launch_bounds__(32 * most_warps) backward(Problem<T> p, Rows<const T> dy, const compute_t<T>* statistics,
-                                                            const compute_t<T>* deltas, Rows<T> first, Rows<T> second, int64_t tiles) {
+                                                            const compute_t<T>* deltas, Rows<T> first, Rows<T> second, int tiles) {
   using A = compute_t<T>;
   constexpr int N = BackwardSizes<T>::N, width = BackwardSizes<T>::width;
   RETAPE_DYNAMIC_SHARED(unsigned char, memory);
@@ -704,11 +727,11 @@ __global__ void __launch_bounds__(32 * most_warps) backward(Problem<T> p, Rows<c
   A *const share = top + top_size, *const delta = share + top_size;
   const Extras<A> extras(p, reinterpret_cast<unsigned char*>(delta + top_size), rows, width, by_keys);
 
-  const int64_t group = p.heads / p.kv_heads;
+  const int group = p.heads / p.kv_heads;
   const Work work(tiles, by_keys ? p.kv_heads : p.heads, p.batch);
   const Start at = p.begin(work.b);
-  const int64_t kv = by_keys ? work.head : work.head / group;
-  const int64_t first_own = (p.grows() && !by_keys ? tiles - 1 - work.tile : work.tile) * rows, count = by_keys ? p.keys : p.queries;
+  const int kv = by_keys ? work.head : work.head / group;
+  const int first_own = (p.grows() && !by_keys ? tiles - 1 - work.tile : work.tile) * rows, count = by_keys ? p.keys : p.queries;
   if (first_own >= count) return;  // of a shorter one among packed sequences
   const int first_column = int(work.chunk) * W;
   const int k_columns = min_of(W, padded<T>(p.k.features) - first_column), v_columns = min_of(W, padded<T>(p.v.features) - first_column);
@@ -726,14 +749,14 @@ __global__ void __launch_bounds__(32 * most_warps) backward(Problem<T> p, Rows<c
   sum_k.clear();
   if constexpr (by_keys) sum_v.clear();
 
-  const int64_t last_own = min_of(first_own + rows, count) - 1;
-  const int64_t from = by_keys ? max_of(int64_t{0}, first_own - p.offset - p.right) : p.first_key(first_own);
-  const int64_t end = !by_keys              ? p.keys_before(last_own + 1)
-                      : p.sinks > first_own ? p.queries
-                                            : min_of(p.queries, last_own + p.left - p.offset + 1);
-  for (int64_t h = by_keys ? kv * group : work.head, last = by_keys ? h + group : h + 1; h < last; ++h)
-    for (int64_t t = from / width * width; t < end; t += width) {
-      const int64_t first_query = by_keys ? t : first_own, first_key = by_keys ? first_own : t;
+  const int last_own = min_of(first_own + rows, count) - 1;
+  const int from = by_keys ? max_of(0, first_own - p.offset - p.right) : p.first_key(first_own);
+  const int end = !by_keys              ? p.keys_before(last_own + 1)
+                  : p.sinks > first_own ? p.queries
+                                        : min_of(p.queries, last_own + p.left - p.offset + 1);
+  for (int h = by_keys ? kv * group : work.head, last = by_keys ? h + group : h + 1; h < last; ++h)
+    for (int t = from / width * width; t < end; t += width) {
+      const int first_query = by_keys ? t : first_own, first_key = by_keys ? first_own : t;
       const int queries_here = by_keys ? width : rows, keys_here = by_keys ? rows : width;
       const Edges edges(p, h, first_query, queries_here, first_key, keys_here);
       if (edges.sight == Edges::nothing) continue;
@@ -764,7 +787,7 @@ __global__ void __launch_bounds__(32 * most_warps) backward(Problem<T> p, Rows<c
   __syncthreads();  // even if there was no tile
   if (idle) return;
 
-  const int64_t head = by_keys ? kv : work.head, own = first_own + warp_row, place = (by_keys ? at.key : at.query) + own;
+  const int head = by_keys ? kv : work.head, own = first_own + warp_row, place = (by_keys ? at.key : at.query) + own;
   const A scale[1][2] = {{p.scale, p.scale}}, one[1][2] = {{1, 1}};
   store_rows(sum_k, scale, first, first.at(at.b, head, place), count - own, first_column, k_columns, own_k + warp_row * k_length);
   if constexpr (by_keys)
@@ -775,7 +798,7 @@ __global__ void __launch_bounds__(32 * most_warps) backward(Problem<T> p, Rows<c
 // computed once more. A thread sums one distance, in order.
 template <class T>
 __global__ void __launch_bounds__(32 * most_warps) backward_relative(Problem<T> all, Rows<const T> dy, const compute_t<T>* statistics,
-                                                                     const compute_t<T>* deltas, compute_t<T>* drelative, int64_t bands) {
+                                                                     const compute_t<T>* deltas, compute_t<T>* drelative, int bands) {
   using A = compute_t<T>;
   constexpr int N = BackwardSizes<T>::N, width = BackwardSizes<T>::width;
   RETAPE_DYNAMIC_SHARED(unsigned char, memory);
@@ -788,21 +811,21 @@ __global__ void __launch_bounds__(32 * most_warps) backward_relative(Problem<T> 
   A *const share = top + rows, *const delta = share + rows, *const gradients = delta + rows;  // gradients (rows, width + 1)
   const Extras<A> extras(all, reinterpret_cast<unsigned char*>(gradients + rows * (width + 1)), rows, width, false);
 
-  const int64_t h = blockIdx.x / bands, kv = h / (all.heads / all.kv_heads), band = blockIdx.x % bands;
-  const int64_t first_distance = band * threads - (all.all_queries - 1);  // of a key from its query
+  const int h = int(blockIdx.x) / bands, kv = h / (all.heads / all.kv_heads), band = int(blockIdx.x) % bands;
+  const int first_distance = band * threads - (all.all_queries - 1);  // of a key from its query
   A sum = 0;
-  for (int64_t b = 0; b < all.batch; ++b) {
+  for (int b = 0; b < all.batch; ++b) {
     Problem<T> p = all;
     const Start at = p.begin(b);
-    for (int64_t first_query = 0; first_query < p.queries; first_query += rows) {
-      const int64_t last_query = min_of(first_query + rows, p.queries) - 1;
-      const int64_t from = max_of(max_of(int64_t{0}, first_query + first_distance), p.first_key(first_query));
-      const int64_t end = min_of(p.keys_before(last_query + 1), last_query + first_distance + threads);
+    for (int first_query = 0; first_query < p.queries; first_query += rows) {
+      const int last_query = min_of(first_query + rows, p.queries) - 1;
+      const int from = max_of(max_of(0, first_query + first_distance), p.first_key(first_query));
+      const int end = min_of(p.keys_before(last_query + 1), last_query + first_distance + threads);
       if (from >= end) continue;
       load_rows(p.q, p.q.at(at.b, h, at.query + first_query), p.queries - first_query, rows, own_k);
       load_rows(dy, dy.at(at.b, h, at.query + first_query), p.queries - first_query, rows, own_v);
       load_statistics(p, at, statistics, deltas, h, first_query, rows, top, share, delta);
-      for (int64_t t = from; t < end; t += width) {
+      for (int t = from; t < end; t += width) {
         const Edges edges(p, h, first_query, rows, t, width);
         if (edges.sight == Edges::nothing) continue;
         load_extras(p, extras, at, h, first_query, t, rows, width);
@@ -817,7 +840,7 @@ __global__ void __launch_bounds__(32 * most_warps) backward_relative(Problem<T> 
         score_gradients<false>(p, extras, edges, relative_at(p, h, first_query, t), false, warp_row, top, share, delta, score, dp);
         score.each([&](int row, int column, A& x) { gradients[(warp_row + row) * (width + 1) + column] = x; });
         __syncthreads();
-        const int shift = int(first_query + first_distance - t) + int(threadIdx.x);  // row i has this thread's distance at column i + shift
+        const int shift = first_query + first_distance - t + int(threadIdx.x);  // row i has this thread's distance at column i + shift
         for (int i = max_of(0, -shift); i < min_of(rows, width - shift); ++i) sum += gradients[i * (width + 1) + i + shift];
         __syncthreads();  // nobody reads the tile any more
       }
@@ -825,8 +848,8 @@ __global__ void __launch_bounds__(32 * most_warps) backward_relative(Problem<T> 
       __syncthreads();
     }
   }
-  const int64_t place = band * threads + threadIdx.x, count = all.all_queries + all.all_keys - 1;
-  if (place < count) drelative[h * count + place] = sum;
+  const int place = band * threads + int(threadIdx.x), count = all.all_queries + all.all_keys - 1;
+  if (place < count) drelative[int64_t{h} * count + place] = sum;
 }
 
 // Packed sequences that are not where they may be.
@@ -864,40 +887,44 @@ template <class T> Rows<T> rows_of(const Tensor& x) {
 
 template <class T>
 Problem<T> problem(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionTensors& tensors, const AttentionOptions& options) {
-  Problem<T> p{.batch = q.shape()[0],
-               .heads = q.shape()[1],
-               .kv_heads = k.shape()[1],
-               .queries = q.shape()[2],
-               .keys = k.shape()[2],
-               .q = rows_of<const T>(q),
-               .k = rows_of<const T>(k),
-               .v = rows_of<const T>(v),
-               .mask = {},
-               .scale = compute_t<T>(options.scale),
-               .softcap = compute_t<T>(options.softcap),
-               .kept = compute_t<T>(1 / (1 - options.dropout)),
-               .dropout = options.dropout > 0,
-               .threshold = 0,
-               .random = for_launch(options.random),
-               .left = options.left,
-               .right = options.right,
-               .offset = options.offset,
-               .sinks = options.sinks,
-               .all_queries = q.shape()[2],
-               .all_keys = k.shape()[2],
-               .relative = data<const compute_t<T>>(tensors.relative),
-               .blocks = data<const bool>(tensors.blocks),
-               .block_size = options.block_size,
-               .block_columns = 0,
-               .blocks_of_head = 0,
-               .cu_q = data<const int64_t>(tensors.cu_q),
-               .cu_k = data<const int64_t>(tensors.cu_k),
-               .longest_queries = min_of(options.longest_queries, q.shape()[2]),
-               .longest_keys = min_of(options.longest_keys, k.shape()[2])};
-  if (tensors.cu_q) p.batch = tensors.cu_q.numel() - 1, p.queries = p.longest_queries, p.keys = p.longest_keys;
+  using P = Problem<T>;
+  if (max_of(max_of(q.shape()[2], k.shape()[2]), options.offset) >= P::most_positions)
+    retape::detail::kernel_error("attention: on CUDA there are at most 2^29 positions");
+  const auto limit = [](int64_t n) { return int(min_of(n, int64_t{P::unlimited})); };
+  P p{.batch = int(q.shape()[0]),
+      .heads = int(q.shape()[1]),
+      .kv_heads = int(k.shape()[1]),
+      .queries = int(q.shape()[2]),
+      .keys = int(k.shape()[2]),
+      .q = rows_of<const T>(q),
+      .k = rows_of<const T>(k),
+      .v = rows_of<const T>(v),
+      .mask = {},
+      .scale = compute_t<T>(options.scale),
+      .softcap = compute_t<T>(options.softcap),
+      .kept = compute_t<T>(1 / (1 - options.dropout)),
+      .dropout = options.dropout > 0,
+      .threshold = 0,
+      .random = for_launch(options.random),
+      .left = limit(options.left),
+      .right = limit(options.right),
+      .offset = int(options.offset),
+      .sinks = limit(options.sinks),
+      .all_queries = int(q.shape()[2]),
+      .all_keys = int(k.shape()[2]),
+      .relative = data<const compute_t<T>>(tensors.relative),
+      .blocks = data<const bool>(tensors.blocks),
+      .block_size = limit(options.block_size),
+      .block_columns = 0,
+      .blocks_of_head = 0,
+      .cu_q = data<const int64_t>(tensors.cu_q),
+      .cu_k = data<const int64_t>(tensors.cu_k),
+      .longest_queries = int(min_of(options.longest_queries, q.shape()[2])),
+      .longest_keys = int(min_of(options.longest_keys, k.shape()[2]))};
+  if (tensors.cu_q) p.batch = int(tensors.cu_q.numel() - 1), p.queries = p.longest_queries, p.keys = p.longest_keys;
   if (tensors.blocks) {
     const Shape& s = tensors.blocks.shape();
-    p.block_columns = s[2], p.blocks_of_head = s[0] == 1 ? 0 : s[1] * s[2];
+    p.block_columns = int(s[2]), p.blocks_of_head = s[0] == 1 ? 0 : s[1] * s[2];
   }
   const Tensor& mask = tensors.mask;
   if (mask) {
@@ -939,7 +966,7 @@ template <class T, int W> void launch_forward(const Problem<T>& p, const Rows<T>
   if (!warps) one_buffer = true, warps = warps_for(bytes);
   if (!warps) too_large("attention", p.k.features, p.v.features);
   const int64_t tiles = (p.queries + warps * Sizes::own - 1) / (warps * Sizes::own), chunks = max_of(1, (p.v.features + W - 1) / W);
-  launch(forward<T, W>, dim3(unsigned(tiles * p.heads * p.batch * chunks)), 32 * warps, size_t(bytes(warps)), p, y, statistics, tiles,
+  launch(forward<T, W>, dim3(unsigned(tiles * p.heads * p.batch * chunks)), 32 * warps, size_t(bytes(warps)), p, y, statistics, int(tiles),
          one_buffer);
 }
 
@@ -959,7 +986,7 @@ void launch_backward(const Problem<T>& p, const Rows<const T>& dy, const compute
   const int64_t rows = warps * Sizes::own, tiles = ((by_keys ? p.keys : p.queries) + rows - 1) / rows;
   const int64_t chunks = (max_of(first.features, by_keys ? second.features : 0) + W - 1) / W;
   launch(backward<T, W, by_keys>, dim3(unsigned(tiles * (by_keys ? p.kv_heads : p.heads) * p.batch * chunks)), 32 * warps,
-         size_t(bytes(warps)), p, dy, statistics, deltas, first, second, tiles);
+         size_t(bytes(warps)), p, dy, statistics, deltas, first, second, int(tiles));
 }
 
 template <class T>
@@ -974,7 +1001,7 @@ void launch_backward_relative(const Problem<T>& p, const Rows<const T>& dy, cons
   };
   const int warps = warps_for(bytes);
   if (!warps) too_large("attention_backward", p.k.features, p.v.features);
-  const int64_t bands = max_of(int64_t{0}, (p.all_queries + p.all_keys - 1 + 32 * warps - 1) / (32 * warps));
+  const int bands = max_of(0, (p.all_queries + p.all_keys - 1 + 32 * warps - 1) / (32 * warps));
   launch(backward_relative<T>, dim3(unsigned(p.heads * bands)), 32 * warps, size_t(bytes(warps)), p, dy, statistics, deltas, drelative,
          bands);
 }
@@ -1009,9 +1036,9 @@ void attention_backward(const Tensor& dy, const Tensor& q, const Tensor& k, cons
     using A = compute_t<T>;
     const Problem<T> p = problem<T>(q, k, v, tensors, options);
     const Rows<const T> d = rows_of<const T>(dy);
-    const int64_t batch = q.shape()[0], rows = batch * p.heads * p.all_queries;
+    const int64_t batch = q.shape()[0], heads = p.heads, queries = p.all_queries, rows = batch * heads * queries;
     const Scratch<A> deltas(rows);
-    launch(row_dots<T>, blocks_for(rows, 8), 256, 0, d, rows_of<const T>(y), batch, p.heads, p.all_queries, deltas);
+    launch(row_dots<T>, blocks_for(rows, 8), 256, 0, d, rows_of<const T>(y), batch, heads, queries, deltas);
     const A *const row_statistics = data<A>(statistics), *const delta = deltas;
     with_width<T, false>(p.k.features, [&](auto width) {
       launch_backward<T, decltype(width)::value, false>(p, d, row_statistics, delta, rows_of<T>(dq), {});

@@ -67,6 +67,17 @@ std::vector<std::pair<std::string, std::function<nn::AnyModule()>>> layers() {
       {"running statistics", [] { return layer(RunningNorm()); }},
       {"tied weights", [] { return layer(Tied()); }},
       {"MultiheadAttention", [] { return layer(SelfAttention()); }},
+      {"CausalSelfAttention",
+       [] {
+         return layer(nn::CausalSelfAttention(6, {.num_heads = 1,
+                                                  .dropout = 0.3,
+                                                  .window = 3,
+                                                  .position = nn::AttentionPosition::t5,
+                                                  .num_buckets = 4,
+                                                  .max_distance = 6,
+                                                  .softcap = 2,
+                                                  .qk_norm = true}));
+       }},
       {"ViTBlock",
        [] {
          return layer(nn::ViTBlock({.hidden_size = 6,
