@@ -30,7 +30,8 @@ namespace {
 bool is_depthwise(const Geometry& g, const Tensor& x, const Tensor& y) {
   return g.groups > 1 && g.groups == x.shape()[-1] && g.groups == y.shape()[-1];
 }
-// The convolution as oneDNN takes it, for x (N, in, C) and y (N, out, O). It has kernels for depthwise ones from two dims on: rows are images of one row.
+// The convolution as oneDNN takes it, for x (N, in, C) and y (N, out, O). It has kernels for depthwise ones from two dims on: rows are
+// images of one row.
 onednn::Convolution described(const Geometry& g, const Tensor& x, const Tensor& y) {
   const int rank = g.rank == 1 && is_depthwise(g, x, y) ? 2 : g.rank;
   return {rank, x.shape()[0], g.groups, x.shape()[-1], y.shape()[-1], g.window};
@@ -47,8 +48,8 @@ bool goes_to_onednn(const Geometry& g, const Tensor& x, const Tensor& y, onednn:
   return onednn::convolves(described(g, x, y), pass);
 }
 
-// The convolution of y that gives the gradient with respect to x, if there is one that oneDNN is quicker at: where windows of a depthwise convolution touch each
-// other, every place is in as many windows as a window has places, and the kernel goes backwards.
+// The convolution of y that gives the gradient with respect to x, if there is one that oneDNN is quicker at: where windows of a depthwise
+// convolution touch each other, every place is in as many windows as a window has places, and the kernel goes backwards.
 std::optional<Geometry> turned(const Geometry& g, const Tensor& x, const Tensor& y) {
   if (!is_depthwise(g, x, y)) return {};
   Geometry back = g;

@@ -1,4 +1,5 @@
-// Depthwise convolutions: every channel has a window of weights of its own. Channels lie side by side, so a block of them goes through a window at once.
+// Depthwise convolutions: every channel has a window of weights of its own. Channels lie side by side, so a block of them goes through a
+// window at once.
 #include <retape/core/put.h>
 #include <retape/core/window_loops.h>
 

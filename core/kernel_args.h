@@ -176,7 +176,8 @@ struct SelectiveScanArgs {
   bool delta_softplus = false;
 };
 
-// What RWKV's average reads, or the gradients of that: all contiguous; k and v have one floating dtype, the others are f32 if that is a half type, else of it, too.
+// What RWKV's average reads, or the gradients of that: all contiguous; k and v have one floating dtype, the others are f32 if that is a
+// half type, else of it, too.
 struct WkvArgs {
   Tensor k, v;                              // (B, T, C)
   Tensor decay, first;                      // (C)

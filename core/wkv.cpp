@@ -1,5 +1,5 @@
-// RWKV's weighted average along time. Channels lie side by side, so a block of them goes through time at once: one task for each block of each sequence.
-// Only states between chunks are kept; backward makes those inside a chunk again.
+// RWKV's weighted average along time. Channels lie side by side, so a block of them goes through time at once: one task for each block of
+// each sequence. Only states between chunks are kept; backward makes those inside a chunk again.
 #include <retape/core/flush_denormals.h>
 #include <retape/core/put.h>
 #include <retape/core/wkv.h>

@@ -1,4 +1,5 @@
-// Depthwise convolutions: a thread for every element that is written, neighbours in channels; of the weight, for every element of a part of the windows.
+// Depthwise convolutions: a thread for every element that is written, neighbours in channels; of the weight, for every element of a part of
+// the windows.
 #include <retape/cuda/parts.h>
 
 #include <retape/cuda/window_loops.h>

@@ -1,4 +1,5 @@
-// RWKV's weighted average along time: a thread has a channel of a sequence. States between chunks are kept, and backward makes those inside one again.
+// RWKV's weighted average along time: a thread has a channel of a sequence. States between chunks are kept, and backward makes those inside
+// one again.
 #include <retape/cuda/parts.h>
 
 #include <retape/core/wkv.h>

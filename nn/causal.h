@@ -1,18 +1,20 @@
-// What layers share that pass along a sequence (B, T, C) and can stop and go on: checks, and the few positions that a convolution looks back.
+// What layers share that pass along a sequence (B, T, C) and can stop and go on: checks, and the few positions that a convolution looks
+// back.
 #pragma once
 #include <retape/core/tensor.h>
 
 namespace retape::nn {
 
-/// Depthwise convolution of x (B, T, C) along time that looks back only: y_t = bias + sum over k of weight[k] x_(t - K + 1 + k), weight (C, 1, K), bias (C)
-/// or undefined, gives (B, T, C). `past`, if given, holds the K - 1 positions before x, (B, K - 1, C), or is undefined for zeros, and becomes those before
-/// what follows. Throws Error if shapes do not fit. causal_conv1d: causal_conv1d_fn and causal_conv1d_update without activation.
+/// Depthwise convolution of x (B, T, C) along time that looks back only: y_t = bias + sum over k of weight[k] x_(t - K + 1 + k), weight (C,
+/// 1, K), bias (C) or undefined, gives (B, T, C). `past`, if given, holds the K - 1 positions before x, (B, K - 1, C), or is undefined for
+/// zeros, and becomes those before what follows. Throws Error if shapes do not fit. causal_conv1d: causal_conv1d_fn and
+/// causal_conv1d_update without activation.
 Tensor causal_conv1d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, Tensor* past = nullptr);
 
 namespace detail {
 
-/// x (B, T, C) with every position's place taken by the one before: `past`, if given, is what the first gets, (B, C), or is undefined for zeros, and becomes x's
-/// last position. Throws Error if shapes do not fit.
+/// x (B, T, C) with every position's place taken by the one before: `past`, if given, is what the first gets, (B, C), or is undefined for
+/// zeros, and becomes x's last position. Throws Error if shapes do not fit.
 Tensor shifted(const Tensor& x, Tensor* past = nullptr);
 
 /// Throws Error, naming the layer, unless x is floating (B, T, channels), and T >= 1 if it is a step.

@@ -25,10 +25,11 @@ struct GatedLinearAttentionOptions {
   int64_t gate_low_rank_dim = 16;
   std::optional<double> clamp_min = {};  ///< of the logarithm of decays
 };
-/// gated_linear_attention() with a decay for each feature of a key, between projections; each head's result is normalised by its root mean square and gated.
-/// Parameters under fla's names: q_proj, k_proj, v_proj, g_proj, q_conv1d, k_conv1d, v_conv1d, gk_proj.0, gk_proj.1, o_proj and g_norm_swish_gate, which is
-/// g_norm without output gate or with one other than silu. The state is f32 for half types, also under autocast. Throws Error if num_heads does not divide keys
-/// and values, or num_kv_heads the heads, and, in forward, for x other than (B, T, hidden_size). Yang et al. 2023 (arXiv 2312.06635); fla: GatedLinearAttention.
+/// gated_linear_attention() with a decay for each feature of a key, between projections; each head's result is normalised by its root mean
+/// square and gated. Parameters under fla's names: q_proj, k_proj, v_proj, g_proj, q_conv1d, k_conv1d, v_conv1d, gk_proj.0, gk_proj.1,
+/// o_proj and g_norm_swish_gate, which is g_norm without output gate or with one other than silu. The state is f32 for half types, also
+/// under autocast. Throws Error if num_heads does not divide keys and values, or num_kv_heads the heads, and, in forward, for x other than
+/// (B, T, hidden_size). Yang et al. 2023 (arXiv 2312.06635); fla: GatedLinearAttention.
 struct GatedLinearAttention : Module {
   struct State {
     Tensor q, k, v;    ///< (B, conv_size - 1, features) each, if use_short_conv: the inputs of the convolutions at the last positions

@@ -62,8 +62,8 @@ Hippo hippo(HippoMeasure measure, int64_t size) {
 HippoPairs hippo_pairs(int64_t size) {
   check_size("hippo_pairs", size);
   if (size % 2) throw Error(fmt::format("hippo_pairs: a state of {} numbers is not in pairs; its size must be even", size));
-  // With p = sqrt(n + 1/2), A + p p^T is S - 1/2 with S antisymmetric, and -i S is Hermitian. Its eigenvectors u + i v are those of the symmetric
-  // [[0, S], [-S, 0]], which has every eigenvalue twice: for u + i v, and for i (u + i v).
+  // With p = sqrt(n + 1/2), A + p p^T is S - 1/2 with S antisymmetric, and -i S is Hermitian. Its eigenvectors u + i v are those of the
+  // symmetric [[0, S], [-S, 0]], which has every eigenvalue twice: for u + i v, and for i (u + i v).
   const auto n = static_cast<size_t>(size);
   std::vector<double> block(4 * n * n);
   for (size_t i = 0; i < n; ++i)

@@ -16,8 +16,8 @@ struct Hippo {
 };
 /// The matrices for a state of N numbers. Throws Error for N below 1.
 Hippo hippo(HippoMeasure measure, int64_t state_size);
-/// The matrices of legs where a rank-one part makes the rest diagonal: A = V (diag(a) - p p^*) V^*, V unitary. Of each pair of conjugate eigenvalues the one with
-/// positive imaginary part, complex pairs in f64: A (N / 2, 2) holds a, P holds p, B holds V^* B, V (N, N / 2, 2).
+/// The matrices of legs where a rank-one part makes the rest diagonal: A = V (diag(a) - p p^*) V^*, V unitary. Of each pair of conjugate
+/// eigenvalues the one with positive imaginary part, complex pairs in f64: A (N / 2, 2) holds a, P holds p, B holds V^* B, V (N, N / 2, 2).
 struct HippoPairs {
   Tensor A, P, B, V;
 };

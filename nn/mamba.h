@@ -24,10 +24,10 @@ struct MambaOptions {
   bool conv_bias = true;
   bool bias = false;  ///< of in_proj and out_proj
 };
-/// A causal convolution of d_conv positions and selective_scan() with d_state numbers a channel, between projections to and from d_inner channels, gated.
-/// Parameters under the names of mamba_ssm's Mamba, which are those of Hugging Face's mixers: in_proj, conv1d, x_proj, dt_proj, A_log, D, out_proj. The scan's
-/// state is f32 for half types, also under autocast. Throws Error for sizes below 1 and, in forward, for x other than (B, T, d_model). Gu & Dao 2023
-/// (arXiv 2312.00752).
+/// A causal convolution of d_conv positions and selective_scan() with d_state numbers a channel, between projections to and from d_inner
+/// channels, gated. Parameters under the names of mamba_ssm's Mamba, which are those of Hugging Face's mixers: in_proj, conv1d, x_proj,
+/// dt_proj, A_log, D, out_proj. The scan's state is f32 for half types, also under autocast. Throws Error for sizes below 1 and, in
+/// forward, for x other than (B, T, d_model). Gu & Dao 2023 (arXiv 2312.00752).
 struct Mamba : Module {
   struct State {
     Tensor conv;  ///< (B, d_conv - 1, d_inner): the inputs of the convolution at the last positions
@@ -68,10 +68,10 @@ struct Mamba2Options {
   bool bias = false;                                                                  ///< of in_proj and out_proj
   bool conv_bias = true;
 };
-/// Mamba with one decay a head, which makes the scan gated_linear_attention(): products of matrices in chunks. Parameters under the names of mamba_ssm's Mamba2
-/// and of Hugging Face's mixers: dt_bias, A_log, D, in_proj, conv1d, norm, out_proj. B and C of a group are repeated for its heads. The state is f32 for half
-/// types, also under autocast. Throws Error for sizes below 1, if headdim does not divide d_ssm, or ngroups the heads, and, in forward, for x other than
-/// (B, T, d_model). Dao & Gu 2024 (arXiv 2405.21060).
+/// Mamba with one decay a head, which makes the scan gated_linear_attention(): products of matrices in chunks. Parameters under the names
+/// of mamba_ssm's Mamba2 and of Hugging Face's mixers: dt_bias, A_log, D, in_proj, conv1d, norm, out_proj. B and C of a group are repeated
+/// for its heads. The state is f32 for half types, also under autocast. Throws Error for sizes below 1, if headdim does not divide d_ssm,
+/// or ngroups the heads, and, in forward, for x other than (B, T, d_model). Dao & Gu 2024 (arXiv 2405.21060).
 struct Mamba2 : Module {
   struct State {
     Tensor conv;  ///< (B, d_conv - 1, d_ssm + 2 ngroups d_state): the inputs of the convolution at the last positions

@@ -1,4 +1,5 @@
-// Recurrent layers whose gates do not depend on their state: minGRU and minLSTM (Feng et al. 2024, "Were RNNs all we needed?", arXiv 2410.01201).
+// Recurrent layers whose gates do not depend on their state: minGRU and minLSTM (Feng et al. 2024, "Were RNNs all we needed?", arXiv
+// 2410.01201).
 #pragma once
 #include <optional>
 
@@ -11,10 +12,11 @@ struct MinRNNOptions {
   double expansion_factor = 1;        ///< the state has so many times dim channels
   std::optional<bool> proj_out = {};  ///< a projection of the states; absent: only where expansion_factor is not 1
 };
-// Both compute h_t = f_t h_(t-1) + i_t g(hidden_t) for every channel, with g(x) = x + 1/2 from 0 on, else sigmoid(x), as linear_recurrence(). The gates lie in
-// (0, 1), so plain states neither overflow nor cancel: the paper's logarithms serve its parallel form, whose running products would, and are not needed here;
-// gates are made without them, and states may be negative where they begin so. States are f32 for half types, also under autocast. x (B, T, dim) gives the same.
-// Throw Error for sizes below 1, for an expansion without proj_out, and, in forward, for x of another shape.
+// Both compute h_t = f_t h_(t-1) + i_t g(hidden_t) for every channel, with g(x) = x + 1/2 from 0 on, else sigmoid(x), as
+// linear_recurrence(). The gates lie in (0, 1), so plain states neither overflow nor cancel: the paper's logarithms serve its parallel
+// form, whose running products would, and are not needed here; gates are made without them, and states may be negative where they begin so.
+// States are f32 for half types, also under autocast. x (B, T, dim) gives the same. Throw Error for sizes below 1, for an expansion without
+// proj_out, and, in forward, for x of another shape.
 
 /// f = 1 - i, i = sigmoid(gate). Parameters to_hidden_and_gate and, if projected, to_out, without biases, as in lucidrains' minGRU.
 struct MinGRU : Module {

@@ -27,8 +27,8 @@ RotaryEmbedding rotation(int64_t embed, int64_t value, int64_t heads) {
   check_positive("MultiScaleRetention", "value_dim", value);
   if (embed % heads || embed / heads % 2 || value % heads)
     throw Error(fmt::format(
-        "MultiScaleRetention: embed_dim {} and value_dim {} do not divide into {} heads; each head must get an even share of the first, and an equal one of "
-        "the second",
+        "MultiScaleRetention: embed_dim {} and value_dim {} do not divide into {} heads; each head must get an even share of the first, "
+        "and an equal one of the second",
         embed, value, heads));
   // The paper's angles go from 1 down to 1 / 10000, both included; RotaryEmbedding's stop one short of 1 / base.
   const double pairs = double(embed / heads) / 2;

@@ -12,10 +12,11 @@ struct RWKVOptions {
   int64_t layer_id = 0, num_layers = 1;               ///< time constants start by the layer's depth
   std::optional<int64_t> attention_hidden_size = {};  ///< absent: hidden_size
 };
-/// Each position mixed with the one before it, and wkv() of its keys and values, gated: (B, T, hidden_size) to the same. Parameters under the names, and started
-/// as, in Hugging Face's RwkvSelfAttention: time_decay, time_first, time_mix_key, time_mix_value, time_mix_receptance, key, value, receptance, output, where
-/// time_first starts as in the authors' code. The average's state is f32 for half types, also under autocast. Throws Error for sizes below 1, for a layer_id that
-/// num_layers has not, and, in forward, for x other than (B, T, hidden_size). Peng et al. 2023 (arXiv 2305.13048).
+/// Each position mixed with the one before it, and wkv() of its keys and values, gated: (B, T, hidden_size) to the same. Parameters under
+/// the names, and started as, in Hugging Face's RwkvSelfAttention: time_decay, time_first, time_mix_key, time_mix_value,
+/// time_mix_receptance, key, value, receptance, output, where time_first starts as in the authors' code. The average's state is f32 for
+/// half types, also under autocast. Throws Error for sizes below 1, for a layer_id that num_layers has not, and, in forward, for x other
+/// than (B, T, hidden_size). Peng et al. 2023 (arXiv 2305.13048).
 struct RWKV : Module {
   struct State {
     Tensor last;       ///< (B, hidden_size): the input at the last position
@@ -40,8 +41,9 @@ struct RWKVFeedForwardOptions {
   int64_t layer_id = 0, num_layers = 1;
   std::optional<int64_t> intermediate_size = {};  ///< absent: 4 hidden_size
 };
-/// sigmoid(receptance(..)) value(relu(key(..))^2) of each position mixed with the one before it: (B, T, hidden_size) to the same. Parameters under the names, and
-/// started as, in Hugging Face's RwkvFeedForward: time_mix_key, time_mix_receptance, key, receptance, value. Throws Error as RWKV does.
+/// sigmoid(receptance(..)) value(relu(key(..))^2) of each position mixed with the one before it: (B, T, hidden_size) to the same.
+/// Parameters under the names, and started as, in Hugging Face's RwkvFeedForward: time_mix_key, time_mix_receptance, key, receptance,
+/// value. Throws Error as RWKV does.
 struct RWKVFeedForward : Module {
   struct State {
     Tensor last;  ///< (B, hidden_size): the input at the last position

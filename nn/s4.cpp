@@ -148,8 +148,8 @@ void S4D::check_stable() const {
 
 namespace {
 
-// What takes a state one position on. All (d_model, pairs) but rate and correction, (d_model, 1); states are pairs of conjugates, of which one is there, so that
-// sums over all are twice the real part.
+// What takes a state one position on. All (d_model, pairs) but rate and correction, (d_model, 1); states are pairs of conjugates, of which
+// one is there, so that sums over all are twice the real part.
 struct LowRankStep {
   ComplexParts A, P, B, C;
   Tensor rate;        // 2 / dt
@@ -201,8 +201,8 @@ Tensor S4::Kernel::forward(int64_t length) const {
   const Tensor row = reshape(pairs_of(conj(s.C)), {H, N, 1});
   const ComplexParts cut = conj(parts_of(reshape(row - matmul(power, row), {H, n, 2})));
 
-  // At z = e^(-2 pi i k / points): with w = 1 + z and v = rate (1 - z), sums over states of u / (v - w A) for the products u of what is multiplied; a state and
-  // its conjugate together are (2 Re(u) v - 2 Re(u conj(A)) w) / ((v - w A) (v - w conj(A))).
+  // At z = e^(-2 pi i k / points): with w = 1 + z and v = rate (1 - z), sums over states of u / (v - w A) for the products u of what is
+  // multiplied; a state and its conjugate together are (2 Re(u) v - 2 Re(u conj(A)) w) / ((v - w A) (v - w conj(A))).
   const Tensor angle = arange(half, wide_options) * (-2 * pi / double(points));
   const ComplexParts w{1 + cos(angle), sin(angle)}, v = ComplexParts{1 - cos(angle), -sin(angle)} * s.rate;  // (half), (H, half)
   const auto at_points = [](const ComplexParts& z) { return ComplexParts{unsqueeze(z.re, 2), unsqueeze(z.im, 2)}; };

@@ -9,7 +9,8 @@
 
 namespace retape::nn {
 
-/// Where the diagonal of S4D starts, for n = 0 ... d_state / 2 - 1: -1/2 + i pi n; -1/2 + i d_state / pi (d_state / (2 n + 1) - 1); -(n + 1).
+/// Where the diagonal of S4D starts, for n = 0 ... d_state / 2 - 1: -1/2 + i pi n; -1/2 + i d_state / pi (d_state / (2 n + 1) - 1); -(n +
+/// 1).
 enum class S4DInit : uint8_t { lin, inv, real };
 struct S4Options {
   int64_t d_state = 64;  ///< of a channel, in pairs of conjugates
@@ -43,10 +44,11 @@ struct S4Base : Module {
   const char* name_;
 };
 
-/// x' = A x + u, y = 2 Re(C x) for every channel, A diagonal, in steps of exp(log_dt). forward() is a convolution with the kernel of the whole length, made from
-/// A's powers in f64 (products of matrices: of every sqrt(T)th power with the first sqrt(T)); step() goes through the states. Parameters under the names of
-/// state-spaces' s4d.py: D, kernel.C, kernel.log_dt, kernel.log_A_real, kernel.A_imag, output_linear.0; started as there. x (B, T, d_model) gives the same.
-/// Throws Error for an odd d_state, sizes below 1, and, in forward, for x of another shape. Gu et al. 2022 (arXiv 2206.11893).
+/// x' = A x + u, y = 2 Re(C x) for every channel, A diagonal, in steps of exp(log_dt). forward() is a convolution with the kernel of the
+/// whole length, made from A's powers in f64 (products of matrices: of every sqrt(T)th power with the first sqrt(T)); step() goes through
+/// the states. Parameters under the names of state-spaces' s4d.py: D, kernel.C, kernel.log_dt, kernel.log_A_real, kernel.A_imag,
+/// output_linear.0; started as there. x (B, T, d_model) gives the same. Throws Error for an odd d_state, sizes below 1, and, in forward,
+/// for x of another shape. Gu et al. 2022 (arXiv 2206.11893).
 struct S4D : S4Base {
   struct Kernel : Module {
     Parameter C, log_dt, log_A_real, A_imag;  // (d_model, d_state / 2, 2), (d_model), (d_model, d_state / 2) each
@@ -68,10 +70,11 @@ struct S4D : S4Base {
   RETAPE_FIELDS(D, kernel, dropout, output_linear)
 };
 
-/// x' = A x + B u, y = 2 Re(C x) for every channel, A = diag(A) - P P^*, by the bilinear rule. It starts as HiPPO-LegS. forward() is a convolution with the kernel
-/// of the whole length: its generating function at the roots of unity, by Cauchy products and Woodbury's identity, with C cut to the length; in f64. step() goes
-/// through the states, in O(d_state) a channel. States always fade, since A is dissipative. Parameters D, kernel.C, kernel.log_dt, kernel.B, kernel.P,
-/// kernel.log_A_real, kernel.A_imag, output_linear.0. Throws Error as S4D does. Gu et al. 2021 (arXiv 2111.00396), section 3 and appendix C.
+/// x' = A x + B u, y = 2 Re(C x) for every channel, A = diag(A) - P P^*, by the bilinear rule. It starts as HiPPO-LegS. forward() is a
+/// convolution with the kernel of the whole length: its generating function at the roots of unity, by Cauchy products and Woodbury's
+/// identity, with C cut to the length; in f64. step() goes through the states, in O(d_state) a channel. States always fade, since A is
+/// dissipative. Parameters D, kernel.C, kernel.log_dt, kernel.B, kernel.P, kernel.log_A_real, kernel.A_imag, output_linear.0. Throws Error
+/// as S4D does. Gu et al. 2021 (arXiv 2111.00396), section 3 and appendix C.
 struct S4 : S4Base {
   struct Kernel : Module {
     Parameter C, log_dt, B, P, log_A_real, A_imag;  // as S4D's; B and P as C

@@ -16,10 +16,10 @@ struct S5Options {
   bool clip_eigs = false;  ///< keep real parts of A at -1e-4 or below: then states always fade
   double step_rescale = 1;
 };
-/// x' = A x + B u, y = Re(C x) + D u: one state for all channels, A diagonal, a step size for each number. linear_recurrence() over the whole or over pieces. x
-/// (B, T, d_model) gives the same. Parameters under the names of the authors' S5SSM: Lambda_re, Lambda_im, B, C, D, log_step; started as there. States are f32 for
-/// half types, also under autocast. Throws Error if blocks does not divide ssm_size into even parts and, in forward, for x of another shape. Smith et al. 2022
-/// (arXiv 2208.04933).
+/// x' = A x + B u, y = Re(C x) + D u, or 2 Re(C x) with conj_sym: one state for all channels, A diagonal, a step size for each number.
+/// linear_recurrence() over the whole or over pieces. x (B, T, d_model) gives the same. Parameters under the names of the authors' S5SSM:
+/// Lambda_re, Lambda_im, B, C, D, log_step; started as there. States are f32 for half types, also under autocast. Throws Error if blocks
+/// does not divide ssm_size into even parts and, in forward, for x of another shape. Smith et al. 2022 (arXiv 2208.04933).
 struct S5 : Module {
   struct State {
     Tensor h;  ///< (B, P, 2), P = ssm_size / 2 or, without conj_sym, ssm_size
@@ -48,10 +48,11 @@ struct LRUOptions {
   double r_min = 0, r_max = 1;  ///< absolute values of the factors start between them, evenly over the ring,
   double max_phase = 6.28;      ///< their angles between 0 and this
 };
-/// x_t = a x_(t-1) + gamma B u_t, y_t = Re(C x_t) + D u_t with a = exp(-exp(nu_log) + i exp(theta_log)), gamma = exp(gamma_log), which starts as sqrt(1 - |a|^2):
-/// one state for all channels. linear_recurrence() over the whole or over pieces. x (B, T, d_model) gives the same. Parameters nu_log, theta_log, gamma_log, B_re,
-/// B_im, C_re, C_im, D, as in the paper's listing. States are f32 for half types, also under autocast. Throws Error for sizes below 1, for 0 <= r_min < r_max <= 1
-/// not so, and, in forward, for x of another shape. Orvieto et al. 2023 (arXiv 2303.06349).
+/// x_t = a x_(t-1) + gamma B u_t, y_t = Re(C x_t) + D u_t with a = exp(-exp(nu_log) + i exp(theta_log)), gamma = exp(gamma_log), which
+/// starts as sqrt(1 - |a|^2): one state for all channels. linear_recurrence() over the whole or over pieces. x (B, T, d_model) gives the
+/// same. Parameters nu_log, theta_log, gamma_log, B_re, B_im, C_re, C_im, D, as in the paper's listing. States are f32 for half types, also
+/// under autocast. Throws Error for sizes below 1, for 0 <= r_min < r_max <= 1 not so, and, in forward, for x of another shape. Orvieto et
+/// al. 2023 (arXiv 2303.06349).
 struct LRU : Module {
   struct State {
     Tensor h;  ///< (B, d_state, 2)

@@ -1,4 +1,4 @@
-// Recurrences on CUDA over sequences of several chunks, against the CPU.
+// Recurrences and depthwise convolutions on CUDA over sequences of several chunks, against the CPU.
 #include <array>
 #include <functional>
 
@@ -93,4 +93,23 @@ TEST_CASE("linear attention of several chunks on CUDA agrees with the CPU", "[cu
           },
           inputs);
     }
+}
+
+TEST_CASE("RWKV's average over several chunks on CUDA agrees with the CPU", "[cuda][wkv]") {
+  for (const auto& [T, C] : {std::array<int64_t, 2>{64, 3}, {130, 40}}) {
+    INFO("T " << T << ", C " << C);
+    compare_all(
+        [](const std::vector<Tensor>& x) -> std::vector<Tensor> {
+          const auto r = wkv(x[0], x[1], x[2], x[3], {x[4], x[5], zeros_like(x[4].detach())});
+          return {r.y, r.last_state.numerator, r.last_state.denominator};
+        },
+        {{{C}, -2, -0.01}, {{C}}, {{2, T, C}, -2, 2}, {{2, T, C}}, {{2, C}}, {{2, C}, 0.5, 1.5}});
+  }
+}
+
+TEST_CASE("a depthwise convolution of many windows on CUDA agrees with the CPU", "[cuda][convolution]") {
+  const auto f = [](const std::vector<Tensor>& x) -> std::vector<Tensor> {
+    return {conv1d(x[0], x[1], x[2], {.padding = 3, .groups = 40})};
+  };
+  compare_all(f, {{{3, 40, 150}}, {{40, 1, 4}}, {{40}}});
 }

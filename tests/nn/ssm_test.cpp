@@ -1,4 +1,5 @@
-// State-space models and recurrences as layers: what all sequence mixers of this kind promise, one row a layer, and what is special about each.
+// State-space models and recurrences as layers: what all sequence mixers of this kind promise, one row a layer, and what is special
+// about each.
 #include "golden.h"
 
 #include <functional>
