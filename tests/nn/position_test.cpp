@@ -118,7 +118,8 @@ TEST_CASE("learned positions are rows of a weight, of which there is an end", "[
   m.step(x, state);
   CHECK_THAT(error_of([&] { m.step(zeros({2, 1, 4}), state); }), ContainsSubstring("positions 12 .. 12 are beyond"));
   CHECK(state.position == 12);
-  CHECK_THAT(error_of([] { nn::LearnedPositionalEmbedding(4, {.max_length = 0}); }), ContainsSubstring("max_length is 0; it must be above 0"));
+  CHECK_THAT(error_of([] { nn::LearnedPositionalEmbedding(4, {.max_length = 0}); }),
+             ContainsSubstring("max_length is 0; it must be above 0"));
 }
 
 TEST_CASE("positions of a grid have a row for a class token only where there is one", "[position]") {
