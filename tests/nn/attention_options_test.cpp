@@ -11,8 +11,8 @@ template <class M> void load(M& m, const CaseInputs& x) {
   m.to(x["x"].dtype());
   for (auto& [name, t] : m.state_dict()) copy_into(x[name], t);
 }
-// (heads, queries + keys - 1) of a table (buckets, heads)
-Tensor t5_bias(const Tensor& table, bool bidirectional, int64_t queries, int64_t keys) {
+// The module's biases are the rows of its table that bucket() names.
+void check_t5_bias(const Tensor& table, bool bidirectional, int64_t queries, int64_t keys) {
   nn::T5RelativePositionBias m(table.size(1), {.num_buckets = table.size(0), .max_distance = 30, .bidirectional = bidirectional});
   std::vector<int64_t> buckets;
   for (int64_t d = 1 - queries; d < keys; ++d) buckets.push_back(m.bucket(d));
@@ -20,7 +20,6 @@ Tensor t5_bias(const Tensor& table, bool bidirectional, int64_t queries, int64_t
   m.to(table.dtype());
   copy_into(table, m.relative_attention_bias.weight.tensor());
   CHECK(same_bits(contiguous(m(queries, keys)), contiguous(transpose(index_select(table, 0, tensor(buckets, {queries + keys - 1}))))));
-  return {};
 }
 
 }  // namespace
@@ -28,7 +27,7 @@ Tensor t5_bias(const Tensor& table, bool bidirectional, int64_t queries, int64_t
 TEST_CASE("attention's options give the numbers of PyTorch and transformers", "[attention]") {
   const auto t5 = [](bool bidirectional) {
     return [=](const CaseInputs& x) {
-      t5_bias(x["table"], bidirectional, 40, 44);
+      check_t5_bias(x["table"], bidirectional, 40, 44);
       const nn::T5RelativePositionBias m(2, {.num_buckets = 12, .max_distance = 30, .bidirectional = bidirectional});
       std::vector<int64_t> buckets;
       for (int64_t d = -39; d < 44; ++d) buckets.push_back(m.bucket(d));
