@@ -6,10 +6,15 @@ using namespace retape::testing;
 
 namespace {
 
-template <class M> void load(M& m, const CaseInputs& x) {
+// From transformers' names.
+void load(nn::CausalSelfAttention& m, const CaseInputs& x) {
   const NoGrad off;
   m.to(x["x"].dtype());
-  for (auto& [name, t] : m.state_dict()) copy_into(x[name], t);
+  for (auto& [name, t] : m.state_dict()) {
+    const std::string kind = name.substr(name.find('.'));
+    if (name.starts_with("c_attn.")) copy_into(cat({x["q_proj" + kind], x["k_proj" + kind], x["v_proj" + kind]}), t);
+    else copy_into(x[name.starts_with("c_proj.") ? "o_proj" + kind : name], t);
+  }
 }
 // The module's biases are the rows of its table that bucket() names.
 void check_t5_bias(const Tensor& table, bool bidirectional, int64_t queries, int64_t keys) {
