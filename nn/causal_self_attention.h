@@ -37,7 +37,7 @@ struct CausalSelfAttention : Module {
   using State = KVCache;
 
   int64_t embed_dim;
-  CausalSelfAttentionOptions options;  // without zeros that stand for something
+  CausalSelfAttentionOptions options;                        // without zeros that stand for something
   Linear c_attn, c_proj;                                     // c_attn gives queries, keys and values, one behind the other
   std::optional<RMSNorm> q_norm, k_norm;                     // with qk_norm
   std::optional<T5RelativePositionBias> relative_attention;  // with t5

@@ -79,7 +79,8 @@ HuggingFaceWeights::HuggingFaceWeights(const fs::path& folder, Rename canonical)
     for (auto& [name, file] : map->items()) {
       // A name of a file beside it, not a way to elsewhere.
       if (!file.is_string() || fs::path(file.get<std::string>()).has_parent_path())
-        throw Error(fmt::format("hugging_face: {}: \"{}\" is in {}, expected the name of a file in this folder", index.string(), name, file.dump()));
+        throw Error(fmt::format("hugging_face: {}: \"{}\" is in {}, expected the name of a file in this folder", index.string(), name,
+                                file.dump()));
       names.insert(file.get<std::string>());
     }
     paths.clear();

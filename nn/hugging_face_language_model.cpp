@@ -299,8 +299,7 @@ LanguageModel load_language_model(const std::filesystem::path& folder) {
   LanguageModel model = kind.make(config);
   const bool tied = model.config.tie_word_embeddings;
   weights.load(
-      model,
-      [&](const std::string& name) { return kind.source(tied && name == "lm_head.weight" ? "transformer.wte.weight" : name); },
+      model, [&](const std::string& name) { return kind.source(tied && name == "lm_head.weight" ? "transformer.wte.weight" : name); },
       [&](const std::string& name) {
         return (tied && name == "lm_head.weight") || name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias") ||
                name.ends_with("rotary_emb.inv_freq");

@@ -119,7 +119,8 @@ Tensor LanguageModel::loss(const Tensor& ids, const Tensor& targets) {
 }
 Tensor LanguageModel::step(const Tensor& ids, State& state) {
   const ModuleScope scope(*this);
-  if (ids && ids.dim() == 2 && ids.size(1) == 0) throw Error(fmt::format("LanguageModel: step() got ids {}; it needs a token", ids.shape().str()));
+  if (ids && ids.dim() == 2 && ids.size(1) == 0)
+    throw Error(fmt::format("LanguageModel: step() got ids {}; it needs a token", ids.shape().str()));
   auto& [layers, length] = state;
   if (!layers.empty() && layers.size() != transformer.h.size())
     throw Error(fmt::format("LanguageModel: step() got a state of {} layers, expected {}", layers.size(), transformer.h.size()));
@@ -158,9 +159,11 @@ std::vector<int64_t> LanguageModel::generate(std::vector<int64_t> tokens, int64_
                                              Generator& generator) {
   if (tokens.empty()) throw Error("LanguageModel: generate() got an empty prompt; it needs a token to begin with");
   if (count < 0 || !(o.temperature >= 0) || o.top_k < 0)
-    throw Error(fmt::format("LanguageModel: generate() got count {}, temperature {}, top_k {}; none may be negative", count, o.temperature, o.top_k));
+    throw Error(fmt::format("LanguageModel: generate() got count {}, temperature {}, top_k {}; none may be negative", count, o.temperature,
+                            o.top_k));
   if (o.vocab_size < 0 || o.vocab_size > config.vocab_size)
-    throw Error(fmt::format("LanguageModel: generate() got vocab_size {}, but the model's is {}; it may be no larger", o.vocab_size, config.vocab_size));
+    throw Error(fmt::format("LanguageModel: generate() got vocab_size {}, but the model's is {}; it may be no larger", o.vocab_size,
+                            config.vocab_size));
   const NoGrad off;
   const int64_t prompt = int64_t(tokens.size());
   const int64_t most = config.max_positions > 0 ? config.max_positions : INT64_MAX;

@@ -131,7 +131,8 @@ void FavorAttention::count(int64_t calls) {
   const Scoped outside(ctx.region, nullptr);
   calls_ = calls;
   const Device device = projection->device();
-  calls_since_last_redraw = device.is_meta() ? empty({}, {.dtype = DType::i64, .device = device}) : full({}, double(calls), {.dtype = DType::i64, .device = device});
+  calls_since_last_redraw = device.is_meta() ? empty({}, {.dtype = DType::i64, .device = device})
+                                             : full({}, double(calls), {.dtype = DType::i64, .device = device});
   counted_ = calls_since_last_redraw.tensor(), version_ = counted_.version();
 }
 Tensor FavorAttention::forward(const Tensor& x) {

@@ -11,8 +11,11 @@ namespace retape::nn {
 /// them, and moves `state` on; a State made by default stands before the first position. A sequence in pieces through step() gives what forward()
 /// in eval mode gives for the whole, up to rounding. step() drops nothing out. What a state holds may be differentiated through, where the layer
 /// does not say otherwise; generate under NoGrad. A copy of a State goes on by itself, where the layer does not say otherwise.
-template <class M> concept SequenceMixer = TensorModule<M> && std::default_initializable<typename M::State> &&
-    requires(M& m, const Tensor& x, typename M::State& state) { Tensor(m.step(x, state)); };
+template <class M>
+concept SequenceMixer = TensorModule<M> && std::default_initializable<typename M::State> &&
+    requires(M& m, const Tensor& x, typename M::State& state) {
+  Tensor(m.step(x, state));
+};
 
 /// Any SequenceMixer, as a value. May be a field itself.
 class AnySequenceMixer {

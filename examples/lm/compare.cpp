@@ -95,15 +95,20 @@ struct Row {
   double loss = 0, tokens_per_s = 0, memory_mib = 0;
   std::vector<double> ms_per_token = {};
 };
-void write_table(const fs::path& out, const std::vector<Row>& rows, const std::vector<int64_t>& contexts, const std::vector<examples::Curve>& curves) {
+void write_table(const fs::path& out, const std::vector<Row>& rows, const std::vector<int64_t>& contexts,
+                 const std::vector<examples::Curve>& curves) {
   std::string csv = "mixer,width,parameters,validation_loss,tokens_per_s,memory_mib";
   std::string text = "| mixer | width | parameters | validation loss | tokens/s | memory, MiB |", line = "|---|---|---|---|---|---|";
   for (const int64_t n : contexts) csv += fmt::format(",ms_at_{}", n), text += fmt::format(" ms a token at {} |", n), line += "---|";
   csv += "\n", text += "\n" + line + "\n";
   const auto number = [](double x, const char* format) { return x ? fmt::format(fmt::runtime(format), x) : std::string(); };
   for (const Row& r : rows) {
-    const std::string cells[] = {r.name, r.width ? std::to_string(r.width) : "", std::to_string(r.parameters), fmt::format("{:.4f}", r.loss),
-                                 number(r.tokens_per_s, "{:.0f}"), number(r.memory_mib, "{:.0f}")};
+    const std::string cells[] = {r.name,
+                                 r.width ? std::to_string(r.width) : "",
+                                 std::to_string(r.parameters),
+                                 fmt::format("{:.4f}", r.loss),
+                                 number(r.tokens_per_s, "{:.0f}"),
+                                 number(r.memory_mib, "{:.0f}")};
     csv += fmt::format("{}", fmt::join(cells, ",")), text += fmt::format("| {} |", fmt::join(cells, " | "));
     for (size_t i = 0; i < contexts.size(); ++i) {
       const std::string ms = i < r.ms_per_token.size() ? fmt::format("{:.3f}", r.ms_per_token[i]) : "";
@@ -113,8 +118,12 @@ void write_table(const fs::path& out, const std::vector<Row>& rows, const std::v
   }
   write_file_atomically(out / "table.csv", csv);
   write_file_atomically(out / "table.md", text);
-  write_file_atomically(out / "loss.svg", examples::to_svg({.title = "mixers", .x_label = "step", .y_label = "validation loss (nats a token)", .curves = curves,
-                                                             .width = 900, .height = 640}));
+  write_file_atomically(out / "loss.svg", examples::to_svg({.title = "mixers",
+                                                            .x_label = "step",
+                                                            .y_label = "validation loss (nats a token)",
+                                                            .curves = curves,
+                                                            .width = 900,
+                                                            .height = 640}));
 }
 
 }  // namespace
@@ -205,8 +214,8 @@ void compare(CompareOptions& o, examples::Settings& settings) {
     rows.push_back(row), curves.push_back(curve);
     write_table(o.out, rows, contexts, curves);
     if (!o.quiet)
-      fmt::print("{}: width {}, {} parameters, validation loss {:.4f}, {:.0f} tokens/s, {:.0f} MiB; {:.3f} ms a token\n", name, row.width, row.parameters,
-                 row.loss, row.tokens_per_s, row.memory_mib, fmt::join(row.ms_per_token, ", "));
+      fmt::print("{}: width {}, {} parameters, validation loss {:.4f}, {:.0f} tokens/s, {:.0f} MiB; {:.3f} ms a token\n", name, row.width,
+                 row.parameters, row.loss, row.tokens_per_s, row.memory_mib, fmt::join(row.ms_per_token, ", "));
   }
   fmt::print("{}", read_file(fs::path(o.out) / "table.md"));
 }

@@ -11,10 +11,11 @@ namespace {
 using nn::AnySequenceMixer;
 
 nn::CausalSelfAttentionOptions attention_options(const Config& c) {
-  const auto position = c.positions == "rope" || (c.positions == "auto" && mixer_named(c.mixer).positions == "rope") ? nn::AttentionPosition::rope
-                        : c.positions == "alibi"                                                                     ? nn::AttentionPosition::alibi
-                        : c.positions == "t5"                                                                        ? nn::AttentionPosition::t5
-                                                                                                                     : nn::AttentionPosition::none;
+  const auto position = c.positions == "rope" || (c.positions == "auto" && mixer_named(c.mixer).positions == "rope")
+                            ? nn::AttentionPosition::rope
+                        : c.positions == "alibi" ? nn::AttentionPosition::alibi
+                        : c.positions == "t5"    ? nn::AttentionPosition::t5
+                                                 : nn::AttentionPosition::none;
   return {.num_heads = c.heads, .num_kv_heads = c.kv_heads, .dropout = c.dropout, .position = position};
 }
 
@@ -72,7 +73,8 @@ const std::vector<Mixer>& mixers() {
        .what = "linear attention with elu + 1",
        .positions = "sinusoidal",
        .flags = {"--heads"},
-       .make = [](const Config& c, int64_t) { return AnySequenceMixer(nn::LinearAttention(c.width, {.num_heads = c.heads, .bias = false})); }},
+       .make = [](const Config& c,
+                  int64_t) { return AnySequenceMixer(nn::LinearAttention(c.width, {.num_heads = c.heads, .bias = false})); }},
       {.name = "performer",
        .what = "softmax attention by random features",
        .positions = "sinusoidal",
@@ -82,7 +84,8 @@ const std::vector<Mixer>& mixers() {
        .what = "softmax of queries and keys apart",
        .positions = "sinusoidal",
        .flags = {"--heads"},
-       .make = [](const Config& c, int64_t) { return AnySequenceMixer(nn::EfficientAttention(c.width, {.num_heads = c.heads, .bias = false})); }},
+       .make = [](const Config& c,
+                  int64_t) { return AnySequenceMixer(nn::EfficientAttention(c.width, {.num_heads = c.heads, .bias = false})); }},
       {.name = "cosformer",
        .what = "linear attention that falls with the cosine of the distance",
        .flags = {"--heads"},
@@ -106,7 +109,8 @@ const std::vector<Mixer>& mixers() {
        .flags = {"--heads", "--chunk"},
        .make =
            [](const Config& c, int64_t layer) {
-             if (layer < c.layers / 2) return AnySequenceMixer(nn::DiagAttention(c.width, {.num_heads = c.heads, .block_size = c.chunk, .bias = false}));
+             if (layer < c.layers / 2)
+               return AnySequenceMixer(nn::DiagAttention(c.width, {.num_heads = c.heads, .block_size = c.chunk, .bias = false}));
              return AnySequenceMixer(nn::NormAttention(c.width, {.num_heads = c.heads, .bias = false}));
            }},
       {.name = "retnet",
@@ -133,9 +137,12 @@ const std::vector<Mixer>& mixers() {
       {.name = "rwkv",
        .what = "RWKV 4, with the MLP of its own",
        .mlp = "own",
-       .make = [](const Config& c, int64_t layer) { return AnySequenceMixer(nn::RWKV(c.width, {.layer_id = layer, .num_layers = c.layers})); },
+       .make = [](const Config& c,
+                  int64_t layer) { return AnySequenceMixer(nn::RWKV(c.width, {.layer_id = layer, .num_layers = c.layers})); },
        .make_mlp =
-           [](const Config& c, int64_t layer) { return AnySequenceMixer(nn::RWKVFeedForward(c.width, {.layer_id = layer, .num_layers = c.layers})); }},
+           [](const Config& c, int64_t layer) {
+             return AnySequenceMixer(nn::RWKVFeedForward(c.width, {.layer_id = layer, .num_layers = c.layers}));
+           }},
       {.name = "s4",
        .what = "structured state spaces, diagonal plus low rank",
        .mlp = "none",
@@ -161,13 +168,13 @@ const std::vector<Mixer>& mixers() {
       {.name = "mingru",
        .what = "minimal gated recurrent unit",
        .make = [](const Config& c, int64_t) { return AnySequenceMixer(nn::MinGRU(c.width)); }},
-      {.name = "minlstm",
-       .what = "minimal LSTM",
-       .make = [](const Config& c, int64_t) { return AnySequenceMixer(nn::MinLSTM(c.width)); }},
+      {.name = "minlstm", .what = "minimal LSTM", .make = [](const Config& c, int64_t) { return AnySequenceMixer(nn::MinLSTM(c.width)); }},
       {.name = "lstm",
        .what = "long short-term memory",
        .make = [](const Config& c, int64_t) { return AnySequenceMixer(Recurrent<nn::LSTM>(c)); }},
-      {.name = "gru", .what = "gated recurrent units", .make = [](const Config& c, int64_t) { return AnySequenceMixer(Recurrent<nn::GRU>(c)); }},
+      {.name = "gru",
+       .what = "gated recurrent units",
+       .make = [](const Config& c, int64_t) { return AnySequenceMixer(Recurrent<nn::GRU>(c)); }},
       {.name = "rnn",
        .what = "recurrent units with tanh",
        .make = [](const Config& c, int64_t) { return AnySequenceMixer(Recurrent<nn::RNN>(c)); }},

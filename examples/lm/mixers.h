@@ -15,9 +15,9 @@ struct Mixer {
   std::vector<std::string> flags = {};  // those that not every mixer has
   nn::AnySequenceMixer (*make)(const Config& config, int64_t layer);
   nn::AnySequenceMixer (*make_mlp)(const Config& config, int64_t layer) = nullptr;  // of --mlp own
-  bool up_to_block = false;  // it knows no position beyond --block
-  bool is_attention = false;  // --positions rope, alibi and t5 are for it
-  bool as_gpt2 = false;      // its matrices start as the rest of the model does: normal, smaller where branches add up
+  bool up_to_block = false;                                                         // it knows no position beyond --block
+  bool is_attention = false;                                                        // --positions rope, alibi and t5 are for it
+  bool as_gpt2 = false;  // its matrices start as the rest of the model does: normal, smaller where branches add up
 
   bool has(const std::string& flag) const { return std::find(flags.begin(), flags.end(), flag) != flags.end(); }
 };

@@ -52,7 +52,8 @@ nn::LanguageModel make_model(const Config& c) {
   const Mixer& mixer = mixer_named(c.mixer);
   nn::MakeMixer mixing_mlp;
   if (mlp_of(c) == "own") mixing_mlp = [&](int64_t layer) { return mixer.make_mlp(c, layer); };
-  nn::LanguageModel model(config_of(c), [&](int64_t layer) { return mixer.make(c, layer); }, mixing_mlp);
+  nn::LanguageModel model(
+      config_of(c), [&](int64_t layer) { return mixer.make(c, layer); }, mixing_mlp);
   if (mixer.as_gpt2)
     for (auto& block : model.transformer.h)
       for (auto& [name, weight] : block.mixer.module().named_parameters())

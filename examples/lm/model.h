@@ -8,7 +8,7 @@ namespace retape::lm {
 
 struct Config {
   std::string hugging_face = {};  // the text of a config.json of transformers; then only `block` and `recompute` below count
-  int64_t vocab = 0;  // tokens in the vocabulary
+  int64_t vocab = 0;              // tokens in the vocabulary
   std::string mixer = "attention", positions = "auto", mlp = "auto";
   int64_t block = 64;
   int64_t layers = 4;

@@ -25,16 +25,16 @@ class NgramModel {
  private:
   struct Node {  // an n-gram
     int32_t parent, length;
-    int64_t count = 0;   // of it; below the order, of the different tokens before it
-    int64_t total = 0;   // of the counts of the n-grams that are longer by one token
-    int64_t kinds = 0;   // how many of those have one
+    int64_t count = 0;  // of it; below the order, of the different tokens before it
+    int64_t total = 0;  // of the counts of the n-grams that are longer by one token
+    int64_t kinds = 0;  // how many of those have one
   };
   int32_t child(int32_t node, int64_t token) const;
 
   int64_t order_, vocabulary_;
-  std::vector<Node> nodes_;                       // the empty one first
+  std::vector<Node> nodes_;                         // the empty one first
   std::unordered_map<uint64_t, int32_t> children_;  // by node and token
-  std::vector<double> discount_;                  // by length
+  std::vector<double> discount_;                    // by length
 };
 
 struct NgramOptions : TextOptions {

@@ -28,7 +28,8 @@ Trained load_model(const fs::path& from) {
     auto tokenizer = load_tokenizer(from / "tokenizer.json");
     nn::LanguageModel model = nn::load_language_model(from);
     if (model.config.vocab_size < tokenizer->size())
-      throw Error(fmt::format("{}: tokenizer.json has {} tokens, but the model knows {}", from.string(), tokenizer->size(), model.config.vocab_size));
+      throw Error(fmt::format("{}: tokenizer.json has {} tokens, but the model knows {}", from.string(), tokenizer->size(),
+                              model.config.vocab_size));
     return {std::move(tokenizer), std::move(model)};
   }
   const fs::path checkpoint = examples::find_checkpoint(from).path;

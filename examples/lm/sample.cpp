@@ -23,7 +23,9 @@ void sample(const SampleOptions& o) {
   auto prompt = trained.tokenizer->encode(o.prompt);
   if (prompt.empty()) prompt = start_of_text(*trained.tokenizer);
   Generator generator(o.seed);
-  fmt::print("{}{}\n", o.prompt, trained.tokenizer->decode(trained.model.generate(prompt, o.tokens, {.temperature = o.temperature, .top_k = o.top_k, .vocab_size = trained.tokenizer->size()}, generator)));
+  fmt::print("{}{}\n", o.prompt,
+             trained.tokenizer->decode(trained.model.generate(
+                 prompt, o.tokens, {.temperature = o.temperature, .top_k = o.top_k, .vocab_size = trained.tokenizer->size()}, generator)));
 }
 
 void logits(const LogitsOptions& o) {

@@ -50,7 +50,8 @@ std::shared_ptr<const Tokenizer> tokenizer_for(TextOptions& o, const examples::S
 
 void declare_text(examples::Settings& settings, TextOptions& o, examples::OnResume on_resume) {
   settings
-      .add("--data", o.data, "text file (UTF-8), or tokens.bin that tokenize has made, to train on; the last 10% of it validates", on_resume)
+      .add("--data", o.data, "text file (UTF-8), or tokens.bin that tokenize has made, to train on; the last 10% of it validates",
+           on_resume)
       .path()
       .required();
   settings

@@ -23,14 +23,17 @@ std::vector<ParamGroup<AdamWOptions>> groups(const nn::LanguageModel& model, con
 // Flags that only some mixers have, and those that a model of transformers has in its own config.json.
 void check_flags(const examples::Settings& settings, const Config& c) {
   if (!c.hugging_face.empty()) {
-    for (const char* flag : {"--mixer", "--positions", "--mlp", "--layers", "--heads", "--kv-heads", "--window", "--width", "--state", "--chunk", "--dropout"})
-      if (settings.given(flag)) throw Error(fmt::format("{} does not go with --weights FOLDER, whose config.json says what the model is", flag));
+    for (const char* flag :
+         {"--mixer", "--positions", "--mlp", "--layers", "--heads", "--kv-heads", "--window", "--width", "--state", "--chunk", "--dropout"})
+      if (settings.given(flag))
+        throw Error(fmt::format("{} does not go with --weights FOLDER, whose config.json says what the model is", flag));
     return;
   }
   const Mixer& mixer = mixer_named(c.mixer);
   for (const Mixer& other : mixers())
     for (auto& flag : other.flags)
-      if (settings.given(flag) && !mixer.has(flag)) throw Error(fmt::format("{} is not for --mixer {}, which has no such thing", flag, c.mixer));
+      if (settings.given(flag) && !mixer.has(flag))
+        throw Error(fmt::format("{} is not for --mixer {}, which has no such thing", flag, c.mixer));
 }
 
 // The flags of a model, and what config.json holds of it.
@@ -45,19 +48,27 @@ void declare_model(examples::Settings& settings, Config& c) {
   settings.store("hugging_face", c.hugging_face).may_be_missing();
   settings.add("--mixer", c.mixer, help).one_of(names).may_be_missing();
   settings
-      .add("--positions", c.positions,
-           "what tells the tokens' places: learned: a vector for each of --block; sinusoidal; rope, alibi, t5: in attention; none: the mixer itself; auto: what goes "
-           "with the mixer")
+      .add(
+          "--positions", c.positions,
+          "what tells the tokens' places: learned: a vector for each of --block; sinusoidal; rope, alibi, t5: in attention; none: the mixer itself; auto: what goes "
+          "with the mixer")
       .one_of({"auto", "learned", "sinusoidal", "rope", "alibi", "t5", "none"})
       .may_be_missing();
-  settings.add("--mlp", c.mlp, "what follows a mixer: gelu: two layers; swiglu: three, with a gate; own: the mixer's (rwkv); none; auto: what goes with the mixer")
+  settings
+      .add(
+          "--mlp", c.mlp,
+          "what follows a mixer: gelu: two layers; swiglu: three, with a gate; own: the mixer's (rwkv); none; auto: what goes with the mixer")
       .one_of({"auto", "gelu", "swiglu", "own", "none"})
       .may_be_missing();
   settings.add("--layers", c.layers, "blocks").at_least(1);
   settings.add("--heads", c.heads, "heads of a mixer that has some; divides the width").at_least(1);
-  settings.add("--kv-heads", c.kv_heads, "heads of keys and values that the heads of attention share; 0: as many as --heads").at_least(0).may_be_missing();
+  settings.add("--kv-heads", c.kv_heads, "heads of keys and values that the heads of attention share; 0: as many as --heads")
+      .at_least(0)
+      .may_be_missing();
   settings.add("--window", c.window, "positions that window and sparse see, the present one among them").at_least(1).may_be_missing();
-  settings.add("--state", c.state, "numbers that a state has for each channel or feature; 0: as many as go with the mixer").at_least(0).may_be_missing();
+  settings.add("--state", c.state, "numbers that a state has for each channel or feature; 0: as many as go with the mixer")
+      .at_least(0)
+      .may_be_missing();
   settings.add("--chunk", c.chunk, "positions of a chunk of flash and transnormer, and of a block of sparse").at_least(1).may_be_missing();
   settings.add("--width", c.width, "size of a token's vector").at_least(1);
   settings.add("--block", c.block, "tokens of a sequence in training").at_least(1);
@@ -108,7 +119,12 @@ void declare(examples::Settings& settings, TrainOptions& o) {
   settings.add("--clip", o.clip, "largest norm of the gradient; 0 does not clip").at_least(0);
   settings.add("--eval-every", o.eval_every, "steps between validations, each with a checkpoint", examples::OnResume::replace).at_least(1);
   settings.add("--sample-tokens", o.sample_tokens, "length of the sample at the end; 0: none", examples::OnResume::replace).at_least(0);
-  settings.add("--weights", o.weights, "start from the weights of this .safetensors file; or from a folder with config.json and model.safetensors as transformers saves GPT-2, Llama and Mamba", examples::OnResume::refuse).path();
+  settings
+      .add(
+          "--weights", o.weights,
+          "start from the weights of this .safetensors file; or from a folder with config.json and model.safetensors as transformers saves GPT-2, Llama and Mamba",
+          examples::OnResume::refuse)
+      .path();
   examples::declare_common(settings, o, program);
 }
 
@@ -133,6 +149,8 @@ void train(TrainOptions& o, examples::Settings& settings) {
   const bool from_transformers = transformers && !run.checkpoint();
   nn::LanguageModel model = from_transformers ? nn::load_language_model(o.weights) : make_model(o.model);
   recompute(model, o.recompute);
+  if (const int64_t most = model.config.max_positions; most > 0 && o.model.block > most)
+    throw Error(fmt::format("--block {} does not fit the model of {}, which knows {} positions", o.model.block, o.weights, most));
   if (model.config.vocab_size < o.model.vocab)
     throw Error(fmt::format("{} has a vocabulary of {}, but the tokenizer one of {}", o.weights, model.config.vocab_size, o.model.vocab));
   if (!o.weights.empty() && !transformers && !run.checkpoint()) model.load_state_dict(SafeTensors::open(o.weights).tensors());
@@ -172,11 +190,12 @@ void train(TrainOptions& o, examples::Settings& settings) {
     scaler.update();
     run.advance(tokens_per_step);
     if (!run.reports()) continue;
-    std::map<std::string, double> row{{"train_loss", run.mean_loss()}, {"lr", lr}, {"memory_mib", double(memory_stats(run.device()).peak) / (1 << 20)}};
+    std::map<std::string, double> row{
+        {"train_loss", run.mean_loss()}, {"lr", lr}, {"memory_mib", double(memory_stats(run.device()).peak) / (1 << 20)}};
     if (run.evaluates()) {
       row["val_loss"] = validate(model, data, o);
-      run.note(fmt::format("step {}: training loss {:.4f}, validation loss {:.4f}; tensors took at most {:.0f} MiB", run.step(), row["train_loss"],
-                           row["val_loss"], row["memory_mib"]));
+      run.note(fmt::format("step {}: training loss {:.4f}, validation loss {:.4f}; tensors took at most {:.0f} MiB", run.step(),
+                           row["train_loss"], row["val_loss"], row["memory_mib"]));
     }
     run.report(row);
     if (!run.saves()) continue;
@@ -189,7 +208,8 @@ void train(TrainOptions& o, examples::Settings& settings) {
   if (o.sample_tokens == 0) return run.print_folder();
   model.eval();
   Generator generator(o.seed);
-  const std::string sample = tokenizer->decode(model.generate(start_of_text(*tokenizer), o.sample_tokens, {.temperature = 0.8, .top_k = 200, .vocab_size = o.model.vocab}, generator));
+  const std::string sample = tokenizer->decode(model.generate(start_of_text(*tokenizer), o.sample_tokens,
+                                                              {.temperature = 0.8, .top_k = 200, .vocab_size = o.model.vocab}, generator));
   write_file_atomically(run.folder() / "samples.txt", fmt::format("step {}, temperature 0.8, top-k 200:\n{}\n", run.step(), sample));
   if (!o.quiet) fmt::print("\n{}\n\n", sample);
   run.print_folder();

@@ -307,7 +307,7 @@ transformers)  # weights as transformers saves them
   cmp own/tokenizer.json with-own/tokenizer.json || fail "the tokenizer beside the weights was not used"
   refuses 1 '--layers does not go with --weights FOLDER' "$lm" train --data letters.txt --weights "$golden/gpt2_a" --layers 2
   refuses 1 'vocabulary of 23, but the tokenizer one of' "$lm" train "${small[@]:0:2}" --weights "$golden/gpt2_a"
-  refuses 1 'tokens do not fit the 16 positions' "$lm" train --data letters.txt --weights "$golden/gpt2_a" --block 32
+  refuses 1 '--block 32 does not fit the model of' "$lm" train --data letters.txt --weights "$golden/gpt2_a" --block 32
   sed -i 's/"hidden_size": 16/"hidden_size": 32/' own/config.json
   refuses 1 '"hidden_size" is 32, but model.embed_tokens.weight of shape [23, 16] says 16' "$lm" train --data letters.txt --weights own
   ;;

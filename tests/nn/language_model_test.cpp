@@ -28,7 +28,13 @@ TEST_CASE("a language model in steps gives what it gives for the whole", "[langu
   const NoGrad off;
   using nn::LanguageModelMlp, nn::LanguageModelNorm, nn::LanguageModelPositions;
   const std::vector<std::pair<nn::LanguageModelConfig, nn::MakeMixer>> models = {
-      {{.vocab_size = 11, .hidden_size = 8, .num_layers = 2, .positions = LanguageModelPositions::learned, .max_positions = 9, .bias = true}, attention},
+      {{.vocab_size = 11,
+        .hidden_size = 8,
+        .num_layers = 2,
+        .positions = LanguageModelPositions::learned,
+        .max_positions = 9,
+        .bias = true},
+       attention},
       {{.vocab_size = 11, .hidden_size = 8, .num_layers = 2, .positions = LanguageModelPositions::sinusoidal, .dropout = 0.5}, attention},
       {{.vocab_size = 11, .hidden_size = 8, .num_layers = 1, .norm = LanguageModelNorm::rms_norm, .mlp = LanguageModelMlp::none},
        [](int64_t) { return nn::AnySequenceMixer(nn::Mamba(8)); }},
@@ -102,22 +108,12 @@ TEST_CASE("a language model's weights have nanoGPT's names and spread", "[langua
   nn::LanguageModel model(config, [](int64_t) { return nn::AnySequenceMixer(nn::CausalSelfAttention(64, {.num_heads = 2})); });
   std::vector<std::string> names;
   for (auto& [name, value] : model.state_dict()) names.push_back(name);
-  CHECK(names == std::vector<std::string>{"transformer.wte.weight",
-                                          "transformer.wpe.weight",
-                                          "transformer.h.0.ln_1.weight",
-                                          "transformer.h.0.attn.c_attn.weight",
-                                          "transformer.h.0.attn.c_proj.weight",
-                                          "transformer.h.0.ln_2.weight",
-                                          "transformer.h.0.mlp.c_fc.weight",
-                                          "transformer.h.0.mlp.c_proj.weight",
-                                          "transformer.h.1.ln_1.weight",
-                                          "transformer.h.1.attn.c_attn.weight",
-                                          "transformer.h.1.attn.c_proj.weight",
-                                          "transformer.h.1.ln_2.weight",
-                                          "transformer.h.1.mlp.c_fc.weight",
-                                          "transformer.h.1.mlp.c_proj.weight",
-                                          "transformer.ln_f.weight",
-                                          "lm_head.weight"});
+  CHECK(names == std::vector<std::string>{
+                     "transformer.wte.weight", "transformer.wpe.weight", "transformer.h.0.ln_1.weight",
+                     "transformer.h.0.attn.c_attn.weight", "transformer.h.0.attn.c_proj.weight", "transformer.h.0.ln_2.weight",
+                     "transformer.h.0.mlp.c_fc.weight", "transformer.h.0.mlp.c_proj.weight", "transformer.h.1.ln_1.weight",
+                     "transformer.h.1.attn.c_attn.weight", "transformer.h.1.attn.c_proj.weight", "transformer.h.1.ln_2.weight",
+                     "transformer.h.1.mlp.c_fc.weight", "transformer.h.1.mlp.c_proj.weight", "transformer.ln_f.weight", "lm_head.weight"});
   CHECK(model.lm_head.weight.tensor().impl() == model.transformer.wte.weight.tensor().impl());
   const auto spread = [](const Tensor& w) { return std::sqrt(mean(square(w)).item()); };
   CHECK(std::abs(spread(model.transformer.wte.weight) - 0.02) < 0.001);
@@ -166,9 +162,9 @@ TEST_CASE("a config.json that does not match the weights is refused key by key",
                                               {"\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3"},
                                               {"\"intermediate_size\": 28", "\"intermediate_size\": 14"},
                                               {"\"num_key_value_heads\": 2", "\"num_key_value_heads\": 4"}});
-  for (const char* part : {"\"hidden_size\" is 32, but model.embed_tokens.weight of shape [23, 16] says 16", "\"vocab_size\" is 24", "says 23",
-                           "\"num_hidden_layers\" is 3, but there are weights of 2 layers", "\"intermediate_size\" is 14", "says 28",
-                           "\"num_key_value_heads\" is 4, but model.layers.0.self_attn.k_proj.weight of shape [8, 16] says 2"})
+  for (const char* part : {"\"hidden_size\" is 32, but model.embed_tokens.weight of shape [23, 16] says 16", "\"vocab_size\" is 24",
+                           "says 23", "\"num_hidden_layers\" is 3, but there are weights of 2 layers", "\"intermediate_size\" is 14",
+                           "says 28", "\"num_key_value_heads\" is 4, but model.layers.0.self_attn.k_proj.weight of shape [8, 16] says 2"})
     CHECK_THAT(all, ContainsSubstring(part));
   CHECK_THAT(changed("gpt2_a", {{"\"n_positions\": 16", "\"n_positions\": 8"}}), ContainsSubstring("\"n_positions\" is 8"));
   CHECK_THAT(changed("gpt2_a", {{"\"n_head\": 3", "\"n_head\": 5"}}), ContainsSubstring("does not divide into 5 heads"));
@@ -179,23 +175,30 @@ TEST_CASE("a config.json that does not match the weights is refused key by key",
   CHECK_THAT(changed("mamba_a", {{"\"state_size\": 5", "\"state_size\": 6"}}), ContainsSubstring("\"state_size\" is 6"));
   CHECK_THAT(changed("mamba_a", {{"\"model_type\": \"mamba\"", "\"model_type\": \"bert\""}}),
              ContainsSubstring("has model_type \"bert\"; expected gpt2, llama or mamba"));
-  CHECK_THAT(changed("llama_b", {{"\"rope_type\": \"llama3\"", "\"rope_type\": \"longrope\""}}), ContainsSubstring("\"rope_type\" is \"longrope\""));
-  CHECK_THAT(changed("llama_b", {{"\"attention_bias\": true", "\"attention_bias\": false"}}), ContainsSubstring("which this model does not have"));
-  CHECK_THAT(changed("llama_b", {{"\"mlp_bias\": true", "\"mlp_bias\": 1"}}), ContainsSubstring("\"mlp_bias\" is 1, expected true or false"));
+  CHECK_THAT(changed("llama_b", {{"\"rope_type\": \"llama3\"", "\"rope_type\": \"longrope\""}}),
+             ContainsSubstring("\"rope_type\" is \"longrope\""));
+  CHECK_THAT(changed("llama_b", {{"\"attention_bias\": true", "\"attention_bias\": false"}}),
+             ContainsSubstring("which this model does not have"));
+  CHECK_THAT(changed("llama_b", {{"\"mlp_bias\": true", "\"mlp_bias\": 1"}}),
+             ContainsSubstring("\"mlp_bias\" is 1, expected true or false"));
   // A shard that is gone, and one elsewhere.
   fs::remove(folder / "llama_a/model-00003-of-00006.safetensors");
   CHECK_THAT(error_of([&] { nn::load_language_model(folder / "llama_a"); }), ContainsSubstring("model-00003-of-00006.safetensors"));
   std::string index = read_file(golden / "llama_a/model.safetensors.index.json");
   index.replace(index.find("model-00003"), 0, "../");
   write_file_atomically(folder / "llama_a/model.safetensors.index.json", index);
-  CHECK_THAT(error_of([&] { nn::load_language_model(folder / "llama_a"); }), ContainsSubstring("expected the name of a file in this folder"));
+  CHECK_THAT(error_of([&] { nn::load_language_model(folder / "llama_a"); }),
+             ContainsSubstring("expected the name of a file in this folder"));
 }
 
 TEST_CASE("a language model refuses what does not fit", "[language_model]") {
-  CHECK_THAT(error_of([] { nn::LanguageModel({.vocab_size = 0, .hidden_size = 8, .num_layers = 1}, attention); }), ContainsSubstring("vocab_size 0"));
-  CHECK_THAT(error_of([] { nn::LanguageModel({.vocab_size = 3, .hidden_size = 8, .num_layers = 1, .dropout = 1}, attention); }), ContainsSubstring("dropout 1"));
+  CHECK_THAT(error_of([] { nn::LanguageModel({.vocab_size = 0, .hidden_size = 8, .num_layers = 1}, attention); }),
+             ContainsSubstring("vocab_size 0"));
+  CHECK_THAT(error_of([] { nn::LanguageModel({.vocab_size = 3, .hidden_size = 8, .num_layers = 1, .dropout = 1}, attention); }),
+             ContainsSubstring("dropout 1"));
   CHECK_THAT(error_of([] {
-               nn::LanguageModel({.vocab_size = 3, .hidden_size = 8, .num_layers = 1, .positions = nn::LanguageModelPositions::learned}, attention);
+               nn::LanguageModel({.vocab_size = 3, .hidden_size = 8, .num_layers = 1, .positions = nn::LanguageModelPositions::learned},
+                                 attention);
              }),
              ContainsSubstring("max_positions 0"));
   manual_seed(1);

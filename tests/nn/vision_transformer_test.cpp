@@ -262,7 +262,8 @@ TEST_CASE("a damaged or other model's folder is refused with what is wrong", "[v
   config("\"hidden_size\": 12", "\"hidden_size\": 1200000000000");
   CHECK_THAT(error(), ContainsSubstring("has shape [12, 3, 4, 4], but config.json asks for [1200000000000, 3, 4, 4]"));
   config("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1");
-  CHECK_THAT(error(), ContainsSubstring("has vit.encoder.layer.1.attention.attention.key.bias, vit.encoder.layer.1.attention.attention.key.weight, ") &&
+  CHECK_THAT(error(), ContainsSubstring(
+                          "has vit.encoder.layer.1.attention.attention.key.bias, vit.encoder.layer.1.attention.attention.key.weight, ") &&
                           ContainsSubstring("vit.encoder.layer.1.output.dense.weight, which this model does not have"));
   config("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1000000000");
   CHECK_THAT(error(), ContainsSubstring("has no vit.encoder.layer.999999999.intermediate.dense.weight"));
