@@ -37,7 +37,7 @@ struct MinGRU : Module {
 };
 /// f = sigmoid(f_gate) and i = sigmoid(i_gate), both divided by their sum. Parameters to_hidden_and_f_i_gate and, if projected, to_out.
 struct MinLSTM : Module {
-  using State = MinGRU::State;
+  struct State : MinGRU::State {};
   int64_t dim, dim_inner;
   Linear to_hidden_and_f_i_gate;
   std::optional<Linear> to_out;

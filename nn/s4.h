@@ -50,6 +50,7 @@ struct S4Base : Module {
 /// output_linear.0; started as there. x (B, T, d_model) gives the same. Throws Error for an odd d_state, sizes below 1, and, in forward,
 /// for x of another shape. Gu et al. 2022 (arXiv 2206.11893).
 struct S4D : S4Base {
+  struct State : S4Base::State {};
   struct Kernel : Module {
     Parameter C, log_dt, log_A_real, A_imag;  // (d_model, d_state / 2, 2), (d_model), (d_model, d_state / 2) each
     Discretization discretization = Discretization::zoh;
@@ -76,6 +77,7 @@ struct S4D : S4Base {
 /// dissipative. Parameters D, kernel.C, kernel.log_dt, kernel.B, kernel.P, kernel.log_A_real, kernel.A_imag, output_linear.0. Throws Error
 /// as S4D does. Gu et al. 2021 (arXiv 2111.00396), section 3 and appendix C.
 struct S4 : S4Base {
+  struct State : S4Base::State {};
   struct Kernel : Module {
     Parameter C, log_dt, B, P, log_A_real, A_imag;  // as S4D's; B and P as C
     /// (d_model, length), f64.

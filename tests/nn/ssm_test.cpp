@@ -20,7 +20,9 @@ template <> std::vector<Tensor> tensors(const nn::RWKV::State& s) {
 }
 template <> std::vector<Tensor> tensors(const nn::RWKVFeedForward::State& s) { return {s.last}; }
 template <> std::vector<Tensor> tensors(const nn::MinGRU::State& s) { return {s.h}; }
-template <> std::vector<Tensor> tensors(const nn::S4Base::State& s) { return {s.h}; }
+template <> std::vector<Tensor> tensors(const nn::MinLSTM::State& s) { return {s.h}; }
+template <> std::vector<Tensor> tensors(const nn::S4::State& s) { return {s.h}; }
+template <> std::vector<Tensor> tensors(const nn::S4D::State& s) { return {s.h}; }
 template <> std::vector<Tensor> tensors(const nn::S5::State& s) { return {s.h}; }
 template <> std::vector<Tensor> tensors(const nn::LRU::State& s) { return {s.h}; }
 
@@ -138,6 +140,14 @@ TEST_CASE("a copy of a state goes on by itself, and sequences of a batch do not 
     mixer.step(narrow(x, 0, 1, 1), of_one);
     CHECK(relative_difference(mixer.step(narrow(y, 0, 1, 1), of_one), narrow(first, 0, 1, 1)) <= 1e-5);
   }
+}
+
+TEST_CASE("layers that are alike refuse each other's states", "[nn][ssm]") {
+  const nn::AnySequenceMixer gru = nn::MinGRU(4), lstm = nn::MinLSTM(4), s4 = nn::S4(4), s4d = nn::S4D(4);
+  State of_gru, of_s4;
+  gru.step(ones({1, 2, 4}), of_gru), s4.step(ones({1, 2, 4}), of_s4);
+  CHECK_THAT(error_of([&] { lstm.step(ones({1, 2, 4}), of_gru); }), ContainsSubstring("state of another layer"));
+  CHECK_THAT(error_of([&] { s4d.step(ones({1, 2, 4}), of_s4); }), ContainsSubstring("state of another layer"));
 }
 
 TEST_CASE("gradients reach every parameter, and through a state", "[nn][ssm]") {
