@@ -221,7 +221,7 @@ TEST_CASE("a language model refuses what does not fit", "[language_model]") {
 
 TEST_CASE("any sequence mixer keeps states of other layers out", "[sequence_mixer]") {
   const NoGrad off;
-  const nn::AnySequenceMixer one = nn::MinGRU(4), two = nn::RWKV(4);
+  const nn::AnySequenceMixer one = nn::MinGRU(4), two = nn::MinLSTM(4);
   nn::AnySequenceMixer::State state;
   one.step(zeros({1, 2, 4}), state);
   CHECK_THAT(error_of([&] { two.step(zeros({1, 2, 4}), state); }), ContainsSubstring("state of another layer"));
