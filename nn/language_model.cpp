@@ -11,7 +11,6 @@
 #include <retape/nn/init.h>
 #include <retape/nn/layer_norm.h>
 #include <retape/nn/rms_norm.h>
-#include <retape/nn/transformer.h>
 
 namespace retape::nn {
 
@@ -74,8 +73,11 @@ void LanguageModelBlock::fields(Visitor& v) {
 }
 
 LanguageModelTrunk::LanguageModelTrunk(const LanguageModelConfig& c, const MakeMixer& mixer, const MakeMixer& mixing_mlp)
-    : wte(c.vocab_size, c.hidden_size), drop(c.dropout), ln_f(make_norm(c)), positions_(c.positions), max_positions_(c.max_positions) {
-  if (c.positions == LanguageModelPositions::learned) wpe.emplace(c.max_positions, c.hidden_size);
+    : wte(c.vocab_size, c.hidden_size), drop(c.dropout), ln_f(make_norm(c)), max_positions_(c.max_positions) {
+  if (c.positions == LanguageModelPositions::learned)
+    wpe.emplace(c.hidden_size, LearnedPositionalEmbeddingOptions{.max_length = c.max_positions});
+  if (c.positions == LanguageModelPositions::sinusoidal)
+    sinusoidal.emplace(c.hidden_size, SinusoidalPositionalEncodingOptions{.scale = std::sqrt(double(c.hidden_size))});
   h.reserve(size_t(c.num_layers));
   for (int64_t i = 0; i < c.num_layers; ++i) h.emplace_back(c, mixer(i), mixing_mlp ? std::optional(mixing_mlp(i)) : std::nullopt);
 }
@@ -87,10 +89,7 @@ Tensor LanguageModelTrunk::embed(const Tensor& ids, int64_t first) const {
   if (max_positions_ > 0 && first + length > max_positions_)
     throw Error(fmt::format("LanguageModel: {} tokens do not fit the {} positions that it knows", first + length, max_positions_));
   const Tensor x = wte(ids);
-  if (positions_ == LanguageModelPositions::none) return drop(x);
-  if (wpe) return drop(x + narrow(wpe->weight, 0, first, length));
-  const int64_t width = x.size(2);
-  return drop(x * std::sqrt(double(width)) + cast(retape::to(sinusoidal_positions(length, width, first), x.device()), x.dtype()));
+  return drop(wpe ? (*wpe)(x, first) : sinusoidal ? (*sinusoidal)(x, first) : x);
 }
 Tensor LanguageModelTrunk::forward(const Tensor& ids) {
   Tensor x = embed(ids, 0);
@@ -104,7 +103,6 @@ LanguageModel::LanguageModel(const LanguageModelConfig& c, const MakeMixer& mixe
     : config((check(c), c)), transformer(c, mixer, mixing_mlp), lm_head(c.hidden_size, c.vocab_size, {.bias = false}) {
   const double residual = 0.02 / std::sqrt(2.0 * double(c.num_layers));
   init::normal(transformer.wte.weight, 0, 0.02);
-  if (transformer.wpe) init::normal(transformer.wpe->weight, 0, 0.02);
   for (auto& block : transformer.h)
     if (block.mlp)
       for (auto& [name, weight] : block.mlp->module().named_parameters())

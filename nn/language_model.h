@@ -9,6 +9,7 @@
 #include <retape/nn/dropout.h>
 #include <retape/nn/embedding.h>
 #include <retape/nn/linear.h>
+#include <retape/nn/position.h>
 #include <retape/nn/sequence_mixer.h>
 
 namespace retape::nn {
@@ -83,7 +84,8 @@ using RunLanguageModelBlocks = std::function<Tensor(std::vector<LanguageModelBlo
 /// Embeddings, blocks, and the last norm. The names are nanoGPT's.
 struct LanguageModelTrunk : Module {
   Embedding wte;
-  std::optional<Embedding> wpe;  // learned positions
+  std::optional<LearnedPositionalEmbedding> wpe;           // learned positions,
+  std::optional<SinusoidalPositionalEncoding> sinusoidal;  // or those
   Dropout drop;
   std::vector<LanguageModelBlock> h;
   AnyModule ln_f;
@@ -91,11 +93,10 @@ struct LanguageModelTrunk : Module {
   LanguageModelTrunk(const LanguageModelConfig& config, const MakeMixer& mixer, const MakeMixer& mixing_mlp);
   /// ids (B, T): (B, T, hidden_size).
   Tensor forward(const Tensor& ids);
-  RETAPE_FIELDS(wte, wpe, drop, h, ln_f)
+  RETAPE_FIELDS(wte, wpe, sinusoidal, drop, h, ln_f)
 
  private:
   friend struct LanguageModel;
-  LanguageModelPositions positions_;
   int64_t max_positions_;
   Tensor embed(const Tensor& ids, int64_t first) const;
 };
