@@ -149,10 +149,10 @@ void train(TrainOptions& o, examples::Settings& settings) {
   const bool from_transformers = transformers && !run.checkpoint();
   nn::LanguageModel model = from_transformers ? nn::load_language_model(o.weights) : make_model(o.model);
   recompute(model, o.recompute);
-  if (const int64_t most = model.config.max_positions; most > 0 && o.model.block > most)
-    throw Error(fmt::format("--block {} does not fit the model of {}, which knows {} positions", o.model.block, o.weights, most));
   if (model.config.vocab_size < o.model.vocab)
     throw Error(fmt::format("{} has a vocabulary of {}, but the tokenizer one of {}", o.weights, model.config.vocab_size, o.model.vocab));
+  if (const int64_t most = model.config.max_positions; most > 0 && o.model.block > most)
+    throw Error(fmt::format("--block {} does not fit the model of {}, which knows {} positions", o.model.block, o.weights, most));
   if (!o.weights.empty() && !transformers && !run.checkpoint()) model.load_state_dict(SafeTensors::open(o.weights).tensors());
   model.to(run.device());
   AdamW optimizer(groups(model, o));

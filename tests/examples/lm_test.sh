@@ -151,6 +151,13 @@ cuda)  # with a program that has a CUDA device, which may be emulated: few token
   grep -q '"device": "cuda:0"' all/config.json || fail "the device is there and was not taken"
   refuses 1 'device cuda:120 is not there' "$lm" train "${tiny[@]}" --steps 2 --out no --device cuda:120
   refuses 1 'on cuda:0' "$lm" train "${tiny[@]}" --steps 2 --out no --device cuda --memory-budget 10KB
+  # Other mixers lose as much there as on the CPU.
+  for mixer in window performer efficient flash retnet rwkv gla mamba mamba2 s4 s4d s5 mingru lstm; do
+    flags=(--data few.txt --layers 1 --width 16 --block 8 --batch 2 --warmup 2 --steps 2 --eval-every 2 --sample-tokens 3 --mixer $mixer --quiet)
+    for device in cpu cuda; do "$lm" train "${flags[@]}" --device $device --out $mixer-$device; done
+    paste -d, $mixer-cpu/metrics.csv $mixer-cuda/metrics.csv | awk -F, 'NR > 1 && (($2 - $9) ^ 2 > 1e-6 || ($3 - $10) ^ 2 > 1e-6) { exit 1 }' ||
+      fail "$mixer: losses differ: $(paste $mixer-cpu/metrics.csv $mixer-cuda/metrics.csv)"
+  done
   ;;
 threads)
   # Sizes at which matrix products are cut for threads, sums have several chunks, and 16 threads find work.
