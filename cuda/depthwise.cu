@@ -26,9 +26,7 @@ template <class T> __global__ void input(WindowArgs w, int64_t channels, int64_t
     C sum = 0;
     for_windows_around(w, p.at, [&](const int64_t(&o)[3]) {
       const int64_t from = (((p.n * w.out[0] + o[0]) * w.out[1] + o[1]) * w.out[2] + o[2]) * channels + p.channel;
-      int64_t e[3];
-      for (int d = 0; d < 3; ++d) e[d] = (p.at[d] - place(w, d, o[d], 0)) / step_of(w, d);
-      sum += weight[number_of(w, e[0], e[1], e[2]) * channels + p.channel] * C(dy[from]);
+      sum += weight[element_of(w, o, p.at) * channels + p.channel] * C(dy[from]);
     });
     dx[t] = T(sum);
   }

@@ -13,6 +13,12 @@ template <class F> __device__ __forceinline__ void for_elements(const WindowArgs
       for (int64_t k = c.begin; k < c.end; ++k)
         f((place(w, 0, o[0], i) * w.in[1] + place(w, 1, o[1], j)) * w.in[2] + place(w, 2, o[2], k), number_of(w, i, j, k));
 }
+// Which element of window o place p is, if it is one.
+__device__ __forceinline__ int64_t element_of(const WindowArgs& w, const int64_t (&o)[3], const int64_t (&p)[3]) {
+  int64_t e[3];
+  for (int d = 0; d < 3; ++d) e[d] = (p[d] - place(w, d, o[d], 0)) / step_of(w, d);
+  return number_of(w, e[0], e[1], e[2]);
+}
 // Calls f(o) for every window that place p is in.
 template <class F> __device__ __forceinline__ void for_windows_around(const WindowArgs& w, const int64_t (&p)[3], const F& f) {
   const Range a = windows_around(w, 0, p[0]), b = windows_around(w, 1, p[1]), c = windows_around(w, 2, p[2]);

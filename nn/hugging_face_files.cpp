@@ -64,7 +64,10 @@ std::string HuggingFaceConfig::model_type() const {
   read("model_type", type);
   return type;
 }
-std::string HuggingFaceConfig::text() const { return values_->object.dump(); }
+bool HuggingFaceConfig::is_text(const char* key) const {
+  const auto found = values_->object.find(key);
+  return found != values_->object.end() && found->is_string();
+}
 
 // ---- weights --------------------------------------------------------------------------------------------------------
 

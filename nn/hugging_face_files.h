@@ -20,11 +20,11 @@ class HuggingFaceConfig {
   static HuggingFaceConfig parse(const std::string& text, const std::string& file);
   /// Sets `value` (int64_t, double, bool or std::string) if the key is there and not null, which is said. Throws Error for another type.
   template <class T> bool read(const char* key, T& value) const;
+  bool is_text(const char* key) const;
   /// The object at a key; without entries if there is none.
   HuggingFaceConfig at(const char* key) const;
   std::string model_type() const;
   const std::string& file() const { return file_; }
-  std::string text() const;
 
  private:
   struct Values;

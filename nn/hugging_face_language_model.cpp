@@ -196,15 +196,11 @@ std::vector<Size> sizes_llama(const Config& from) {
 // ---- Mamba ----------------------------------------------------------------------------------------------------------
 
 int64_t rank_of(const Config& from) {
-  const int64_t width = size_of(from, "hidden_size", 768);
-  try {
-    return size_of(from, "time_step_rank", (width + 15) / 16);
-  } catch (const Error&) {
-    std::string text;
-    from.read("time_step_rank", text);  // throws for anything else
-    if (text != "auto") unknown(from, "time_step_rank", text, "a number or auto");
-    return (width + 15) / 16;
-  }
+  const int64_t automatic = (size_of(from, "hidden_size", 768) + 15) / 16;
+  if (!from.is_text("time_step_rank")) return size_of(from, "time_step_rank", automatic);
+  if (const auto text = value_of<std::string>(from, "time_step_rank", ""); text != "auto")
+    unknown(from, "time_step_rank", text, "a number or auto");
+  return automatic;
 }
 LanguageModel make_mamba(const Config& from) {
   const std::string act = value_of<std::string>(from, "hidden_act", "silu");

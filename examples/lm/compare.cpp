@@ -68,6 +68,17 @@ std::vector<examples::MetricsRow> metrics_of(const fs::path& run) {
   return examples::read_metrics(file, {"train_loss", "val_loss", "lr", "memory_mib", "tokens_per_s", "seconds"});
 }
 
+// What is in a run's folder already was trained with these settings.
+void check_same(const examples::Settings& settings, const fs::path& run) {
+  const nlohmann::json asked = settings.to_json(), stored = examples::read_json(run / "config.json");
+  for (auto& [key, value] : asked.items()) {
+    const bool of_one_call = key == "device" || key == "threads" || key == "keep";
+    if (!of_one_call && stored.contains(key) && stored[key] != value)
+      throw Error(fmt::format("{} was trained with \"{}\" {}, not {}; name another folder with --out", run.string(), key,
+                              stored[key].dump(), value.dump()));
+  }
+}
+
 // Seconds for a token behind a context, the median of several.
 double seconds_per_token(Config c, int64_t context, Device device) {
   constexpr int64_t piece = 512, timed = 32;
@@ -187,11 +198,12 @@ void compare(CompareOptions& o, examples::Settings& settings) {
       const auto metrics = metrics_of(folder);
       return !metrics.empty() && metrics.back().step == o.steps;
     };
+    TrainOptions t = train_options(o, model, folder);
+    examples::Settings of_run;
+    declare(of_run, t);
+    if (fs::exists(folder / "config.json")) check_same(of_run, folder);
     if (!done()) {
-      TrainOptions t = train_options(o, model, folder);
       if (fs::exists(folder)) t.resume = folder.string(), t.out.clear();
-      examples::Settings of_run;
-      declare(of_run, t);
       reset_peak_memory(device);
       train(t, of_run);
       if (!done()) return;  // it was stopped, and has said how to go on
@@ -213,9 +225,10 @@ void compare(CompareOptions& o, examples::Settings& settings) {
     for (const int64_t context : contexts) row.ms_per_token.push_back(1e3 * seconds_per_token(model, context, device));
     rows.push_back(row), curves.push_back(curve);
     write_table(o.out, rows, contexts, curves);
-    if (!o.quiet)
-      fmt::print("{}: width {}, {} parameters, validation loss {:.4f}, {:.0f} tokens/s, {:.0f} MiB; {:.3f} ms a token\n", name, row.width,
-                 row.parameters, row.loss, row.tokens_per_s, row.memory_mib, fmt::join(row.ms_per_token, ", "));
+    if (o.quiet) continue;
+    fmt::print("{}: width {}, {} parameters, validation loss {:.4f}, {:.0f} tokens/s, {:.0f} MiB; {:.3f} ms a token\n", name, row.width,
+               row.parameters, row.loss, row.tokens_per_s, row.memory_mib, fmt::join(row.ms_per_token, ", "));
+    std::fflush(stdout);  // the next one takes a while
   }
   fmt::print("{}", read_file(fs::path(o.out) / "table.md"));
 }

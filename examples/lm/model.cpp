@@ -39,16 +39,11 @@ void check(const Config& c) {
   if (c.kv_heads && c.heads % c.kv_heads) throw Error(fmt::format("--heads {} is no multiple of --kv-heads {}", c.heads, c.kv_heads));
   if (mixer.has("--heads") && c.width % c.heads) throw Error(fmt::format("--width {} is no multiple of --heads {}", c.width, c.heads));
   if (mlp_of(c) == "own" && !mixer.make_mlp) throw Error(fmt::format("--mlp own is not for --mixer {}, which has none", c.mixer));
-  examples::parse_recomputation(c.recompute, c.layers);
 }
 
 nn::LanguageModel make_model(const Config& c) {
   check(c);
-  if (!c.hugging_face.empty()) {
-    nn::LanguageModel model = nn::make_language_model(c.hugging_face);
-    recompute(model, c.recompute);
-    return model;
-  }
+  if (!c.hugging_face.empty()) return nn::make_language_model(c.hugging_face);
   const Mixer& mixer = mixer_named(c.mixer);
   nn::MakeMixer mixing_mlp;
   if (mlp_of(c) == "own") mixing_mlp = [&](int64_t layer) { return mixer.make_mlp(c, layer); };
@@ -58,8 +53,18 @@ nn::LanguageModel make_model(const Config& c) {
     for (auto& block : model.transformer.h)
       for (auto& [name, weight] : block.mixer.module().named_parameters())
         if (weight.dim() == 2) nn::init::normal(weight, 0, name == "c_proj.weight" ? 0.02 / std::sqrt(2.0 * double(c.layers)) : 0.02);
-  recompute(model, c.recompute);
   return model;
+}
+
+std::string unstable(nn::LanguageModel& model) {
+  try {
+    model.apply<nn::S4D>([](auto& m) { m.check_stable(); });
+    model.apply<nn::S5>([](auto& m) { m.check_stable(); });
+    model.apply<nn::LRU>([](auto& m) { m.check_stable(); });
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
 }
 
 void recompute(nn::LanguageModel& model, const std::string& how) {

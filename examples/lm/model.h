@@ -7,7 +7,7 @@
 namespace retape::lm {
 
 struct Config {
-  std::string hugging_face = {};  // the text of a config.json of transformers; then only `block` and `recompute` below count
+  std::string hugging_face = {};  // the text of a config.json of transformers, which then says all but `block`
   int64_t vocab = 0;              // tokens in the vocabulary
   std::string mixer = "attention", positions = "auto", mlp = "auto";
   int64_t block = 64;
@@ -19,12 +19,13 @@ struct Config {
   int64_t state = 0;  // numbers of a state a channel or feature; 0: the mixer's own
   int64_t chunk = 64;
   double dropout = 0;
-  std::string recompute = "none";  // see examples::parse_recomputation()
 };
 /// Throws Error, naming the flag, for a mixer that there is not and sizes that do not fit each other.
 void check(const Config& config);
 /// Throws Error as check() does.
 nn::LanguageModel make_model(const Config& config);
+/// Why states of a layer would not fade, if that is so: see check_stable() of nn::S4D, S5 and LRU.
+std::string unstable(nn::LanguageModel& model);
 /// What backward computes again: see examples::parse_recomputation(). Throws Error for anything else.
 void recompute(nn::LanguageModel& model, const std::string& how);
 

@@ -140,7 +140,7 @@ void train(TrainOptions& o, examples::Settings& settings) {
   }
   const Text text(o, settings, run.has_settings() ? read_tokenizer(run.folder(), o.model) : nullptr);
   const auto tokenizer = text.shared_tokenizer();
-  o.model.vocab = tokenizer->size(), o.model.recompute = o.recompute;
+  o.model.vocab = tokenizer->size();
   check_flags(settings, o.model);
   check(o.model);
   TokenDataset data = text.dataset({.block = o.model.block, .seed = o.seed});
@@ -194,6 +194,7 @@ void train(TrainOptions& o, examples::Settings& settings) {
         {"train_loss", run.mean_loss()}, {"lr", lr}, {"memory_mib", double(memory_stats(run.device()).peak) / (1 << 20)}};
     if (run.evaluates()) {
       row["val_loss"] = validate(model, data, o);
+      if (const std::string why = unstable(model); !why.empty()) run.note(why);
       run.note(fmt::format("step {}: training loss {:.4f}, validation loss {:.4f}; tensors took at most {:.0f} MiB", run.step(),
                            row["train_loss"], row["val_loss"], row["memory_mib"]));
     }

@@ -334,6 +334,7 @@ compare)
   rm -r both/mingru
   "$lm" compare "${flags[@]}" --out both --quiet >out.txt  # attention is there
   cmp <(cut -d, -f1-4 before.csv) <(cut -d, -f1-4 both/table.csv) || fail "a comparison that goes on differs"
+  refuses 1 'both/attention was trained with "steps" 10, not 11; name another folder with --out' "$lm" compare "${flags[@]}" --steps 11 --out both
   refuses 1 '--contexts 8,x is not valid' "$lm" compare "${flags[@]}" --contexts 8,x --out other
   refuses 1 '--mixer tower is not valid' "$lm" compare "${flags[@]}" --mixers tower --out other
   ;;
