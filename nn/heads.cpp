@@ -16,11 +16,11 @@ void check_step(const char* layer, bool causal, const Tensor& x, int64_t feature
     throw Error(fmt::format(
         "{}: step() with causal = false, where a position depends on later ones; call forward() with the whole, or make the layer causal",
         layer));
-  detail::check_sequence(layer, x, features, true);
+  check_sequence(layer, x, features, true);
   if (!part) return;
   Shape fits = part.shape();
   fits[0] = x.shape()[0];
-  detail::check_state(layer, "a part", part, fits);
+  check_state(layer, "a part", part, fits);
 }
 
 Tensor attend_to_all(const Tensor& q, const Tensor& k, const Tensor& v) {

@@ -109,9 +109,9 @@ const std::vector<Mixer>& mixers() {
        .flags = {"--heads", "--chunk"},
        .make =
            [](const Config& c, int64_t layer) {
-             if (layer < c.layers / 2)
-               return AnySequenceMixer(nn::DiagAttention(c.width, {.num_heads = c.heads, .block_size = c.chunk, .bias = false}));
-             return AnySequenceMixer(nn::NormAttention(c.width, {.num_heads = c.heads, .bias = false}));
+             const auto attention = layer < c.layers / 2 ? nn::TransNormerAttention::diag : nn::TransNormerAttention::norm;
+             return nn::transnormer_attention(c.width,
+                                              {.attention = attention, .num_heads = c.heads, .block_size = c.chunk, .bias = false});
            }},
       {.name = "retnet",
        .what = "retention",

@@ -15,7 +15,8 @@ TEST_CASE("n-gram probabilities are interpolated Kneser-Ney's", "[examples][lm]"
   CHECK(model.probability(&zero, 1, 2) == Approx((1 - 0.2 + 0.2 * 2 / 3) / 3));
   CHECK(model.probability(&zero, 1, 0) == Approx(0.2 * 2 / 3 / 3));
   CHECK(model.probability(nullptr, 0, 1) == Approx(1. / 3));
-  CHECK(model.loss({0, 1, 0}, 1) == Approx(-(std::log((1.8 + 0.4 / 3) / 3) + std::log(model.probability(std::vector<int64_t>{1}.data(), 1, 0))) / 2));
+  CHECK(model.loss({0, 1, 0}, 1) ==
+        Approx(-(std::log((1.8 + 0.4 / 3) / 3) + std::log(model.probability(std::vector<int64_t>{1}.data(), 1, 0))) / 2));
   CHECK(model.size() == 6);
 }
 
