@@ -16,10 +16,6 @@
 namespace retape::nn {
 namespace {
 
-int64_t positive(const char* name, const char* option, int64_t value) {
-  detail::check_positive(name, option, value);
-  return value;
-}
 int64_t expanded(const char* name, int64_t embed_dim, double factor) {
   const double size = factor * double(embed_dim);
   if (!(size >= 1 && size < 1e9))
@@ -69,7 +65,7 @@ DistanceBias::DistanceBias(RelativeBias of, int64_t length, int64_t dim) : kind(
     return p;
   };
   if (kind == RelativeBias::toeplitz) {
-    weight = vector(2 * positive("DistanceBias", "max_length", length) - 1);
+    weight = vector(2 * detail::check_positive("DistanceBias", "max_length", length) - 1);
   } else if (kind == RelativeBias::rope) {
     rotary.emplace(dim);
     a = vector(dim), b = vector(dim);
@@ -97,7 +93,7 @@ Tensor DistanceBias::forward(int64_t first, int64_t queries, int64_t keys) const
 GatedAttentionUnit::GatedAttentionUnit(int64_t embed, GatedAttentionUnitOptions o)
     : embed_dim(embed),
       hidden_dim(expanded("GatedAttentionUnit", embed, o.expansion_factor)),
-      query_key_dim(positive("GatedAttentionUnit", "query_key_dim", o.query_key_dim)),
+      query_key_dim(detail::check_positive("GatedAttentionUnit", "query_key_dim", o.query_key_dim)),
       causal(o.causal),
       in_proj(embed, 2 * hidden_dim + query_key_dim, {.bias = o.bias}),
       gamma(scales(2, query_key_dim)),
@@ -133,8 +129,8 @@ Tensor GatedAttentionUnit::attend(const Tensor& x, State& state) const {
 FLASH::FLASH(int64_t embed, FLASHOptions o)
     : embed_dim(embed),
       hidden_dim(expanded("FLASH", embed, o.expansion_factor)),
-      query_key_dim(positive("FLASH", "query_key_dim", o.query_key_dim)),
-      chunk_size(positive("FLASH", "chunk_size", o.chunk_size)),
+      query_key_dim(detail::check_positive("FLASH", "query_key_dim", o.query_key_dim)),
+      chunk_size(detail::check_positive("FLASH", "chunk_size", o.chunk_size)),
       causal(o.causal),
       in_proj(embed, 2 * hidden_dim + query_key_dim, {.bias = o.bias}),
       gamma(scales(4, query_key_dim)),
