@@ -285,7 +285,8 @@ Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tens
                            .softcap = params.softcap,
                            .dropout = params.dropout_p,
                            .longest_queries = longest_q,
-                           .longest_keys = longest_k};
+                           .longest_keys = longest_k,
+                           .refuse_masked_rows = !params.allow_masked_rows && (mask || blocks || params.window_left >= 0)};
   if (options.left == options.unlimited) options.sinks = 0;
   if (params.dropout_p > 0) options.random = generator.draw(scores.numel());
   const Tensor y = record(Attention{options}, a, b, c, mask, relative, blocks, cu_q, cu_k);

@@ -6,11 +6,12 @@ namespace retape {
 
 /// Query i stands at position i + query_offset, key j at position j. What hides keys may be combined: a key is seen if nothing hides it.
 struct AttentionParams {
-  Tensor mask = {};        ///< bool (true: attend) or floating (added to the scores); broadcasts to (B, Hq, T, S). No gradient.
-                           ///< false or -infinity hides a key
-  bool is_causal = false;  ///< a query sees keys up to its own position
-  double dropout_p = 0;    ///< of the attention weights
-  double scale = 0;        ///< of the scores; 0: 1 / sqrt(D)
+  Tensor mask = {};                ///< bool (true: attend) or floating (added to the scores); broadcasts to (B, Hq, T, S). No gradient.
+                                   ///< false or -infinity hides a key
+  bool is_causal = false;          ///< a query sees keys up to its own position
+  double dropout_p = 0;            ///< of the attention weights
+  double scale = 0;                ///< of the scores; 0: 1 / sqrt(D)
+  bool allow_masked_rows = false;  ///< a query that has keys and sees none of them gets 0; else that is an Error
 
   /// A query sees keys from its position - window_left to its position + window_right; -1: no limit. Tiles of scores outside take no time.
   /// Beltagy et al. 2020; flash-attn: window_size.
@@ -35,9 +36,9 @@ struct AttentionParams {
   int64_t max_seqlen_q = 0, max_seqlen_k = 0;
 };
 /// softmax(scale q k^T + mask) v, without storing the score matrix. q (B, Hq, T, D), k (B, Hkv, S, D), v (B, Hkv, S, Dv) with Hq a
-/// multiple of Hkv: (B, Hq, T, Dv); or all three without B. One floating dtype. A query that sees no key gets 0. The result lies in memory
-/// as (B, T, Hq, Dv), so that merging the heads is a view. Throws Error if shapes, dtypes or devices do not fit, and if the mask
-/// wants a gradient. FlashAttention-2 (Dao 2023); torch: scaled_dot_product_attention.
+/// multiple of Hkv: (B, Hq, T, Dv); or all three without B. One floating dtype. Where there are no keys at all the result is 0. It lies in memory
+/// as (B, T, Hq, Dv), so that merging the heads is a view. Throws Error if shapes, dtypes or devices do not fit, if the mask wants a gradient,
+/// and unless allow_masked_rows if masks, windows or blocks hide all of its keys from a query; on CUDA where the host next waits for the device. FlashAttention-2 (Dao 2023); torch: scaled_dot_product_attention.
 Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& params = {},
                                     Generator& generator = default_generator());
 

@@ -582,7 +582,7 @@ template <class T> void forward(const Problem<T>& p, const Rows<T>& y, compute_t
         const auto& [at, q, out, top, sum] = query[t];
         const RowStatistics<A> row(p, statistics, at);
         for (int64_t i = 0; i < at.queries; ++i) {
-          const bool empty = sum[i] == 0;  // such a row gives 0
+          const bool empty = sum[i] == 0;  // such a row gives 0, or is refused
           row.top[i] = top[i], row.sum[i] = sum[i];
           factor[i] = empty ? A(0) : A(1) / (sum[i] * A(1 - p.options.dropout));
         }
@@ -861,16 +861,25 @@ template <class T> struct RelativeTable {
   }
 };
 
-// f(problem) for each packed sequence, or once if there are none.
+template <class T> void refuse_masked_rows(const Problem<T>& p, const compute_t<T>* statistics, int64_t sequence) {
+  for (int64_t b = 0; b < p.batch; ++b)
+    for (int64_t h = 0; h < p.heads; ++h) {
+      const RowStatistics<const compute_t<T>> row(p, statistics, place(p, b, h, 0, 0));
+      for (int64_t i = 0; i < p.queries; ++i)
+        if (row.sum[i] == 0) detail::masked_row(b + sequence, h, i, p.keys);
+    }
+}
+
+// f(problem, its number) for each packed sequence, or once if there are none.
 template <class T, class F> void each_sequence(const Problem<T>& p, const AttentionTensors& tensors, const F& f) {
-  if (!tensors.cu_q || p.meta) return f(p);
+  if (!tensors.cu_q || p.meta) return f(p, 0);
   const int64_t *const queries = tensors.cu_q.data<int64_t>(), *const keys = tensors.cu_k.data<int64_t>();
   for (int64_t n = 0; n + 1 < tensors.cu_q.numel(); ++n) {
     Problem<T> one = p;
     one.before_queries = queries[n], one.before_keys = keys[n];
     one.queries = queries[n + 1] - queries[n], one.keys = keys[n + 1] - keys[n];
     one.q = p.q.from(queries[n]), one.k = p.k.from(keys[n]), one.v = p.v.from(keys[n]);
-    f(one);
+    f(one, n);
   }
 }
 
@@ -888,9 +897,10 @@ void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attentio
     const RelativeTable<T> table(all, tensors.relative);
     const Rows<T> out = output_rows<T>(y);
     compute_t<T>* const rows = all.meta ? nullptr : statistics.mutable_data<compute_t<T>>();
-    each_sequence(all, tensors, [&](const Problem<T>& p) {
+    each_sequence(all, tensors, [&](const Problem<T>& p, int64_t sequence) {
       const bool one = p.queries == 1 && p.keys > 0 && !tensors.mask && !tensors.blocks && options.sinks == 0 && options.dropout == 0;
       (one ? forward_one<T> : forward<T>)(p, out.from(p.before_queries), rows);
+      if (options.refuse_masked_rows && !p.meta && p.keys > 0) refuse_masked_rows(p, rows, sequence);
     });
   });
 }
@@ -910,7 +920,7 @@ void attention_backward(const Tensor& dy, const Tensor& q, const Tensor& k, cons
     const Scratch<A> sums(drelative && !all.meta ? all.heads * (all.queries + all.keys) : 0);
     A* const relative = drelative && !all.meta ? drelative.mutable_data<A>() : nullptr;
     if (relative) clear(drelative.numel(), relative);
-    each_sequence(all, tensors, [&](const Problem<T>& p) {
+    each_sequence(all, tensors, [&](const Problem<T>& p, int64_t) {
       const int64_t diagonals = p.queries + p.keys;
       if (relative) clear<A>(p.heads * diagonals, sums);  // where there is no head of k there is nothing to sum
       backward(p, out.from(p.before_queries), d.from(p.before_queries), rows, to_q.from(p.before_queries), to_k.from(p.before_keys),

@@ -11,6 +11,7 @@ namespace retape::detail {
 [[noreturn]] void unsupported_dtype(const char* kernel, DType dtype);
 [[noreturn]] void index_out_of_range(const char* kernel, int64_t value, int64_t size);
 [[noreturn]] void index_out_of_dim(int64_t value, int64_t dim, int64_t size);
+[[noreturn]] void masked_row(int64_t batch, int64_t head, int64_t query, int64_t keys);
 }  // namespace retape::detail
 
 namespace retape::RETAPE_LEVEL {

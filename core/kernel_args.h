@@ -25,6 +25,7 @@ struct AttentionOptions {
   double dropout = 0;
   RandomState random = {};
   int64_t longest_queries = 0, longest_keys = 0;  // of packed sequences; no sequence has more
+  bool refuse_masked_rows = false;                // a query that has keys and sees none is an error; else it gets 0
 };
 // What attention may take besides q, k and v; each may be undefined.
 struct AttentionTensors {

@@ -348,6 +348,7 @@ template <class T> struct Problem {
   int64_t blocks_of_head;
   const int64_t *cu_q, *cu_k;
   int longest_queries, longest_keys;
+  Fault* fault;  // where queries that see none of their keys are reported; null if they are not
 
   /// Makes this the problem of batch element b, or of packed sequence b. Sequences that are not where they may be have been reported; none is read
   /// beyond what there is.
@@ -520,6 +521,12 @@ template <class T> __device__ __forceinline__ const compute_t<T>* relative_at(co
 
 // ---- forward ---------------------------------------------------------------------------------------------------------
 
+RETAPE_OUTLINED void report_masked_row(Fault* fault, int batch, int head, int query, int keys) {
+  if (atomicCAS(&fault->set, 0, 1) != 0) return;
+  fault->kind = Fault::masked_row;
+  fault->value = query, fault->size = keys, fault->head = head, fault->batch = batch;
+}
+
 constexpr int most_warps = 4;
 
 // What a warp works with: M times 16 rows of its own, tiles of 8 N rows that all warps of the block read. W columns of the result at
@@ -636,11 +643,12 @@ __global__ void __launch_bounds__(32 * most_warps) forward(Problem<T> p, Rows<T>
     for (int r = 0; r < 2; ++r) {
       A total = sum[m][r];
       for (int d = 1; d < 4; d *= 2) total += __shfl_xor_sync(all_lanes, total, d);
-      factor[m][r] = total == 0 ? A(0) : p.kept / total;  // such a row gives 0
+      factor[m][r] = total == 0 ? A(0) : p.kept / total;  // such a row gives 0, or is reported
       const int i = first_query + warp_row + 16 * m + 8 * r + first_row_of_lane();
       if (work.chunk == 0 && lane() % 4 == 0 && i < p.queries) {
         A* const row = statistics + int64_t{at.b * p.heads + h} * 2 * p.all_queries + at.query + i;
         row[0] = top[m][r], row[p.all_queries] = total;
+        if (total == 0 && p.fault && p.keys > 0) report_masked_row(p.fault, work.b, h, i, p.keys);
       }
     }
   store_rows(out, factor, y, y.at(at.b, h, at.query + first_query + warp_row), p.queries - first_query - warp_row, first_column, columns,
@@ -920,7 +928,8 @@ Problem<T> problem(const Tensor& q, const Tensor& k, const Tensor& v, const Atte
       .cu_q = data<const int64_t>(tensors.cu_q),
       .cu_k = data<const int64_t>(tensors.cu_k),
       .longest_queries = int(min_of(options.longest_queries, q.shape()[2])),
-      .longest_keys = int(min_of(options.longest_keys, k.shape()[2]))};
+      .longest_keys = int(min_of(options.longest_keys, k.shape()[2])),
+      .fault = options.refuse_masked_rows ? faults() : nullptr};
   if (tensors.cu_q) p.batch = int(tensors.cu_q.numel() - 1), p.queries = p.longest_queries, p.keys = p.longest_keys;
   if (tensors.blocks) {
     const Shape& s = tensors.blocks.shape();

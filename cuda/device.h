@@ -31,9 +31,13 @@ void hold(Storage& storage);
 
 /// A wrong index, found on the device. The host learns of it when it next waits for the device, and throws it as an Error.
 struct Fault {
-  int set;                   // 1 once a fault has been stored
-  const char* op;            // who found it: a string of the host
-  int64_t value, dim, size;  // dim -1: there is only one
+  enum Kind : int { index, index_of_dim, masked_row };  // masked_row: of attention, a query that sees none of its keys
+  int set;                                              // 1 once a fault has been stored
+  Kind kind;
+  const char* op;  // who found it: a string of the host
+  int64_t value, size;
+  int64_t dim;          // of index_of_dim
+  int64_t head, batch;  // of masked_row
 };
 /// Where kernels on the current device report.
 Fault* faults();

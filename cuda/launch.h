@@ -112,9 +112,11 @@ template <class F> void with_any(DType d, const F& f) {
   }
 }
 
-/// On the device: keeps the first fault. The kernel goes on and leaves out what it cannot do.
+/// On the device: keeps the first fault. The kernel goes on and leaves out what it cannot do. dim -1: `op` is about one dim alone.
 __device__ __forceinline__ void report(Fault* fault, const char* op, int64_t value, int64_t dim, int64_t size) {
-  if (atomicCAS(&fault->set, 0, 1) == 0) fault->op = op, fault->value = value, fault->dim = dim, fault->size = size;
+  if (atomicCAS(&fault->set, 0, 1) != 0) return;
+  fault->kind = dim < 0 ? Fault::index : Fault::index_of_dim;
+  fault->op = op, fault->value = value, fault->dim = dim, fault->size = size;
 }
 
 /// N elements that are read and written by one instruction.

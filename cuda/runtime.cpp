@@ -12,6 +12,7 @@
 namespace retape::detail {
 [[noreturn]] void index_out_of_range(const char* kernel, int64_t value, int64_t size);
 [[noreturn]] void index_out_of_dim(int64_t value, int64_t dim, int64_t size);
+[[noreturn]] void masked_row(int64_t batch, int64_t head, int64_t query, int64_t keys);
 }  // namespace retape::detail
 
 namespace retape::cuda {
@@ -93,8 +94,11 @@ void throw_faults() {
   if (!s.faults->set) return;
   const Fault f = *s.faults;
   *s.faults = {};
-  if (f.dim < 0) retape::detail::index_out_of_range(f.op, f.value, f.size);
-  retape::detail::index_out_of_dim(f.value, f.dim, f.size);
+  switch (f.kind) {
+    case Fault::masked_row: retape::detail::masked_row(f.batch, f.head, f.value, f.size);
+    case Fault::index_of_dim: retape::detail::index_out_of_dim(f.value, f.dim, f.size);
+    case Fault::index: retape::detail::index_out_of_range(f.op, f.value, f.size);
+  }
 }
 
 void count(DeviceState& s, int64_t bytes) noexcept {

@@ -166,7 +166,11 @@ MultiheadAttentionOutput MultiheadAttention::forward(const Tensor& query, const 
     if ((mask || extra) && inputs.is_causal) mask = join_masks(mask, with_extra(later_keys(queries, keys, heads.q.device()), extra), dtype);
     if (mask && mask.dtype() == DType::boolean) mask = logical_not(mask);  // there, true means: attend
     out.output = scaled_dot_product_attention(heads.q, heads.k, heads.v,
-                                              {.mask = mask, .is_causal = inputs.is_causal && !mask, .dropout_p = drop, .scale = scale});
+                                              {.mask = mask,
+                                               .is_causal = inputs.is_causal && !mask,
+                                               .dropout_p = drop,
+                                               .scale = scale,
+                                               .allow_masked_rows = true});  // as in the sums above
   }
   out.output = out_proj(reshape(transpose(out.output, 1, 2), {n, queries, embed_dim}));
   if (rank == 2) out.output = squeeze(out.output, 0);
@@ -198,7 +202,7 @@ Tensor MultiheadAttention::attend(const Tensor& query, const Memory& memory, con
     throw Error(fmt::format("MultiheadAttention: query {} has {} rows, but memory has {}; as many, or a multiple of them, would be right",
                             query.shape().str(), n, sequences));
   const Tensor q = linear(query, narrow(in_proj_weight, 0, 0, embed_dim), in_proj_bias ? narrow(in_proj_bias, 0, 0, embed_dim) : Tensor());
-  AttentionParams params;
+  AttentionParams params{.allow_masked_rows = true};
   if (key_padding_mask) params.mask = logical_not(reshape(key_padding_mask, {sequences, 1, 1, memory.k.size(2)}));
   // Rows of one sequence are like further queries: keys and values are read once for all.
   const Tensor y =

@@ -26,5 +26,10 @@ namespace detail {
 [[noreturn]] void index_out_of_dim(int64_t value, int64_t dim, int64_t size) {
   throw Error(fmt::format("index: {} is out of range for dim {} of size {}; expected {} <= index < {}", value, dim, size, -size, size));
 }
+[[noreturn]] void masked_row(int64_t batch, int64_t head, int64_t query, int64_t keys) {
+  throw Error(fmt::format(
+      "scaled_dot_product_attention: query {} of head {} of batch element {} sees none of its {} keys; let it see one, or set allow_masked_rows for a result of 0",
+      query, head, batch, keys));
+}
 }  // namespace detail
 }  // namespace retape

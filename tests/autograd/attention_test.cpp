@@ -46,6 +46,7 @@ Run run(const Sizes& s, AttentionParams p, DType dtype, bool fused, bool biased)
   Tensor y;
   if (fused) {
     if (biased) p.relative_bias = x[3];
+    p.allow_masked_rows = true;  // blocks may hide all
     y = scaled_dot_product_attention(x[0], x[1], x[2], p, g);
   } else {
     const auto repeat = [&](const Tensor& t) { return index_select(t, 1, floor_divide(arange(s.heads), s.heads / s.kv_heads)); };
@@ -198,11 +199,24 @@ TEST_CASE("packed sequences take blocks of the longest one, and dropout", "[atte
   CHECK(amin(dropped).item() < 0.9);
 }
 
-TEST_CASE("a query whose window has no key gets zero and passes no gradient", "[attention]") {
+TEST_CASE("a packed query whose blocks hide all of its sequence's keys is refused, one of a sequence without keys is not", "[attention]") {
+  const Tensor q = values({100, 2, 4}), k = values({70, 2, 4}, -1, 1, 2);
+  AttentionParams p{.cu_seqlens_q = tensor<int64_t>({0, 30, 100}), .cu_seqlens_k = tensor<int64_t>({0, 0, 70})};
+  CHECK(sum(abs(narrow(scaled_dot_product_attention(q, k, k, p), 0, 0, 30))).item() == 0);
+  p.block_mask = tensor<bool>({true, true, false, false}, {2, 2});
+  CHECK_THROWS_WITH(scaled_dot_product_attention(q, k, k, p),
+                    ContainsSubstring("query 64 of head 0 of batch element 1 sees none of its 70 keys"));
+}
+
+TEST_CASE("a query whose window has no key gets zero where masked rows are allowed, and passes no gradient", "[attention]") {
   for (const bool one : {false, true}) {
     const int64_t queries = one ? 1 : 70;
     Tensor q = leaf({1, 2, queries, 4}), k = leaf({1, 2, 5, 4}, -1, 1, 2), v = leaf({1, 2, 5, 4}, -1, 1, 3), bias = leaf({2, queries + 4});
-    const Tensor y = scaled_dot_product_attention(q, k, v, {.window_left = 3, .query_offset = 20, .softcap = 2, .relative_bias = bias});
+    AttentionParams p{.window_left = 3, .query_offset = 20, .softcap = 2, .relative_bias = bias};
+    CHECK_THROWS_WITH(scaled_dot_product_attention(q, k, v, p),
+                      ContainsSubstring("query 0 of head 0 of batch element 0 sees none of its 5 keys"));
+    p.allow_masked_rows = true;
+    const Tensor y = scaled_dot_product_attention(q, k, v, p);
     backward(sum(y));
     for (const Tensor& x : {y.detach(), q.grad(), k.grad(), v.grad(), bias.grad()}) CHECK(sum(abs(x)).item() == 0);
   }

@@ -452,10 +452,22 @@ TEST_CASE("fused attention and its gradients agree with the composed form", "[at
     }
 }
 
-TEST_CASE("a query that sees no key gets zero and passes no gradient", "[attention]") {
+TEST_CASE("a query that sees none of its keys is refused by name", "[attention]") {
+  const Tensor q = values({2, 3, 2, 4}), k = values({2, 3, 5, 4}, -1, 1, 2);
+  Tensor mask = ones({2, 1, 2, 5}, {.dtype = DType::boolean});
+  CHECK_NOTHROW(scaled_dot_product_attention(q, k, k, {.mask = mask}));
+  copy_into(zeros({5}, {.dtype = DType::boolean}), select(select(select(mask, 0, 1), 0, 0), 0, 1));
+  const std::string message =
+      "scaled_dot_product_attention: query 1 of head 0 of batch element 1 sees none of its 5 keys; let it see one, or set allow_masked_rows for a result of 0";
+  CHECK(error_of([&] { scaled_dot_product_attention(q, k, k, {.mask = mask}); }) == message);
+  const Tensor bias = masked_fill(zeros({2, 1, 2, 5}, q.options()), logical_not(mask), -inf);
+  CHECK(error_of([&] { scaled_dot_product_attention(q, k, k, {.mask = bias}); }) == message);
+}
+
+TEST_CASE("where masked rows are allowed, a query that sees no key gets zero and passes no gradient", "[attention]") {
   Tensor q = leaf({1, 1, 2, 4}), k = leaf({1, 1, 3, 4}, -1, 1, 2), v = leaf({1, 1, 3, 4}, -1, 1, 3);
   const Tensor mask = tensor<bool>({false, false, false, true, true, false}, {2, 3});
-  const Tensor y = scaled_dot_product_attention(q, k, v, {.mask = mask});
+  const Tensor y = scaled_dot_product_attention(q, k, v, {.mask = mask, .allow_masked_rows = true});
   CHECK(select(y, 2, 0).to_vector<double>() == Values(4, 0));
   backward(sum(y));
   CHECK(select(q.grad(), 2, 0).to_vector<double>() == Values(4, 0));

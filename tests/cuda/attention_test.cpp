@@ -22,6 +22,7 @@ std::vector<Tensor> run(const Case& c, DType dtype, Device device) {
   const bool packed = bool(c.params.cu_seqlens_q);
   std::vector<Tensor> x = {input(c.q, 1), input(c.kv, 2), input(c.kv, 3)};
   AttentionParams p = c.params;
+  p.allow_masked_rows = true;  // blocks may hide all
   for (Tensor* t : {&p.mask, &p.alibi_slopes, &p.block_mask, &p.cu_seqlens_q, &p.cu_seqlens_k})
     if (*t) *t = to(*t, device);
   if (c.biased) {
@@ -103,4 +104,17 @@ TEST_CASE("packed sequences that are not where they may be are an error on CUDA,
   for (const auto& cu : {std::vector<int64_t>{0, 2, 7}, {0, 4, 2}, {1, 2, 6}, {-5, 2, 6}, {0, 900, 6}, {0, 2, 5}})
     CHECK_THAT(error(cu), ContainsSubstring("scaled_dot_product_attention: cu_seqlens"));
   CHECK_THAT(error({0, 2, 6}, 3), ContainsSubstring("scaled_dot_product_attention: cu_seqlens"));
+}
+
+TEST_CASE("a query that sees none of its keys is reported from CUDA", "[cuda][attention]") {
+  const Tensor x = ones({2, 2, 70, 4}, {.device = gpu});
+  Tensor mask = ones({2, 1, 70, 70}, {.dtype = DType::boolean});
+  const auto error = [&](AttentionParams p) {
+    p.mask = to(mask, gpu);
+    return error_of([&] { scaled_dot_product_attention(x, x, x, p).to_vector<float>(); });
+  };
+  CHECK(error({}) == "(no error)");
+  copy_into(zeros({70}, {.dtype = DType::boolean}), select(select(select(mask, 0, 1), 0, 0), 0, 66));
+  CHECK_THAT(error({}), ContainsSubstring("query 66 of head ") && ContainsSubstring(" of batch element 1 sees none of its 70 keys"));
+  CHECK(error({.allow_masked_rows = true}) == "(no error)");
 }
