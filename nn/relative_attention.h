@@ -2,6 +2,7 @@
 #pragma once
 #include <optional>
 
+#include <retape/nn/growing_tensor.h>
 #include <retape/nn/heads.h>
 #include <retape/nn/position.h>
 
@@ -20,7 +21,7 @@ struct RelativeSelfAttention : HeadProjections {
   int64_t max_distance;
   Parameter relative_keys, relative_values;  // (2 max_distance + 1, D), of key - query from -max_distance on
   struct State {
-    Tensor k, v;  ///< (B, H, n, D): of all positions so far
+    GrowingTensor k{2}, v{2};  ///< (B, H, n, D): of all positions so far
   };
   explicit RelativeSelfAttention(int64_t embed_dim, RelativeSelfAttentionOptions options = {});
   Tensor forward(const Tensor& x) const;
@@ -45,8 +46,8 @@ struct TransformerXLAttention : HeadProjections {
   Linear r_proj;                 // (embed_dim, embed_dim), without bias
   Parameter r_w_bias, r_r_bias;  // (H, D)
   struct State {
-    Tensor memory;  ///< (B, n, embed_dim): the inputs so far, the last mem_len of them
-    Tensor k, v;    ///< (B, n, H, D): made of the memory, and kept while nothing is recorded
+    GrowingTensor memory{1};   ///< (B, n, embed_dim): the inputs so far, the last mem_len of them
+    GrowingTensor k{1}, v{1};  ///< (B, n, H, D): made of the memory, and kept while nothing is recorded
   };
   /// Throws Error also for an odd embed_dim.
   explicit TransformerXLAttention(int64_t embed_dim, TransformerXLAttentionOptions options = {});

@@ -187,8 +187,8 @@ TEST_CASE("a memory of Transformer-XL is bounded, gets no gradient, and follows 
   nn::TransformerXLAttention::State state;
   const Tensor x = Tensor(cast(wave({1, 12, C}), DType::f32)).set_requires_grad();
   m.step(narrow(x, 1, 0, 6), state);
-  CHECK(state.memory.shape() == Shape{1, 4, C});
-  CHECK_FALSE(state.memory.requires_grad());
+  CHECK(state.memory.all().shape() == Shape{1, 4, C});
+  CHECK_FALSE(state.memory.all().requires_grad());
   {
     const NoGrad off;
     copy_into(2 * m.k_proj.weight, m.k_proj.weight);
@@ -199,12 +199,12 @@ TEST_CASE("a memory of Transformer-XL is bounded, gets no gradient, and follows 
   CHECK(relative_difference(y.detach(), narrow(m(x), 1, 6, 6).detach()) <= 1e-5);
   const NoGrad off;
   m.step(narrow(x, 1, 0, 6), state);
-  CHECK(state.k.shape() == Shape{1, 4, H, D});
+  CHECK(state.k.all().shape() == Shape{1, 4, H, D});
   nn::TransformerXLAttention::State of_buffer;
   const Tensor buffer = zeros({1, 4, C});
   m.step(buffer, of_buffer);
   copy_into(ones({1, 4, C}), buffer);
-  CHECK(sum(of_buffer.memory).item() == 0);
+  CHECK(sum(of_buffer.memory.all()).item() == 0);
 }
 TEST_CASE("scores by distance take no memory of the size of pairs times features", "[position]") {
   const nn::DefaultOptions on_meta({.device = Device::meta()});
