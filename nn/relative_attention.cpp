@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include <retape/autograd/dropout.h>
 #include <retape/autograd/matmul.h>
 #include <retape/autograd/rearrange.h>
 #include <retape/autograd/reduce.h>
@@ -32,7 +33,9 @@ Tensor distances(int64_t first, int64_t queries, int64_t keys, Device device) {
 // ---- clipped distances -----------------------------------------------------------------------------------------------
 
 RelativeSelfAttention::RelativeSelfAttention(int64_t embed, RelativeSelfAttentionOptions o)
-    : HeadProjections("RelativeSelfAttention", embed, o.num_heads, o.bias, o.causal), max_distance(o.max_distance) {
+    : HeadProjections("RelativeSelfAttention", embed, o.num_heads, o.bias, o.causal),
+      max_distance(o.max_distance),
+      dropout(detail::check_dropout("RelativeSelfAttention", o.dropout)) {
   detail::check_positive("RelativeSelfAttention", "max_distance", max_distance);
   const auto vectors = [&] {
     Parameter p = empty_parameter({2 * max_distance + 1, embed / o.num_heads});
@@ -44,14 +47,14 @@ RelativeSelfAttention::RelativeSelfAttention(int64_t embed, RelativeSelfAttentio
 }
 Tensor RelativeSelfAttention::forward(const Tensor& x) const {
   State start;
-  return attend(x, start);
+  return attend(x, start, is_training() ? dropout : 0);
 }
 Tensor RelativeSelfAttention::step(const Tensor& x, State& state) const {
   const ModuleScope scope(*this);
   detail::check_step(name_, causal, x, embed_dim, state.k.all());
-  return attend(x, state);
+  return attend(x, state, 0);
 }
-Tensor RelativeSelfAttention::attend(const Tensor& x, State& state) const {
+Tensor RelativeSelfAttention::attend(const Tensor& x, State& state, double drop) const {
   const Heads h = project(x);
   if (x.numel() == 0) return merge(h.v, x);
   const int64_t batch = x.shape()[0], queries = x.shape()[1], first = state.k.length(), keys = first + queries;
@@ -71,7 +74,7 @@ Tensor RelativeSelfAttention::attend(const Tensor& x, State& state) const {
   const Tensor of_distance = detail::relative_shift(cat({repeated(0, before), by_kind, repeated(last, after + 1)}, 3), keys);
   Tensor scores = matmul(q, transpose(state.k.all())) + of_distance;
   if (causal && queries > 1) scores = masked_fill(scores, gt(distances(first, queries, keys, x.device()), 0), -infinity);
-  const Tensor weights = softmax(scores, -1);
+  const Tensor weights = retape::dropout(softmax(scores, -1), drop, drop > 0);
   Tensor y = matmul(weights, state.v.all());
   if (relative_values) {
     const Tensor by_distance = detail::relative_unshift(weights, keys + furthest + 1);
@@ -89,6 +92,7 @@ Tensor RelativeSelfAttention::attend(const Tensor& x, State& state) const {
 TransformerXLAttention::TransformerXLAttention(int64_t embed, TransformerXLAttentionOptions o)
     : HeadProjections("TransformerXLAttention", embed, o.num_heads, o.bias, o.causal),
       mem_len(o.mem_len),
+      dropout(detail::check_dropout("TransformerXLAttention", o.dropout)),
       r_proj(embed, embed, {.bias = false}),
       table_([=](int64_t length, Options options) {
         const auto [cos, sin] = rope_tables(length, embed, 10000, options);
@@ -141,7 +145,8 @@ Tensor TransformerXLAttention::attend(const Tensor& x, State& state) const {
     if (causal) scores = masked_fill(scores, gt(distance, 0), -infinity);
     if (mem_len) scores = masked_fill(scores, lt(distance, -*mem_len), -infinity);
   }
-  const Tensor y = matmul(softmax(scores, -1), by_head(v.all()));
+  const double drop = is_training() ? dropout : 0;
+  const Tensor y = matmul(retape::dropout(softmax(scores, -1), drop, drop > 0), by_head(v.all()));
 
   state.memory = state.memory.with(retape::clone(x.detach()));  // x may be written into
   if (ctx.recording) k = v = GrowingTensor(1);
