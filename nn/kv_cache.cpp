@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include <retape/autograd/tape.h>
-#include <retape/autograd/views.h>
 
 namespace retape::nn {
 namespace {
