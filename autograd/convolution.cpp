@@ -189,28 +189,28 @@ DType common_dtype(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   return bias ? promote(dtype, bias.dtype()) : dtype;
 }
 
-Tensor conv(const char* op, int rank, const Tensor& x, const Tensor& weight, const Tensor& bias, const ConvOptions& options) {
+Tensor conv(const char* op, int rank, const Tensor& x, const Tensor& weight, const Tensor& bias, const ConvParams& params) {
   if (autocasting())
     return under_autocast(
-        Precision::low, [&](const Tensor& p, const Tensor& q, const Tensor& r) { return conv(op, rank, p, q, r, options); }, x, weight,
+        Precision::low, [&](const Tensor& p, const Tensor& q, const Tensor& r) { return conv(op, rank, p, q, r, params); }, x, weight,
         bias);
   return with_batch(op, x, rank, [&](const Tensor& image) {
-    check_weight(op, rank, image, weight, bias, options.groups, false);
-    Geometry g{rank, options.groups, unit_window()};
+    check_weight(op, rank, image, weight, bias, params.groups, false);
+    Geometry g{rank, params.groups, unit_window()};
     for (int d = 0; d < rank; ++d) {
       const int at = 3 - rank + d;
       WindowArgs& w = g.window;
       w.in[at] = image.shape()[2 + d], w.kernel[at] = checked(op, "kernel size", weight.shape()[2 + d], 1);
-      w.stride[at] = checked(op, "stride", options.stride.at(d, rank, op, "stride"), 1);
-      w.dilation[at] = checked(op, "dilation", options.dilation.at(d, rank, op, "dilation"), 1);
+      w.stride[at] = checked(op, "stride", params.stride.at(d, rank, op, "stride"), 1);
+      w.dilation[at] = checked(op, "dilation", params.dilation.at(d, rank, op, "dilation"), 1);
       const int64_t reach = w.dilation[at] * (w.kernel[at] - 1);
-      if (options.padding.same) {
+      if (params.padding.same) {
         if (w.stride[at] != 1) throw Error(fmt::format("{}: padding \"same\" needs a stride of 1, not {}", op, w.stride[at]));
         w.padding[at] = reach / 2;
         w.out[at] = w.in[at];  // an odd reach takes one more zero at the end: windows may stand out there
         continue;
       }
-      w.padding[at] = checked(op, "padding", options.padding.amount.at(d, rank, op, "padding"), 0);
+      w.padding[at] = checked(op, "padding", params.padding.amount.at(d, rank, op, "padding"), 0);
       const int64_t padded = w.in[at] + 2 * w.padding[at];
       if (padded < reach + 1)
         throw Error(fmt::format("{}: a kernel of {} with dilation {} reaches over {} and does not fit the {} of x {} with padding {}", op,
@@ -223,22 +223,22 @@ Tensor conv(const char* op, int rank, const Tensor& x, const Tensor& weight, con
 }
 
 Tensor conv_transpose(const char* op, int rank, const Tensor& x, const Tensor& weight, const Tensor& bias,
-                      const ConvTransposeOptions& options) {
+                      const ConvTransposeParams& params) {
   if (autocasting())
     return under_autocast(
-        Precision::low, [&](const Tensor& p, const Tensor& q, const Tensor& r) { return conv_transpose(op, rank, p, q, r, options); }, x,
+        Precision::low, [&](const Tensor& p, const Tensor& q, const Tensor& r) { return conv_transpose(op, rank, p, q, r, params); }, x,
         weight, bias);
   return with_batch(op, x, rank, [&](const Tensor& image) {
-    check_weight(op, rank, image, weight, bias, options.groups, true);
-    Geometry g{rank, options.groups, unit_window()};
+    check_weight(op, rank, image, weight, bias, params.groups, true);
+    Geometry g{rank, params.groups, unit_window()};
     WindowArgs& w = g.window;
     for (int d = 0; d < rank; ++d) {
       const int at = 3 - rank + d;
       w.out[at] = image.shape()[2 + d], w.kernel[at] = checked(op, "kernel size", weight.shape()[2 + d], 1);
-      w.stride[at] = checked(op, "stride", options.stride.at(d, rank, op, "stride"), 1);
-      w.dilation[at] = checked(op, "dilation", options.dilation.at(d, rank, op, "dilation"), 1);
-      w.padding[at] = checked(op, "padding", options.padding.at(d, rank, op, "padding"), 0);
-      const int64_t more = checked(op, "output_padding", options.output_padding.at(d, rank, op, "output_padding"), 0);
+      w.stride[at] = checked(op, "stride", params.stride.at(d, rank, op, "stride"), 1);
+      w.dilation[at] = checked(op, "dilation", params.dilation.at(d, rank, op, "dilation"), 1);
+      w.padding[at] = checked(op, "padding", params.padding.at(d, rank, op, "padding"), 0);
+      const int64_t more = checked(op, "output_padding", params.output_padding.at(d, rank, op, "output_padding"), 0);
       if (more >= std::max(w.stride[at], w.dilation[at]))
         throw Error(fmt::format("{}: output_padding {} must be smaller than the stride {} or the dilation {}", op, more, w.stride[at],
                                 w.dilation[at]));
@@ -289,16 +289,16 @@ void ImageToColumns::backward(const Tensor& dy, Grads& dx) { dx.set(0, record(Co
 
 }  // namespace
 
-Tensor conv1d(const Tensor& x, const Tensor& w, const Tensor& b, const ConvOptions& o) { return conv("conv1d", 1, x, w, b, o); }
-Tensor conv2d(const Tensor& x, const Tensor& w, const Tensor& b, const ConvOptions& o) { return conv("conv2d", 2, x, w, b, o); }
-Tensor conv3d(const Tensor& x, const Tensor& w, const Tensor& b, const ConvOptions& o) { return conv("conv3d", 3, x, w, b, o); }
-Tensor conv_transpose1d(const Tensor& x, const Tensor& w, const Tensor& b, const ConvTransposeOptions& o) {
+Tensor conv1d(const Tensor& x, const Tensor& w, const Tensor& b, const ConvParams& o) { return conv("conv1d", 1, x, w, b, o); }
+Tensor conv2d(const Tensor& x, const Tensor& w, const Tensor& b, const ConvParams& o) { return conv("conv2d", 2, x, w, b, o); }
+Tensor conv3d(const Tensor& x, const Tensor& w, const Tensor& b, const ConvParams& o) { return conv("conv3d", 3, x, w, b, o); }
+Tensor conv_transpose1d(const Tensor& x, const Tensor& w, const Tensor& b, const ConvTransposeParams& o) {
   return conv_transpose("conv_transpose1d", 1, x, w, b, o);
 }
-Tensor conv_transpose2d(const Tensor& x, const Tensor& w, const Tensor& b, const ConvTransposeOptions& o) {
+Tensor conv_transpose2d(const Tensor& x, const Tensor& w, const Tensor& b, const ConvTransposeParams& o) {
   return conv_transpose("conv_transpose2d", 2, x, w, b, o);
 }
-Tensor conv_transpose3d(const Tensor& x, const Tensor& w, const Tensor& b, const ConvTransposeOptions& o) {
+Tensor conv_transpose3d(const Tensor& x, const Tensor& w, const Tensor& b, const ConvTransposeParams& o) {
   return conv_transpose("conv_transpose3d", 3, x, w, b, o);
 }
 

@@ -25,29 +25,29 @@ struct Padding {
   Padding(std::initializer_list<int64_t> each) : amount(each) {}
   Padding(const char* name);
 };
-struct ConvOptions {
+struct ConvParams {
   PerDim stride = 1;
   Padding padding = 0;
   PerDim dilation = 1;
   int64_t groups = 1;
 };
 /// y[n, o, p] = bias[o] + sum over c, k of weight[o, c, k] x[n, c, p stride - padding + k dilation]. x (N, C, size), weight (O, C / groups, kernel),
-/// bias (O) or undefined: (N, O, (size + 2 padding - dilation (kernel - 1) - 1) / stride + 1). Throws Error if shapes or options do
+/// bias (O) or undefined: (N, O, (size + 2 padding - dilation (kernel - 1) - 1) / stride + 1). Throws Error if shapes or params do
 /// not fit and for a kernel larger than the padded image. torch: functional.conv1d, conv2d, conv3d.
-Tensor conv1d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const ConvOptions& options = {});
-Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const ConvOptions& options = {});
-Tensor conv3d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const ConvOptions& options = {});
+Tensor conv1d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const ConvParams& params = {});
+Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const ConvParams& params = {});
+Tensor conv3d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const ConvParams& params = {});
 
-struct ConvTransposeOptions {
+struct ConvTransposeParams {
   PerDim stride = 1, padding = 0, output_padding = 0;  ///< output_padding: rows added at the end, fewer than stride or dilation
   int64_t groups = 1;
   PerDim dilation = 1;
 };
 /// The gradient of a convolution with respect to its image, as a layer: x (N, C, size), weight (C, O / groups, kernel), bias (O) or undefined: (N, O,
 /// (size - 1) stride - 2 padding + dilation (kernel - 1) + output_padding + 1). torch: functional.conv_transpose1d, ...
-Tensor conv_transpose1d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const ConvTransposeOptions& options = {});
-Tensor conv_transpose2d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const ConvTransposeOptions& options = {});
-Tensor conv_transpose3d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const ConvTransposeOptions& options = {});
+Tensor conv_transpose1d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const ConvTransposeParams& params = {});
+Tensor conv_transpose2d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const ConvTransposeParams& params = {});
+Tensor conv_transpose3d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const ConvTransposeParams& params = {});
 
 struct UnfoldOptions {
   PerDim dilation = 1, padding = 0, stride = 1;

@@ -100,13 +100,13 @@ int64_t groups_of(const char* what, const Tensor& t, int64_t each, const Tensor&
 
 }  // namespace
 
-Tensor deform_conv2d(const Tensor& x, const Tensor& offset, const Tensor& weight, const Tensor& bias, const DeformConvOptions& options,
+Tensor deform_conv2d(const Tensor& x, const Tensor& offset, const Tensor& weight, const Tensor& bias, const DeformConvParams& params,
                      const Tensor& mask) {
   if (autocasting())
     return under_autocast(
         DeformableConvolution::precision,
         [&](const Tensor& in, const Tensor& by, const Tensor& w, const Tensor& b, const Tensor& share) {
-          return deform_conv2d(in, by, w, b, options, share);
+          return deform_conv2d(in, by, w, b, params, share);
         },
         x, offset, weight, bias, mask);
   for (const Tensor* t : {&x, &offset, &weight}) check_defined(op, *t);
@@ -119,7 +119,7 @@ Tensor deform_conv2d(const Tensor& x, const Tensor& offset, const Tensor& weight
                             x.shape().str(), channels));
   Geometry g{2, channels / weight.shape()[1],
              window_2d(op, {x.shape()[2], x.shape()[3]}, {weight.shape()[2], weight.shape()[3]},
-                       {.dilation = options.dilation, .padding = options.padding, .stride = options.stride})};
+                       {.dilation = params.dilation, .padding = params.padding, .stride = params.stride})};
   check_weight(op, 2, x, weight, bias, g.groups, false);
   const int64_t offset_groups = groups_of("offset", offset, 2, x, g.window);
   if (channels % offset_groups)

@@ -4,7 +4,7 @@
 
 namespace retape {
 
-struct DeformConvOptions {
+struct DeformConvParams {
   PerDim stride = 1, padding = 0, dilation = 1;
 };
 /// Deformable convolution: y[n, o, p] = bias[o] + sum over c, k of weight[o, c, k] mask[n, k, p] x[n, c, p stride - padding + k dilation + offset[n, k,
@@ -14,6 +14,6 @@ struct DeformConvOptions {
 /// under autocast. Throws Error if shapes do not fit; there is no second derivative. Dai et al. 2017, Zhu et al. 2018 (with mask); torchvision:
 /// ops.deform_conv2d.
 Tensor deform_conv2d(const Tensor& x, const Tensor& offset, const Tensor& weight, const Tensor& bias = {},
-                     const DeformConvOptions& options = {}, const Tensor& mask = {});
+                     const DeformConvParams& params = {}, const Tensor& mask = {});
 
 }  // namespace retape

@@ -90,7 +90,7 @@ struct GatedLinearAttention {
 };
 
 GatedLinearAttentionResult attend(const char* name, const Tensor& q, const Tensor& k, const Tensor& v,
-                                  const GatedLinearAttentionOptions& o) {
+                                  const GatedLinearAttentionParams& o) {
   check_one_device(name, q, k, v, o.g, o.initial);
   struct Named {
     const char* what;
@@ -124,7 +124,7 @@ GatedLinearAttentionResult attend(const char* name, const Tensor& q, const Tenso
 }
 
 GatedLinearAttentionResult checked(const char* name, const Tensor& q, const Tensor& k, const Tensor& v,
-                                   const GatedLinearAttentionOptions& o) {
+                                   const GatedLinearAttentionParams& o) {
   for (const Tensor* t : {&q, &k, &v}) check_defined(name, *t);
   if (autocasting())  // g and the states stay as they are: half types do not resolve them
     return under_autocast(
@@ -134,11 +134,11 @@ GatedLinearAttentionResult checked(const char* name, const Tensor& q, const Tens
 
 }  // namespace
 
-GatedLinearAttentionResult gated_linear_attention(const Tensor& q, const Tensor& k, const Tensor& v, const GatedLinearAttentionOptions& o) {
+GatedLinearAttentionResult gated_linear_attention(const Tensor& q, const Tensor& k, const Tensor& v, const GatedLinearAttentionParams& o) {
   return checked("gated_linear_attention", q, k, v, o);
 }
 GatedLinearAttentionResult gated_linear_attention_step(const Tensor& state, const Tensor& q, const Tensor& k, const Tensor& v,
-                                                       const GatedLinearAttentionOptions& o) {
+                                                       const GatedLinearAttentionParams& o) {
   constexpr auto name = "gated_linear_attention_step";
   for (const Tensor* t : {&state, &q, &k, &v}) check_defined(name, *t);
   if (o.initial)

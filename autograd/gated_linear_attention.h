@@ -4,7 +4,7 @@
 
 namespace retape {
 
-struct GatedLinearAttentionOptions {
+struct GatedLinearAttentionParams {
   Tensor g = {};        ///< log of the decay: (B, T, H), or (B, T, H, K) with one for each feature of k; undefined: nothing decays
   double scale = 0;     ///< of y; 0: 1 / sqrt(K)
   Tensor initial = {};  ///< (B, H, K, V): the state before the first step; undefined: 0
@@ -19,10 +19,10 @@ struct GatedLinearAttentionResult {
 /// q, k and v are cast as in scaled_dot_product_attention. Throws Error where shapes, dtypes or devices do not fit. Katharopoulos et al. 2020
 /// (arXiv 2006.16236), Yang et al. 2023 (arXiv 2312.06635), Dao & Gu 2024 (arXiv 2405.21060); fla: chunk_linear_attn, chunk_simple_gla, chunk_gla.
 GatedLinearAttentionResult gated_linear_attention(const Tensor& q, const Tensor& k, const Tensor& v,
-                                                  const GatedLinearAttentionOptions& options = {});
+                                                  const GatedLinearAttentionParams& params = {});
 /// One step from `state` (B, H, K, V) on: q, k (B, H, K), v (B, H, V), g (B, H) or (B, H, K), y (B, H, V). Steps give the same numbers as the whole, up to
-/// the order of sums. options.initial is `state` and must not be given. fla: fused_recurrent_gla with one step.
+/// the order of sums. params.initial is `state` and must not be given. fla: fused_recurrent_gla with one step.
 GatedLinearAttentionResult gated_linear_attention_step(const Tensor& state, const Tensor& q, const Tensor& k, const Tensor& v,
-                                                       const GatedLinearAttentionOptions& options = {});
+                                                       const GatedLinearAttentionParams& params = {});
 
 }  // namespace retape

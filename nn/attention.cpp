@@ -12,6 +12,7 @@
 #include <retape/autograd/reduce.h>
 #include <retape/autograd/softmax.h>
 #include <retape/autograd/views.h>
+#include <retape/nn/causal.h>
 #include <retape/nn/init.h>
 
 namespace retape::nn {
@@ -70,8 +71,7 @@ MultiheadAttention::MultiheadAttention(int64_t embed, int64_t heads, MultiheadAt
       out_proj(embed, embed, {.bias = options.bias}) {
   if (heads <= 0 || embed <= 0 || embed % heads)
     throw Error(fmt::format("MultiheadAttention: embed_dim {} does not divide into {} heads", embed, heads));
-  if (!(dropout >= 0 && dropout <= 1))
-    throw Error(fmt::format("MultiheadAttention: dropout {} is not valid; it must lie in [0, 1]", dropout));
+  detail::check_dropout("MultiheadAttention", dropout);
   const int64_t kdim = options.kdim.value_or(embed), vdim = options.vdim.value_or(embed);
   if (kdim == embed && vdim == embed) {
     in_proj_weight = empty_parameter({3 * embed, embed});

@@ -58,6 +58,10 @@ int64_t check_positive(const char* layer, const char* what, int64_t number) {
   if (number <= 0) throw Error(fmt::format("{}: {} is {}; it must be above 0", layer, what, number));
   return number;
 }
+double check_dropout(const char* layer, double p) {
+  if (!(p >= 0 && p <= 1)) throw Error(fmt::format("{}: dropout {} is not valid; it must lie in [0, 1]", layer, p));
+  return p;
+}
 Tensor widened(const Tensor& x) { return x && size_of(x.dtype()) < 4 ? cast(x, DType::f32) : x; }
 
 }  // namespace detail

@@ -23,6 +23,8 @@ void check_sequence(const char* layer, const Tensor& x, int64_t channels, bool s
 void check_state(const char* layer, const char* what, const Tensor& part, const Shape& shape);
 /// The number. Throws Error, naming the layer, unless it is above 0.
 int64_t check_positive(const char* layer, const char* what, int64_t number);
+/// The probability. Throws Error, naming the layer, unless it is in [0, 1].
+double check_dropout(const char* layer, double p);
 /// x in f32 if it is of a half type: for parameters of which a half type would lose what exp() makes of them, and for states.
 Tensor widened(const Tensor& x);
 

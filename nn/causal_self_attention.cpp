@@ -4,6 +4,7 @@
 
 #include <retape/autograd/attention.h>
 #include <retape/autograd/views.h>
+#include <retape/nn/causal.h>
 
 namespace retape::nn {
 namespace {
@@ -19,8 +20,7 @@ CausalSelfAttentionOptions checked(int64_t embed_dim, CausalSelfAttentionOptions
   if (o.num_heads % o.num_kv_heads)
     throw Error(fmt::format("CausalSelfAttention: {} heads do not share {} heads of keys and values evenly; the first must be a multiple",
                             o.num_heads, o.num_kv_heads));
-  if (!(o.dropout >= 0 && o.dropout <= 1))
-    throw Error(fmt::format("CausalSelfAttention: dropout {} is not valid; it must lie in [0, 1]", o.dropout));
+  detail::check_dropout("CausalSelfAttention", o.dropout);
   if (o.window < 0 || !(o.softcap >= 0))
     throw Error(fmt::format("CausalSelfAttention: window {} and softcap {} are not valid; both must be positive, or 0 for none", o.window,
                             o.softcap));

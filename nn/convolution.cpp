@@ -42,7 +42,7 @@ ConvNd::ConvNd(int rank, int64_t in_channels, int64_t out_channels, const ConvOp
   start_convolution(weight, bias, rank, in_channels, out_channels, o.kernel_size, o.groups, o.bias);
 }
 Tensor ConvNd::forward(const Tensor& x) const {
-  retape::ConvOptions o{options.stride, options.padding, options.dilation, options.groups};
+  ConvParams o{options.stride, options.padding, options.dilation, options.groups};
   const auto run = [&](const Tensor& in) {
     return rank_ == 1 ? conv1d(in, weight, bias, o) : rank_ == 2 ? conv2d(in, weight, bias, o) : conv3d(in, weight, bias, o);
   };
@@ -66,7 +66,7 @@ ConvTransposeNd::ConvTransposeNd(int rank, int64_t in_channels, int64_t out_chan
         o.bias);
 }
 Tensor ConvTransposeNd::run(const Tensor& x, const PerDim& output_padding) const {
-  const retape::ConvTransposeOptions o{options.stride, options.padding, output_padding, options.groups, options.dilation};
+  const ConvTransposeParams o{options.stride, options.padding, output_padding, options.groups, options.dilation};
   return rank_ == 1   ? conv_transpose1d(x, weight, bias, o)
          : rank_ == 2 ? conv_transpose2d(x, weight, bias, o)
                       : conv_transpose3d(x, weight, bias, o);

@@ -52,7 +52,6 @@ Tensor squared_relu(const Tensor& q, const Tensor& k, const Tensor& bias, bool c
   const Tensor weights = square(relu(scores));
   return causal && weights.shape()[-2] > 1 ? tril(weights, first) : weights;
 }
-Tensor behind(const Tensor& before, const Tensor& x) { return before ? cat({before, x}, 1) : x; }
 
 }  // namespace
 
@@ -71,21 +70,27 @@ DistanceBias::DistanceBias(RelativeBias of, int64_t length, int64_t dim) : kind(
     a = vector(dim), b = vector(dim);
   }
 }
+Tensor DistanceBias::by_distance(int64_t first, int64_t count) const {
+  if (kind == RelativeBias::none) return {};
+  if (kind == RelativeBias::toeplitz) {
+    const int64_t positions = std::max(first + count, 1 - first);
+    if (positions > max_length)
+      throw Error(fmt::format("DistanceBias: {} positions are beyond max_length {} of RelativeBias::toeplitz", positions, max_length));
+    return flip(narrow(weight, 0, max_length - first - count, count), {0});
+  }
+  // Turning both by as much more leaves the product as it is, and no position below 0.
+  const int64_t more = std::max<int64_t>(0, -first);
+  return sum((*rotary)(expand(a, {count, a->shape()[0]}), first + more) * (*rotary)(unsqueeze(b, 0), more), {1});
+}
 Tensor DistanceBias::forward(int64_t first, int64_t queries, int64_t keys) const {
   if (kind == RelativeBias::none) return {};
   const int64_t distances = queries + keys - 1;
-  Tensor by_distance;  // key - query from 1 - first - queries on
-  if (kind == RelativeBias::toeplitz) {
-    if (std::max(first + queries, keys) > max_length)
-      throw Error(fmt::format("DistanceBias: {} positions are beyond max_length {} of RelativeBias::toeplitz",
-                              std::max(first + queries, keys), max_length));
-    by_distance = narrow(weight, 0, max_length - first - queries, distances);
-  } else {
-    // Turning both by keys - 1 more leaves the product as it is, and no position below 0.
-    const Tensor turned = (*rotary)(expand(a, {distances, a->shape()[0]}), first), fixed = (*rotary)(unsqueeze(b, 0), keys - 1);
-    by_distance = flip(sum(turned * fixed, {1}), {0});
-  }
-  return detail::relative_shift(expand(pad(by_distance, {0, 1}), {queries, distances + 1}), keys);
+  const Tensor falling = flip(by_distance(first + 1 - keys, distances), {0});
+  return detail::relative_shift(expand(pad(falling, {0, 1}), {queries, distances + 1}), keys);
+}
+Tensor DistanceBias::of_past(const Tensor& by_distance, int64_t queries) {
+  const int64_t keys = by_distance.shape()[0];
+  return detail::relative_shift(expand(pad(flip(by_distance, {0}), {0, queries}), {queries, keys + queries}), keys);
 }
 
 // ---- gated attention unit --------------------------------------------------------------------------------------------
@@ -107,20 +112,27 @@ Tensor GatedAttentionUnit::forward(const Tensor& x) const {
 }
 Tensor GatedAttentionUnit::step(const Tensor& x, State& state) const {
   const ModuleScope scope(*this);
-  detail::check_step("GatedAttentionUnit", causal, x, embed_dim, state.k);
+  detail::check_step("GatedAttentionUnit", causal, x, embed_dim, state.k.all());
   return attend(x, state);
 }
 Tensor GatedAttentionUnit::attend(const Tensor& x, State& state) const {
   const Projected p = project(*this, x);
   if (x.numel() == 0) return o_proj(p.u);
-  const int64_t first = state.k ? state.k.shape()[1] : 0, queries = x.shape()[1], keys = first + queries;
-  const Tensor bias = relative_bias(first, queries, keys);
-  const Tensor k = behind(state.k, offset_scale(*this, p.base, 1)), v = behind(state.v, p.v);
+  const int64_t first = state.k.length(), queries = x.shape()[1], keys = first + queries;
+  GrowingTensor by_distance(0);
+  Tensor bias;
+  if (!causal) {
+    bias = relative_bias(first, queries, keys);
+  } else if (relative_bias.kind != RelativeBias::none) {
+    by_distance = state.bias.with(relative_bias.by_distance(first, queries));
+    bias = DistanceBias::of_past(by_distance.all(), queries);
+  }
+  GrowingTensor k = state.k.with(offset_scale(*this, p.base, 1)), v = state.v.with(p.v);
   Tensor q = offset_scale(*this, p.base, 0);
   if (causal) q = q / cast(unsqueeze(arange(first + 1, keys + 1, 1, {DType::f64, q.device()}), 1), q.dtype());
   else q = q / double(keys);
-  const Tensor y = matmul(squared_relu(q, k, bias, causal, first), v);
-  state.k = k, state.v = v;
+  const Tensor y = matmul(squared_relu(q, k.all(), bias, causal, first), v.all());
+  state.k = std::move(k), state.v = std::move(v), state.bias = std::move(by_distance);
   return o_proj(p.u * y);
 }
 
@@ -160,23 +172,23 @@ Tensor FLASH::forward(const Tensor& x) const {
 }
 Tensor FLASH::step(const Tensor& x, State& state) const {
   const ModuleScope scope(*this);
-  detail::check_step("FLASH", causal, x, embed_dim, state.v);
+  detail::check_step("FLASH", causal, x, embed_dim, state.v.all());
   const Projected p = project(*this, x);
   if (x.numel() == 0) return o_proj(p.u);
   const Tensor q = offset_scale(*this, p.base, 0) / double(chunk_size), lin_q = offset_scale(*this, p.base, 1);
   const Tensor k = offset_scale(*this, p.base, 2), lin_k = offset_scale(*this, p.base, 3);
   std::vector<Tensor> ys;
   for (int64_t at = 0; at < x.shape()[1];) {
-    if (state.v && state.v.shape()[1] == chunk_size) {
-      const Tensor chunk = detail::widened(matmul(transpose(state.lin_k), state.v)) / double(chunk_size);
+    if (state.v.length() == chunk_size) {
+      const Tensor chunk = detail::widened(matmul(transpose(state.lin_k.all()), state.v.all())) / double(chunk_size);
       state.sums = state.sums ? state.sums + chunk : chunk;
-      state.k = state.lin_k = state.v = {};
+      state.k.clear(), state.lin_k.clear(), state.v.clear();
     }
-    const int64_t before = state.v ? state.v.shape()[1] : 0, n = std::min(chunk_size - before, x.shape()[1] - at);
+    const int64_t before = state.v.length(), n = std::min(chunk_size - before, x.shape()[1] - at);
     const auto next = [&](const Tensor& t) { return narrow(t, 1, at, n); };
-    state.k = behind(state.k, next(k)), state.lin_k = behind(state.lin_k, next(lin_k)), state.v = behind(state.v, next(p.v));
-    Tensor y = matmul(squared_relu(next(q), state.k, relative_bias(before, n, before + n), true, before), state.v);
-    if (state.sums) y = y + matmul(next(lin_q), cast(state.sums, state.v.dtype()));
+    state.k = state.k.with(next(k)), state.lin_k = state.lin_k.with(next(lin_k)), state.v = state.v.with(next(p.v));
+    Tensor y = matmul(squared_relu(next(q), state.k.all(), relative_bias(before, n, before + n), true, before), state.v.all());
+    if (state.sums) y = y + matmul(next(lin_q), cast(state.sums, p.v.dtype()));
     ys.push_back(y);
     at += n;
   }

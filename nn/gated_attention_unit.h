@@ -3,6 +3,7 @@
 #pragma once
 #include <optional>
 
+#include <retape/nn/growing_tensor.h>
 #include <retape/nn/linear.h>
 #include <retape/nn/rope.h>
 #include <retape/nn/sequence_mixer.h>
@@ -14,8 +15,7 @@ enum class RelativeBias : uint8_t {
   toeplitz,  ///< a number for each distance below a largest length; the paper's for up to 512 positions
   rope,      ///< the product of two vectors, each rotated by its position as in RoFormer: for any length; the paper's for more
 };
-/// What is added to the scores of queries and keys, and depends on their distance alone: (queries, keys), for queries from position `first` on and keys from
-/// position 0 on. Undefined for RelativeBias::none.
+/// What is added to the scores of queries and keys, and depends on their distance alone. Undefined for RelativeBias::none.
 struct DistanceBias : Module {
   RelativeBias kind;
   int64_t max_length;
@@ -24,7 +24,12 @@ struct DistanceBias : Module {
   std::optional<RotaryEmbedding> rotary;
   /// max_length is toeplitz's, dim is rope's and must be even.
   DistanceBias(RelativeBias kind, int64_t max_length, int64_t dim);
+  /// (queries, keys), for queries from position `first` on and keys from position 0 on.
   Tensor forward(int64_t first, int64_t queries, int64_t keys) const;
+  /// (count), for keys that stand `first`, first + 1, ... positions before the query, or behind it where that is below 0.
+  Tensor by_distance(int64_t first, int64_t count) const;
+  /// (queries, keys), for the last of the keys as queries, made of by_distance(0, keys); with 0 for keys behind the query.
+  static Tensor of_past(const Tensor& by_distance, int64_t queries);
   RETAPE_FIELDS(weight, a, b, rotary)
 };
 
@@ -46,7 +51,8 @@ struct GatedAttentionUnit : Module {
   DistanceBias relative_bias;
   Linear o_proj;
   struct State {
-    Tensor k, v;  ///< (B, n, s) and (B, n, e): of all positions so far
+    GrowingTensor k{1}, v{1};  ///< (B, n, s) and (B, n, e): of all positions so far
+    GrowingTensor bias{0};     ///< (n): relative_bias of the distances 0, 1, ...
   };
   explicit GatedAttentionUnit(int64_t embed_dim, GatedAttentionUnitOptions options = {});
   Tensor forward(const Tensor& x) const;
@@ -76,8 +82,8 @@ struct FLASH : Module {
   DistanceBias relative_bias;
   Linear o_proj;
   struct State {
-    Tensor sums;         ///< (B, s, e): what earlier chunks are to later ones; undefined in the first one; f32 for half types
-    Tensor k, lin_k, v;  ///< (B, n, s), (B, n, s) and (B, n, e): of the present chunk so far
+    Tensor sums;  ///< (B, s, e): what earlier chunks are to later ones; undefined in the first one; f32 for half types
+    GrowingTensor k{1}, lin_k{1}, v{1};  ///< (B, n, s), (B, n, s) and (B, n, e): of the present chunk so far
   };
   explicit FLASH(int64_t embed_dim, FLASHOptions options = {});
   Tensor forward(const Tensor& x) const;

@@ -4,9 +4,7 @@
 
 #include <algorithm>
 
-#include <retape/autograd/index.h>
 #include <retape/autograd/tape.h>
-#include <retape/autograd/views.h>
 
 namespace retape::nn {
 namespace {
@@ -43,13 +41,6 @@ void check(const AttentionParams& params, const KVCacheOptions& options) {
     if (ctx.recording && *x && x->requires_grad())
       throw Error("KVCache: a bias wants a gradient, which a cache has not; generate under NoGrad");
 }
-// The same positions in a buffer for `room`.
-Tensor with_room(const Tensor& x, int64_t room) {
-  const Shape& s = x.shape();
-  const Tensor buffer = empty({s[0], s[1], room, s[3]}, x.options());
-  copy_into(x, narrow(buffer, 2, 0, s[2]));
-  return buffer;
-}
 
 }  // namespace
 
@@ -68,72 +59,33 @@ KVCache::KVCache(KVCacheOptions options) : options_(options) {
 KVCache::KVCache(int64_t capacity) : options_{.capacity = capacity} {
   if (capacity <= 0) throw Error(fmt::format("KVCache: a capacity of {} positions is not valid; it must be positive", capacity));
 }
-KVCache::KVCache(const KVCache& o)
-    : options_(o.options_), length_(o.length_), first_(o.first_), kept_(o.kept_), keys_(o.keys_), values_(o.values_) {
-  const NoGrad off;
-  if (keys_) keys_ = clone(keys_), values_ = clone(values_);
-}
-KVCache& KVCache::operator=(const KVCache& o) { return *this = KVCache(o); }
-
-Tensor KVCache::keys() const { return keys_ ? narrow(keys_, 2, first_, kept_) : keys_; }
-Tensor KVCache::values() const { return values_ ? narrow(values_, 2, first_, kept_) : values_; }
 
 void KVCache::select(const Tensor& rows) {
-  if (!keys_) return;
-  const NoGrad off;
   // Room for some more positions rather than for all: rows are copied whole.
-  int64_t room = (kept_ + 16) / 16 * 16;
+  int64_t room = (keys_.length() + 16) / 16 * 16;
   if (options_.capacity > 0) room = std::min(options_.capacity, room);
-  const auto selected = [&](const Tensor& buffer) {
-    if (first_ == 0 && buffer.size(2) == room) return index_select(buffer, 0, rows);
-    return with_room(index_select(narrow(buffer, 2, first_, kept_), 0, rows), room);
-  };
-  const Tensor keys = selected(keys_);
-  values_ = selected(values_);
-  keys_ = keys, first_ = 0;
-}
-
-// Leaves what the next position sees: the sinks move next to the others, onto positions that are forgotten.
-void KVCache::forget() {
-  const int64_t sinks = std::min(options_.sinks, kept_), excess = kept_ - (options_.window - 1 + sinks);
-  if (excess > 0) {
-    for (const Tensor* x : {&keys_, &values_})
-      if (sinks > 0) {
-        const Tensor from = narrow(*x, 2, first_, sinks);
-        copy_into(excess < sinks ? clone(from) : from, narrow(*x, 2, first_ + excess, sinks));
-      }
-    first_ += excess, kept_ -= excess;
-  }
-  const int64_t room = options_.sinks + 2 * options_.window;
-  if (keys_.size(2) <= room) return;
-  keys_ = with_room(keys(), room), values_ = with_room(values(), room), first_ = 0;
+  keys_.select(rows, room), values_.select(rows, room);
 }
 
 Tensor KVCache::attend(const Tensor& q, const Tensor& k, const Tensor& v, AttentionParams params) {
-  check("k", k, keys_, q), check("v", v, values_, q), check(params, options_);
-  const int64_t more = q.shape()[2], end = kept_ + more, capacity = options_.capacity, window = options_.window;
+  check("k", k, keys_.all(), q), check("v", v, values_.all(), q), check(params, options_);
+  const int64_t more = q.shape()[2], kept = keys_.length(), end = kept + more, capacity = options_.capacity, window = options_.window;
   if (capacity > 0 && end > capacity)
     throw Error(
         fmt::format("KVCache: {} more positions do not fit behind {} of {}; make a larger cache or clear() it", more, length_, capacity));
   const NoGrad off;
-  int64_t first = first_;
-  Tensor keys = keys_, values = values_;
-  if (!keys || first_ + end > keys.size(2)) {
-    int64_t room = std::max(end, window > 0 ? options_.sinks + 2 * window : keys ? 2 * keys.size(2) : int64_t{16});
-    if (capacity > 0) room = keys ? std::min(capacity, room) : capacity;
-    const auto larger = [&](const Tensor& before, const Tensor& x) {
-      if (before) return with_room(narrow(before, 2, first_, kept_), room);
-      const Shape& s = x.shape();
-      return empty({s[0], s[1], room, s[3]}, x.options());
-    };
-    keys = larger(keys_, k), values = larger(values_, v), first = 0;
-  }
-  copy_into(k, narrow(keys, 2, first + kept_, more)), copy_into(v, narrow(values, 2, first + kept_, more));
-  params.is_causal = true, params.query_offset = kept_;
+  int64_t room = std::max(end, window > 0 ? options_.sinks + 2 * window : std::max<int64_t>(16, 2 * keys_.room()));
+  if (capacity > 0) room = keys_.room() > 0 ? std::min(capacity, room) : capacity;
+  GrowingTensor keys = keys_.with(k, room), values = values_.with(v, room);
+  params.is_causal = true, params.query_offset = kept;
   if (window > 0 && more > 1) params.window_left = window - 1, params.sinks = options_.sinks;  // one position sees all that is kept
-  const Tensor y = scaled_dot_product_attention(q, narrow(keys, 2, first, end), narrow(values, 2, first, end), params);
-  keys_ = keys, values_ = values, first_ = first, kept_ = end, length_ += more;
-  if (window > 0) forget();
+  const Tensor y = scaled_dot_product_attention(q, keys.all(), values.all(), params);
+  keys_ = std::move(keys), values_ = std::move(values), length_ += more;
+  if (window > 0)  // what the next position sees
+    for (GrowingTensor* x : {&keys_, &values_}) {
+      x->keep(window - 1, options_.sinks);
+      x->shrink(options_.sinks + 2 * window);
+    }
   return y;
 }
 

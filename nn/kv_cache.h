@@ -1,6 +1,7 @@
 // Keys and values that attention has seen, for generating one token after another.
 #pragma once
 #include <retape/autograd/attention.h>
+#include <retape/nn/growing_tensor.h>
 
 namespace retape::nn {
 
@@ -17,10 +18,6 @@ class KVCache {
   explicit KVCache(KVCacheOptions options = {});
   /// Throws Error unless capacity is positive.
   explicit KVCache(int64_t capacity);
-  KVCache(const KVCache& o);
-  KVCache(KVCache&&) noexcept = default;
-  KVCache& operator=(const KVCache& o);
-  KVCache& operator=(KVCache&&) noexcept = default;
 
   /// Adds the next T positions, k (B, Hkv, T, D) and v (B, Hkv, T, Dv), and attends causally from q (B, Hq, T, D): query t sees all
   /// positions before and the new ones up to t, or with a window those in it. Gives (B, Hq, T, Dv). Of params, scale, softcap, biases and, without
@@ -32,25 +29,21 @@ class KVCache {
   int64_t length() const { return length_; }
   const KVCacheOptions& options() const { return options_; }
   /// How many keys, the new ones among them, an attend() of the next `positions` ones reads.
-  int64_t keys_for(int64_t positions) const { return kept_ + positions; }
+  int64_t keys_for(int64_t positions) const { return keys_.length() + positions; }
   /// Forgets all positions; keeps the buffer.
-  void clear() { length_ = first_ = kept_ = 0; }
+  void clear() { length_ = 0, keys_.clear(), values_.clear(); }
   /// Row i becomes what row rows[i] was, for every position: rows i64 (B'), as beam search goes on from some of its hypotheses. The buffer
   /// is then one for some positions more than there are, and grows as needed up to the capacity.
   void select(const Tensor& rows);
   /// What is there: (B, Hkv, length, D) and (B, Hkv, length, Dv), with a window the sinks and the last window - 1 positions only, since
   /// the next one is in the window, too; views of the buffer; undefined before the first attend().
-  Tensor keys() const;
-  Tensor values() const;
+  Tensor keys() const { return keys_.all(); }
+  Tensor values() const { return values_.all(); }
 
  private:
-  void forget();
-
   KVCacheOptions options_;
   int64_t length_ = 0;
-  // The positions that are kept lie at first_ .. first_ + kept_ - 1 of the buffer, sinks first.
-  int64_t first_ = 0, kept_ = 0;
-  Tensor keys_, values_;
+  GrowingTensor keys_{2}, values_{2};  // what is kept, sinks first
 };
 
 }  // namespace retape::nn

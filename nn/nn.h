@@ -18,6 +18,7 @@
 #include <retape/nn/gated_attention_unit.h>
 #include <retape/nn/gated_linear_attention.h>
 #include <retape/nn/group_norm.h>
+#include <retape/nn/growing_tensor.h>
 #include <retape/nn/heads.h>
 #include <retape/nn/hippo.h>
 #include <retape/nn/hugging_face.h>

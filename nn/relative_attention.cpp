@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include <retape/autograd/dropout.h>
 #include <retape/autograd/matmul.h>
 #include <retape/autograd/rearrange.h>
 #include <retape/autograd/reduce.h>
@@ -32,7 +33,9 @@ Tensor distances(int64_t first, int64_t queries, int64_t keys, Device device) {
 // ---- clipped distances -----------------------------------------------------------------------------------------------
 
 RelativeSelfAttention::RelativeSelfAttention(int64_t embed, RelativeSelfAttentionOptions o)
-    : HeadProjections("RelativeSelfAttention", embed, o.num_heads, o.bias, o.causal), max_distance(o.max_distance) {
+    : HeadProjections("RelativeSelfAttention", embed, o.num_heads, o.bias, o.causal),
+      max_distance(o.max_distance),
+      dropout(detail::check_dropout("RelativeSelfAttention", o.dropout)) {
   detail::check_positive("RelativeSelfAttention", "max_distance", max_distance);
   const auto vectors = [&] {
     Parameter p = empty_parameter({2 * max_distance + 1, embed / o.num_heads});
@@ -44,20 +47,19 @@ RelativeSelfAttention::RelativeSelfAttention(int64_t embed, RelativeSelfAttentio
 }
 Tensor RelativeSelfAttention::forward(const Tensor& x) const {
   State start;
-  return attend(x, start);
+  return attend(x, start, is_training() ? dropout : 0);
 }
 Tensor RelativeSelfAttention::step(const Tensor& x, State& state) const {
   const ModuleScope scope(*this);
-  detail::check_step(name_, causal, x, embed_dim, state.k);
-  return attend(x, state);
+  detail::check_step(name_, causal, x, embed_dim, state.k.all());
+  return attend(x, state, 0);
 }
-Tensor RelativeSelfAttention::attend(const Tensor& x, State& state) const {
+Tensor RelativeSelfAttention::attend(const Tensor& x, State& state, double drop) const {
   const Heads h = project(x);
   if (x.numel() == 0) return merge(h.v, x);
-  const int64_t batch = x.shape()[0], queries = x.shape()[1], first = state.k ? state.k.shape()[2] : 0, keys = first + queries;
+  const int64_t batch = x.shape()[0], queries = x.shape()[1], first = state.k.length(), keys = first + queries;
   const Tensor q = by_head(h.q) * (1 / std::sqrt(double(embed_dim / num_heads)));
-  state.k = first ? cat({state.k, by_head(h.k)}, 2) : by_head(h.k);
-  state.v = first ? cat({state.v, by_head(h.v)}, 2) : by_head(h.v);
+  state.k = state.k.with(by_head(h.k)), state.v = state.v.with(by_head(h.v));
 
   // Of distances -(keys - 1) .. furthest, and one that no pair has, so many on either side are clipped to the ends of the vectors.
   const int64_t furthest = causal ? 0 : queries - 1, kinds = max_distance + 1 + std::min(max_distance, furthest);
@@ -70,10 +72,10 @@ Tensor RelativeSelfAttention::attend(const Tensor& x, State& state) const {
   };
   const int64_t last = kinds - unused - 1;
   const Tensor of_distance = detail::relative_shift(cat({repeated(0, before), by_kind, repeated(last, after + 1)}, 3), keys);
-  Tensor scores = matmul(q, transpose(state.k)) + of_distance;
+  Tensor scores = matmul(q, transpose(state.k.all())) + of_distance;
   if (causal && queries > 1) scores = masked_fill(scores, gt(distances(first, queries, keys, x.device()), 0), -infinity);
-  const Tensor weights = softmax(scores, -1);
-  Tensor y = matmul(weights, state.v);
+  const Tensor weights = retape::dropout(softmax(scores, -1), drop, drop > 0);
+  Tensor y = matmul(weights, state.v.all());
   if (relative_values) {
     const Tensor by_distance = detail::relative_unshift(weights, keys + furthest + 1);
     const auto clipped = [&](int64_t start, int64_t count) { return sum(narrow(by_distance, 3, start, count), {3}, true); };
@@ -90,6 +92,7 @@ Tensor RelativeSelfAttention::attend(const Tensor& x, State& state) const {
 TransformerXLAttention::TransformerXLAttention(int64_t embed, TransformerXLAttentionOptions o)
     : HeadProjections("TransformerXLAttention", embed, o.num_heads, o.bias, o.causal),
       mem_len(o.mem_len),
+      dropout(detail::check_dropout("TransformerXLAttention", o.dropout)),
       r_proj(embed, embed, {.bias = false}),
       table_([=](int64_t length, Options options) {
         const auto [cos, sin] = rope_tables(length, embed, 10000, options);
@@ -110,21 +113,21 @@ Tensor TransformerXLAttention::forward(const Tensor& x) const {
 }
 Tensor TransformerXLAttention::step(const Tensor& x, State& state) const {
   const ModuleScope scope(*this);
-  detail::check_step(name_, causal, x, embed_dim, state.memory);
+  detail::check_step(name_, causal, x, embed_dim, state.memory.all());
   return attend(x, state);
 }
 Tensor TransformerXLAttention::attend(const Tensor& x, State& state) const {
   const Heads h = project(x);
   if (x.numel() == 0) return merge(h.v, x);
-  const int64_t queries = x.shape()[1], first = state.memory ? state.memory.shape()[1] : 0, keys = first + queries;
+  const int64_t queries = x.shape()[1], first = state.memory.length(), keys = first + queries;
   const int64_t size = embed_dim / num_heads;
   // While gradients are recorded, the parameters get theirs from the memory, too.
-  Tensor k = h.k, v = h.v;
-  if (first > 0) {
-    const bool kept = state.k && !ctx.recording;
-    k = cat({kept ? state.k : heads_of(k_proj, state.memory), k}, 1);
-    v = cat({kept ? state.v : heads_of(v_proj, state.memory), v}, 1);
-  }
+  const auto behind = [&](const GrowingTensor& kept, const Linear& proj, const Tensor& next) {
+    if (kept.length() > 0 && !ctx.recording) return kept.with(next);
+    const GrowingTensor none(1);
+    return first > 0 ? none.with(heads_of(proj, state.memory.all())).with(next) : none.with(next);
+  };
+  GrowingTensor k = behind(state.k, k_proj, h.k), v = behind(state.v, v_proj, h.v);
   // Of distances from keys - 1 down to 0, on to 1 - queries where later keys are seen, and one more that no pair has.
   Tensor waves = flip(table_.rows(0, keys, x.options()), {0});
   if (!causal) {
@@ -134,7 +137,7 @@ Tensor TransformerXLAttention::attend(const Tensor& x, State& state) const {
   }
   waves = pad(waves, {0, 0, 0, 1});
   const Tensor r = permute(reshape(r_proj(cast(waves, x.dtype())), {waves.shape()[0], num_heads, size}), {1, 2, 0});
-  const Tensor of_content = matmul(by_head(h.q + r_w_bias), permute(k, {0, 2, 3, 1}));
+  const Tensor of_content = matmul(by_head(h.q + r_w_bias), permute(k.all(), {0, 2, 3, 1}));
   const Tensor of_distance = detail::relative_shift(matmul(by_head(h.q + r_r_bias), r), keys);
   Tensor scores = (of_content + of_distance) * (1 / std::sqrt(double(size)));
   if (queries > 1 && (causal || mem_len)) {  // one position sees all of its memory
@@ -142,13 +145,14 @@ Tensor TransformerXLAttention::attend(const Tensor& x, State& state) const {
     if (causal) scores = masked_fill(scores, gt(distance, 0), -infinity);
     if (mem_len) scores = masked_fill(scores, lt(distance, -*mem_len), -infinity);
   }
-  const Tensor y = matmul(softmax(scores, -1), by_head(v));
+  const double drop = is_training() ? dropout : 0;
+  const Tensor y = matmul(retape::dropout(softmax(scores, -1), drop, drop > 0), by_head(v.all()));
 
-  const int64_t kept = std::min(mem_len.value_or(keys), keys);
-  const auto last = [&](const Tensor& t) { return narrow(t, 1, t.shape()[1] - kept, kept); };
-  state.memory = retape::clone(last(first ? cat({state.memory, x.detach()}, 1) : x.detach()));  // x may be written into
-  if (ctx.recording) state.k = state.v = {};
-  else state.k = last(k), state.v = last(v);
+  state.memory = state.memory.with(retape::clone(x.detach()));  // x may be written into
+  if (ctx.recording) k = v = GrowingTensor(1);
+  state.k = std::move(k), state.v = std::move(v);
+  if (mem_len)
+    for (GrowingTensor* part : {&state.memory, &state.k, &state.v}) part->keep(*mem_len);
   return merge(by_head(y), x);
 }
 

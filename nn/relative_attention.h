@@ -2,6 +2,7 @@
 #pragma once
 #include <optional>
 
+#include <retape/nn/growing_tensor.h>
 #include <retape/nn/heads.h>
 #include <retape/nn/position.h>
 
@@ -11,6 +12,7 @@ struct RelativeSelfAttentionOptions {
   int64_t num_heads = 8;
   int64_t max_distance = 16;    ///< k: larger distances count as this one
   bool relative_values = true;  ///< vectors for distances are added to values, too
+  double dropout = 0;           ///< of the attention weights, in forward() while training
   bool bias = true;
   bool causal = true;
 };
@@ -18,9 +20,10 @@ struct RelativeSelfAttentionOptions {
 /// a larger distance is the largest one. x (B, T, embed_dim) to the same. Shaw et al. 2018 (arXiv 1803.02155).
 struct RelativeSelfAttention : HeadProjections {
   int64_t max_distance;
+  double dropout;
   Parameter relative_keys, relative_values;  // (2 max_distance + 1, D), of key - query from -max_distance on
   struct State {
-    Tensor k, v;  ///< (B, H, n, D): of all positions so far
+    GrowingTensor k{2}, v{2};  ///< (B, H, n, D): of all positions so far
   };
   explicit RelativeSelfAttention(int64_t embed_dim, RelativeSelfAttentionOptions options = {});
   Tensor forward(const Tensor& x) const;
@@ -28,12 +31,13 @@ struct RelativeSelfAttention : HeadProjections {
   RETAPE_FIELDS(q_proj, k_proj, v_proj, o_proj, relative_keys, relative_values)
 
  private:
-  Tensor attend(const Tensor& x, State& state) const;
+  Tensor attend(const Tensor& x, State& state, double drop) const;
 };
 
 struct TransformerXLAttentionOptions {
   int64_t num_heads = 8;
   std::optional<int64_t> mem_len = {};  ///< a position sees this many before it; absent: all
+  double dropout = 0;                   ///< of the attention weights, while training, also in step(): segments are trained on through it
   bool bias = false;
   bool causal = true;
 };
@@ -42,11 +46,12 @@ struct TransformerXLAttentionOptions {
 /// as many before it (`same_length`), wherever segments begin. Dai et al. 2019 (arXiv 1901.02860); causal = false: XLNet's, Yang et al. 2019.
 struct TransformerXLAttention : HeadProjections {
   std::optional<int64_t> mem_len;
+  double dropout;
   Linear r_proj;                 // (embed_dim, embed_dim), without bias
   Parameter r_w_bias, r_r_bias;  // (H, D)
   struct State {
-    Tensor memory;  ///< (B, n, embed_dim): the inputs so far, the last mem_len of them
-    Tensor k, v;    ///< (B, n, H, D): made of the memory, and kept while nothing is recorded
+    GrowingTensor memory{1};   ///< (B, n, embed_dim): the inputs so far, the last mem_len of them
+    GrowingTensor k{1}, v{1};  ///< (B, n, H, D): made of the memory, and kept while nothing is recorded
   };
   /// Throws Error also for an odd embed_dim.
   explicit TransformerXLAttention(int64_t embed_dim, TransformerXLAttentionOptions options = {});

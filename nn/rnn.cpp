@@ -7,6 +7,7 @@
 #include <retape/autograd/dropout.h>
 #include <retape/autograd/rearrange.h>
 #include <retape/autograd/views.h>
+#include <retape/nn/causal.h>
 #include <retape/nn/init.h>
 
 namespace retape::nn {
@@ -53,7 +54,7 @@ RNNBase::RNNBase(const char* name, RecurrentKind kind, int64_t inputs, int64_t h
       kind_(kind) {
   check_sizes(name, inputs, hidden);
   if (num_layers <= 0) throw Error(fmt::format("{}: num_layers is {}; it must be above 0", name, num_layers));
-  if (!(dropout >= 0 && dropout <= 1)) throw Error(fmt::format("{}: dropout {} is not valid; it must lie in [0, 1]", name, dropout));
+  detail::check_dropout(name, dropout);
   if (proj_size < 0 || proj_size >= hidden)
     throw Error(fmt::format("{}: proj_size {} is not valid; it must be 0 or positive, and below hidden_size, {}", name, proj_size, hidden));
   const int64_t outputs = proj_size ? proj_size : hidden, gates = gates_of(kind) * hidden;

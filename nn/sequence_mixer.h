@@ -9,8 +9,8 @@ namespace retape::nn {
 
 /// A causal layer from (B, T, C) to (B, T, C). forward(x) takes a whole sequence. step(x, state) takes its next positions, any number T >= 1 of
 /// them, and moves `state` on; a State made by default stands before the first position. A sequence in pieces through step() gives what forward()
-/// in eval mode gives for the whole, up to rounding. step() drops nothing out. What a state holds may be differentiated through, where the layer
-/// does not say otherwise; generate under NoGrad. A copy of a State goes on by itself, where the layer does not say otherwise.
+/// in eval mode gives for the whole, up to rounding: step() drops nothing out. What a state holds may be differentiated through; generate under
+/// NoGrad. A copy of a State goes on by itself. Layers may say otherwise of the last three.
 template <class M>
 concept SequenceMixer = TensorModule<M> && std::default_initializable<typename M::State> &&
     requires(M& m, const Tensor& x, typename M::State& state) {

@@ -74,16 +74,16 @@ Tensor DiagAttention::forward(const Tensor& x) const {
 }
 Tensor DiagAttention::step(const Tensor& x, State& state) const {
   const ModuleScope scope(*this);
-  detail::check_step(name_, causal, x, embed_dim, state.k);
+  detail::check_step(name_, causal, x, embed_dim, state.k.all());
   const Heads h = project(x);
   if (x.numel() == 0) return merge(h.v, x);
   std::vector<Tensor> ys;
   for (int64_t at = 0; at < x.shape()[1];) {
-    const int64_t before = state.k ? state.k.shape()[1] % block_size : 0, n = std::min(block_size - before, x.shape()[1] - at);
+    if (state.k.length() == block_size) state.k.clear(), state.v.clear();
+    const int64_t n = std::min(block_size - state.k.length(), x.shape()[1] - at);
     const auto next = [&](const Tensor& t) { return narrow(t, 1, at, n); };
-    state.k = before ? cat({state.k, next(h.k)}, 1) : next(h.k);
-    state.v = before ? cat({state.v, next(h.v)}, 1) : next(h.v);
-    ys.push_back(attend_in_block(next(h.q), state.k, state.v, true));
+    state.k = state.k.with(next(h.k)), state.v = state.v.with(next(h.v));
+    ys.push_back(attend_in_block(next(h.q), state.k.all(), state.v.all(), true));
     at += n;
   }
   return merge(ys.size() == 1 ? ys[0] : cat(ys, 1), x);

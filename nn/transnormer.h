@@ -1,6 +1,7 @@
 // The two attentions of TransNormer: linear with a norm in the normaliser's place, and softmax inside blocks (Qin et al. 2022, "The Devil in Linear
 // Transformer", arXiv 2210.10340). Its first layers use DiagAttention, its later ones NormAttention.
 #pragma once
+#include <retape/nn/growing_tensor.h>
 #include <retape/nn/linear_attention.h>
 #include <retape/nn/rms_norm.h>
 
@@ -40,7 +41,7 @@ struct DiagAttentionOptions {
 struct DiagAttention : HeadProjections {
   int64_t block_size;
   struct State {
-    Tensor k, v;  ///< (B, n, H, D): of the present block so far
+    GrowingTensor k{1}, v{1};  ///< (B, n, H, D): of the present block so far
   };
   explicit DiagAttention(int64_t embed_dim, DiagAttentionOptions options = {});
   Tensor forward(const Tensor& x) const;

@@ -79,7 +79,7 @@ inline SelectiveScanResult scanned(const Tensor& u, const Tensor& delta, const T
   return {stack(all, 1), h};
 }
 // Linear attention step by step.
-inline GatedLinearAttentionResult attended(const Tensor& q, const Tensor& k, const Tensor& v, const GatedLinearAttentionOptions& o = {}) {
+inline GatedLinearAttentionResult attended(const Tensor& q, const Tensor& k, const Tensor& v, const GatedLinearAttentionParams& o = {}) {
   Tensor h = o.initial ? o.initial : zeros({q.size(0), q.size(2), q.size(3), v.size(3)}, q.options());
   std::vector<Tensor> all;
   for (int64_t t = 0; t < q.size(1); ++t) {

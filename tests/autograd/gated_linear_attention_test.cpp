@@ -12,7 +12,7 @@ namespace {
 struct Drawn {
   Tensor q, k, v, g, initial;
   std::vector<Tensor> all() const { return {q, k, v, g, initial}; }
-  GatedLinearAttentionOptions options() const { return {.g = g, .initial = initial}; }
+  GatedLinearAttentionParams options() const { return {.g = g, .initial = initial}; }
 };
 // gate: 0 none, 1 of heads, 2 of features
 Drawn draw_attention(int gate, int64_t T, int64_t H, int64_t K, int64_t V, double strongest, DType dtype = DType::f64) {
@@ -135,7 +135,7 @@ TEST_CASE("under autocast linear attention takes q, k and v in the low dtype and
 
 TEST_CASE("gated_linear_attention says what does not fit", "[gated_linear_attention]") {
   const Tensor q = zeros({2, 3, 4, 5}), v = zeros({2, 3, 4, 6});
-  const auto error = [&](const GatedLinearAttentionOptions& o) { return error_of([&] { gated_linear_attention(q, q, v, o); }); };
+  const auto error = [&](const GatedLinearAttentionParams& o) { return error_of([&] { gated_linear_attention(q, q, v, o); }); };
   CHECK_THAT(error_of([&] { gated_linear_attention(q, v, v); }),
              ContainsSubstring("gated_linear_attention: q [2, 3, 4, 5], k [2, 3, 4, 6] and v"));
   CHECK_THAT(error_of([&] { gated_linear_attention(q, q, zeros({2, 3, 5, 6})); }), ContainsSubstring("v must be (2, 3, 4, V)"));

@@ -98,7 +98,7 @@ struct Sizes {
   int64_t in, out;
   Shape space;
   PerDim kernel;
-  ConvOptions options;
+  ConvParams options;
   bool transposed = false;
 };
 const std::vector<Sizes>& sizes() {

@@ -146,7 +146,7 @@ TEST_CASE("a state of FLASH holds one chunk and a sum", "[gated_attention_unit]"
   nn::FLASH::State state;
   for (const int64_t n : {3, 10, 1, 6}) {
     m.step(zeros({1, n, C}), state);
-    CHECK(state.v.size(1) <= 4);
+    CHECK(state.v.length() <= 4);
   }
   CHECK(state.sums.shape() == Shape{1, S, 9});
 }

@@ -187,8 +187,8 @@ TEST_CASE("a memory of Transformer-XL is bounded, gets no gradient, and follows 
   nn::TransformerXLAttention::State state;
   const Tensor x = Tensor(cast(wave({1, 12, C}), DType::f32)).set_requires_grad();
   m.step(narrow(x, 1, 0, 6), state);
-  CHECK(state.memory.shape() == Shape{1, 4, C});
-  CHECK_FALSE(state.memory.requires_grad());
+  CHECK(state.memory.all().shape() == Shape{1, 4, C});
+  CHECK_FALSE(state.memory.all().requires_grad());
   {
     const NoGrad off;
     copy_into(2 * m.k_proj.weight, m.k_proj.weight);
@@ -199,12 +199,65 @@ TEST_CASE("a memory of Transformer-XL is bounded, gets no gradient, and follows 
   CHECK(relative_difference(y.detach(), narrow(m(x), 1, 6, 6).detach()) <= 1e-5);
   const NoGrad off;
   m.step(narrow(x, 1, 0, 6), state);
-  CHECK(state.k.shape() == Shape{1, 4, H, D});
+  CHECK(state.k.all().shape() == Shape{1, 4, H, D});
   nn::TransformerXLAttention::State of_buffer;
   const Tensor buffer = zeros({1, 4, C});
   m.step(buffer, of_buffer);
   copy_into(ones({1, 4, C}), buffer);
-  CHECK(sum(of_buffer.memory).item() == 0);
+  CHECK(sum(of_buffer.memory.all()).item() == 0);
+}
+namespace {
+// What dropout of the attention weights does to a layer made by make(p).
+template <class Make> void check_dropout(Make&& make) {
+  manual_seed(1);
+  const Tensor x = cast(wave({1, 5, C}, 0.3), DType::f32);
+  auto m = make(0.4), plain = make(0);
+  INFO(m.type_name());
+  const Tensor whole = plain(x);
+  CHECK(same_bits(plain(x), whole));
+  m.eval();
+  CHECK(same_bits(m(x), whole));
+  m.train();
+  const Tensor many = m(expand(x, {4000, 5, C}));
+  CHECK(relative_difference(narrow(many, 0, 0, 1), whole) > 0.05);
+  CHECK(relative_difference(narrow(many, 0, 0, 1), narrow(many, 0, 1, 1)) > 0.05);
+  CHECK(relative_difference(mean(many, {0}, true), whole) <= 0.02);
+  auto all = make(1);
+  const Tensor no_weights = all(x);  // values of which nothing is left
+  CHECK(same_bits(no_weights, all.o_proj(zeros_like(x))));
+
+  // Drawn again: by the same seed, and where a checkpoint runs the layer a second time.
+  const auto gradients = [&](auto&& run) {
+    manual_seed(7);
+    m.zero_grad();
+    const Tensor in = clone(x).set_requires_grad(), y = run(in);
+    backward(sum(square(y)));
+    return std::vector<Tensor>{y.detach(), in.grad(), m.v_proj.weight->grad(), m.q_proj.weight->grad()};
+  };
+  const auto first = gradients([&](const Tensor& in) { return m(in); });
+  const auto again = gradients([&](const Tensor& in) { return checkpoint([&](const Tensor& t) { return m(t); }, in); });
+  for (size_t i = 0; i < first.size(); ++i) CHECK(same_bits(first[i], again[i]));
+  for (const double p : {-0.1, 1.1, std::nan("")})
+    CHECK_THAT(error_of([&] { make(p); }), ContainsSubstring("is not valid; it must lie in [0, 1]"));
+}
+}  // namespace
+TEST_CASE("attention by distance drops weights while training", "[position]") {
+  check_dropout([](double p) { return with_numbers(nn::RelativeSelfAttention(C, {.num_heads = H, .max_distance = 3, .dropout = p})); });
+  check_dropout([](double p) { return with_numbers(nn::TransformerXLAttention(C, {.num_heads = H, .dropout = p})); });
+}
+TEST_CASE("steps of Transformer-XL drop weights while training, those of Shaw's attention do not", "[position]") {
+  manual_seed(1);
+  const Tensor x = cast(wave({2, 9, C}, 0.3), DType::f32);
+  auto shaws = with_numbers(nn::RelativeSelfAttention(C, {.num_heads = H, .dropout = 0.5}));
+  auto segments = with_numbers(nn::TransformerXLAttention(C, {.num_heads = H, .dropout = 0.5}));
+  const auto in_steps = [&](auto& m, bool training) {
+    m.train(training);
+    return in_pieces(m, x, {4, 5});
+  };
+  CHECK(same_bits(in_steps(shaws, true), in_steps(shaws, false)));
+  CHECK(relative_difference(in_steps(segments, true), in_steps(segments, false)) > 0.05);
+  const Tensor steps = in_steps(segments, false);
+  CHECK(relative_difference(steps, segments(x)) <= 1e-5);
 }
 TEST_CASE("scores by distance take no memory of the size of pairs times features", "[position]") {
   const nn::DefaultOptions on_meta({.device = Device::meta()});

@@ -23,11 +23,11 @@ TEST_CASE("deformable convolution and pooling of regions are torchvision's") {
     return [=](const CaseInputs& in) { return deform_conv2d(in["x"], in["offset"], in["weight"], in["bias"], o..., in["mask"]); };
   };
   std::vector<LayerCase> cases = {
-      {"deform", deform(DeformConvOptions{.padding = 1})},
-      {"deform_mask", deform(DeformConvOptions{.stride = 2, .padding = {1, 0}, .dilation = {1, 2}})},
-      {"deform_groups", deform(DeformConvOptions{})},
-      {"deform_depthwise", deform(DeformConvOptions{.padding = 1})},
-      {"deform_zero_offsets", deform(DeformConvOptions{.padding = 1})},
+      {"deform", deform(DeformConvParams{.padding = 1})},
+      {"deform_mask", deform(DeformConvParams{.stride = 2, .padding = {1, 0}, .dilation = {1, 2}})},
+      {"deform_groups", deform(DeformConvParams{})},
+      {"deform_depthwise", deform(DeformConvParams{.padding = 1})},
+      {"deform_zero_offsets", deform(DeformConvParams{.padding = 1})},
   };
   for (const double scale : {1., 0.5}) {
     const std::string tag = scale == 1 ? "" : "_half";
@@ -119,10 +119,10 @@ TEST_CASE("what does not fit a deformable convolution is an error") {
   error("deform_conv2d: offset [1, 18, 3, 3] does not fit", x, zeros({1, 18, 3, 3}), weight);
   error("deform_conv2d: offset [2, 54, 3, 3] has 3 groups, which do not divide the 4 channels", x, zeros({2, 54, 3, 3}), weight);
   error("deform_conv2d: mask [2, 18, 3, 3] is for 2 groups of channels, and offset [2, 18, 3, 3] for 1", x, offset, weight, Tensor{},
-        DeformConvOptions{}, zeros({2, 18, 3, 3}));
+        DeformConvParams{}, zeros({2, 18, 3, 3}));
   error("deform_conv2d: bias [3] does not fit", x, offset, weight, zeros({3}));
-  error("deform_conv2d: stride 0 is not valid", x, offset, weight, Tensor{}, DeformConvOptions{.stride = 0});
-  error("does not fit a size of 5", x, offset, weight, Tensor{}, DeformConvOptions{.dilation = 3});
+  error("deform_conv2d: stride 0 is not valid", x, offset, weight, Tensor{}, DeformConvParams{.stride = 0});
+  error("does not fit a size of 5", x, offset, weight, Tensor{}, DeformConvParams{.dilation = 3});
   CHECK_THAT(error_of([] { nn::DeformConv2d(3, 4, {.kernel_size = 3, .groups = 2}); }),
              ContainsSubstring("groups 2 does not divide 3 in_channels"));
 }
