@@ -89,6 +89,11 @@ inline GatedLinearAttentionResult attended(const Tensor& q, const Tensor& k, con
   }
   return {stack(all, 1), h};
 }
+// With weights that sum to 1 but for eps: a column of ones behind v gives their sum.
+inline GatedLinearAttentionResult averaged_attention(const Tensor& q, const Tensor& k, const Tensor& v, const GatedLinearAttentionOptions& o) {
+  const auto r = attended(q, k, cat({v, ones({v.size(0), v.size(1), v.size(2), 1}, v.options())}, 3), o);
+  return {narrow(r.y, 3, 0, v.size(3)) / (narrow(r.y, 3, v.size(3), 1) + o.eps), r.last_state};
+}
 // All that RWKV's average gives, as one vector, the state as it is without its exponent.
 inline Tensor with_sums(const WkvResult& r) {
   const Tensor scale = exp(r.last_state.exponent);
@@ -566,6 +571,12 @@ inline std::vector<OpCase> op_cases() {
        [](auto& x) { return with_state(attended(x[0], x[1], x[2], {.g = x[3], .scale = 0.7, .initial = x[4]})); }},
       {"gated_linear_attention, decay of features", [](auto& x) { return with_state(gated_linear_attention(x[0], x[1], x[2], {.g = x[3], .initial = x[4]})); }, {{{2, 5, 3, 4}}, {{2, 5, 3, 4}}, {{2, 5, 3, 6}}, {{2, 5, 3, 4}, -2, 0}, {{2, 3, 4, 6}}},
        [](auto& x) { return with_state(attended(x[0], x[1], x[2], {.g = x[3], .initial = x[4]})); }},
+      {"gated_linear_attention, normalised", [](auto& x) { return with_state(gated_linear_attention(x[0], x[1], x[2], {.normalize = true, .eps = 0.1})); }, {{{2, 5, 3, 4}, 0.1, 1}, {{2, 5, 3, 4}, 0.1, 1}, {{2, 5, 3, 6}}},
+       [](auto& x) { return with_state(averaged_attention(x[0], x[1], x[2], {.normalize = true, .eps = 0.1})); }},
+      {"gated_linear_attention, normalised, decay of heads", [](auto& x) { return with_state(gated_linear_attention(x[0], x[1], x[2], {.g = x[3], .scale = 0.7, .initial = x[4], .normalize = true, .eps = 0.1})); }, {{{2, 5, 3, 4}, 0.1, 1}, {{2, 5, 3, 4}, 0.1, 1}, {{2, 5, 3, 6}}, {{2, 5, 3}, -2, 0}, {{2, 3, 4, 7}, 0.1, 1}},
+       [](auto& x) { return with_state(averaged_attention(x[0], x[1], x[2], {.g = x[3], .scale = 0.7, .initial = x[4], .normalize = true, .eps = 0.1})); }},
+      {"gated_linear_attention, normalised, decay of features", [](auto& x) { return with_state(gated_linear_attention(x[0], x[1], x[2], {.g = x[3], .initial = x[4], .normalize = true, .eps = 0.1})); }, {{{2, 5, 3, 4}, 0.1, 1}, {{2, 5, 3, 4}, 0.1, 1}, {{2, 5, 3, 6}}, {{2, 5, 3, 4}, -2, 0}, {{2, 3, 4, 7}, 0.1, 1}},
+       [](auto& x) { return with_state(averaged_attention(x[0], x[1], x[2], {.g = x[3], .initial = x[4], .normalize = true, .eps = 0.1})); }},
       {"gated_linear_attention_step", [](auto& x) { return with_state(gated_linear_attention_step(x[0], x[1], x[2], x[3], {.g = x[4]})); }, {{{2, 3, 4, 6}}, {{2, 3, 4}}, {{2, 3, 4}}, {{2, 3, 6}}, {{2, 3}, -2, 0}}},
       {"wkv", [](auto& x) { return wkv(x[0], x[1], x[2], x[3]).y; }, {{{3}, -2, -0.1}, {{3}}, {{2, 5, 3}}, {{2, 5, 3}}}, [](auto& x) { return averaged(x[0], x[1], x[2], x[3]).y; }},
       {"wkv, initial", [](auto& x) { return with_sums(wkv(x[0], x[1], x[2], x[3], {x[4], x[5], zeros_like(x[4].detach()) + 0.3})); }, {{{3}, -2, -0.1}, {{3}}, {{2, 4, 3}}, {{2, 4, 3}}, {{2, 3}}, {{2, 3}, 0.5, 1.5}},

@@ -92,6 +92,14 @@ TEST_CASE("linear attention of several chunks on CUDA agrees with the CPU", "[cu
             return {r.y, r.last_state};
           },
           inputs);
+      inputs[0] = inputs[1] = {{2, T, 2, K}, 0.1, 1}, inputs[3] = {{2, 2, K, V + 1}, 0.1, 1};
+      compare_all(
+          [](const std::vector<Tensor>& x) -> std::vector<Tensor> {
+            const auto r = gated_linear_attention(
+                x[0], x[1], x[2], {.g = x.size() > 4 ? x[4] : Tensor{}, .initial = x[3], .normalize = true, .eps = 0.1});
+            return {r.y, r.last_state};
+          },
+          inputs);
     }
 }
 
