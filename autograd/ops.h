@@ -8,6 +8,7 @@
 #include <retape/autograd/ctc.h>
 #include <retape/autograd/deform_conv.h>
 #include <retape/autograd/diagonal.h>
+#include <retape/autograd/dplr_kernel.h>
 #include <retape/autograd/dropout.h>
 #include <retape/autograd/einsum.h>
 #include <retape/autograd/fft.h>

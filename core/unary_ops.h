@@ -222,6 +222,13 @@ struct Selu {  // Klambauer et al. 2017
     return x > T(0) ? T(1.0507009873554805) : below;
   }
 };
+struct EluPlusOne {  // elu(x) + 1 (Katharopoulos et al. 2020), without the rounding that e^x - 1 + 1 suffers
+  template <class T> static RETAPE_HD T value(T x) {
+    const T below = m::exp(x > T(0) ? T(0) : x);
+    return x > T(0) ? x + T(1) : below;
+  }
+  template <class T> static RETAPE_HD T slope_from_y(T y) { return y > T(1) ? T(1) : y; }
+};
 struct Mish {  // x tanh(softplus(x)) (Misra 2019); tanh(log(1 + e)) = (e^2 + 2 e) / (e^2 + 2 e + 2)
   template <class T> static RETAPE_HD T gate(T x) {
     const T e = m::exp(x < T(20) ? x : T(20)), n = e * e + T(2) * e;
@@ -303,6 +310,7 @@ struct Tanhshrink {
   X(logsigmoid, LogSigmoid, -4, 4, "log(sigmoid(x))")              \
   X(softsign, Softsign, 0.1, 2, "x / (1 + |x|)")                   \
   X(selu, Selu, -2, -0.1, "scaled exponential linear unit")        \
+  X(elu_plus_one, EluPlusOne, -2, 2, "elu(x) + 1")                 \
   X(mish, Mish, -4, 4, "x tanh(softplus(x))")                      \
   X(hardsigmoid, Hardsigmoid, -2, 2, "clamp(x / 6 + 1 / 2, 0, 1)") \
   X(hardswish, Hardswish, -2, 2, "x hardsigmoid(x)")               \

@@ -16,12 +16,13 @@ template <class T> struct Problem {
   int64_t batch, steps, heads, keys, values, chunks;
   Gate gate;
   const C* decay;  // e^g, of g's shape
-  Problem(const Tensor& q, const Tensor& v, const Tensor& g, const C* decay)
+  // `values` counts a column of ones behind v, if there is one.
+  Problem(const Tensor& q, int64_t values, const Tensor& g, const C* decay)
       : batch(q.shape()[0]),
         steps(q.shape()[1]),
         heads(q.shape()[2]),
         keys(q.shape()[3]),
-        values(v.shape()[3]),
+        values(values),
         chunks((steps + chunk - 1) / chunk),
         gate(!g             ? Gate::none
              : g.dim() == 3 ? Gate::of_head
@@ -160,6 +161,37 @@ template <class C> __global__ void add_features(const C* x, int64_t rows, int64_
   }
 }
 
+// What y is divided by is what a column of ones behind v gives. x (rows, n) with that column:
+template <class T> __global__ void append_ones(const T* x, int64_t rows, int64_t n, T* to) {
+  for (int64_t i = thread_index(); i < rows * (n + 1); i += thread_count()) {
+    const int64_t r = i / (n + 1), j = i % (n + 1);
+    to[i] = j < n ? x[r * n + j] : T(1);
+  }
+}
+template <class T> __global__ void drop_last(const T* x, int64_t rows, int64_t n, T* to) {
+  for (int64_t i = thread_index(); i < rows * n; i += thread_count()) to[i] = x[i / n * (n + 1) + i % n];
+}
+template <class T, class C> __global__ void divide(const C* sums, int64_t rows, int64_t n, C eps, T* y, C* normaliser) {
+  for (int64_t i = thread_index(); i < rows * n; i += thread_count()) {
+    const int64_t r = i / n;
+    const C below = sums[r * (n + 1) + n] + eps;
+    y[i] = T(sums[r * (n + 1) + i % n] / below);
+    if (i % n == 0) normaliser[r] = below;
+  }
+}
+// The gradients of the sums and, last, of what they are divided by.
+template <class T, class C> __global__ void divide_backward(const T* dy, const T* y, const C* normaliser, int64_t rows, int64_t n, T* d) {
+  for (int64_t r = thread_index(); r < rows; r += thread_count()) {
+    C sum = 0;
+    for (int64_t j = 0; j < n; ++j) {
+      const C of_sum = C(dy[r * n + j]) / normaliser[r];
+      d[r * (n + 1) + j] = T(of_sum);
+      sum += of_sum * C(y[r * n + j]);
+    }
+    d[r * (n + 1) + n] = T(-sum);
+  }
+}
+
 template <class T> void fill_powers(const Tensor& g, compute_t<T>* to) {
   using C = compute_t<T>;
   if (g) launch(powers<C>, blocks_for(g.numel()), 256, 0, data<C>(g), g.numel(), to);
@@ -177,42 +209,70 @@ template <class T, bool reverse> void join(const Problem<T>& p, const compute_t<
 
 }  // namespace
 
-void gated_linear_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, const Tensor& h0, double scale, Tensor& y,
-                            Tensor& last, Tensor& states) {
+void gated_linear_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, const Tensor& h0, double scale, double eps,
+                            Tensor& y, Tensor& normaliser, Tensor& last, Tensor& states) {
   with_floating("gated_linear_attention", q.dtype(), [&](auto zero) {
     using T = decltype(zero);
     using C = compute_t<T>;
     const Scratch<C> decay(g ? g.numel() : 0);
     fill_powers<T>(g, decay);
-    const Problem<T> p(q, v, g, decay);
-    Roles<T> roles{data<T>(v), data<T>(k), nullptr, p.values, p.keys, false, C(1), C(scale), nullptr, nullptr, nullptr, data<C>(states)};
+    const int64_t n = v.shape()[3], rows = normaliser ? normaliser.numel() : 0;
+    const Problem<T> p(q, n + int64_t(bool(normaliser)), g, decay);
+    const Scratch<T> with_ones(rows * (n + 1));
+    const Scratch<C> sums(rows * (n + 1));
+    if (normaliser) launch(append_ones<T>, blocks_for(rows * (n + 1)), 256, 0, data<T>(v), rows, n, static_cast<T*>(with_ones));
+    Roles<T> roles{normaliser ? static_cast<T*>(with_ones) : data<T>(v),
+                   data<T>(k),
+                   nullptr,
+                   p.values,
+                   p.keys,
+                   false,
+                   C(1),
+                   C(scale),
+                   nullptr,
+                   nullptr,
+                   nullptr,
+                   data<C>(states)};
     run<T, false>(p, roles);
     join<T, false>(p, data<C>(h0), data<C>(states), data<C>(last));
     roles.seen = data<T>(q), roles.start = data<C>(states), roles.end = nullptr, roles.out = data<T>(y);
+    if (normaliser) roles.wide = sums;
     run<T, false>(p, roles);
+    if (normaliser)
+      launch(divide<T, C>, blocks_for(rows * n), 256, 0, static_cast<C*>(sums), rows, n, C(eps), data<T>(y), data<C>(normaliser));
   });
 }
 
 void gated_linear_attention_backward(const Tensor& dy, const Tensor& dlast, const Tensor& q, const Tensor& k, const Tensor& v,
-                                     const Tensor& g, const Tensor& states, const Tensor& last, double scale, Tensor& dq, Tensor& dk,
-                                     Tensor& dv, Tensor& dg, Tensor& dh0) {
+                                     const Tensor& g, const Tensor& y, const Tensor& normaliser, const Tensor& states, const Tensor& last,
+                                     double scale, Tensor& dq, Tensor& dk, Tensor& dv, Tensor& dg, Tensor& dh0) {
   with_floating("gated_linear_attention_backward", q.dtype(), [&](auto zero) {
     using T = decltype(zero);
     using C = compute_t<T>;
     const Scratch<C> decay(g ? g.numel() : 0);
     fill_powers<T>(g, decay);
-    const Problem<T> p(q, v, g, decay);
+    const int64_t n = v.shape()[3], rows = normaliser ? normaliser.numel() : 0;
+    const Problem<T> p(q, n + int64_t(bool(normaliser)), g, decay);
+    const Scratch<T> with_ones(rows * (n + 1)), of_sums(rows * (n + 1)), of_values(rows * (n + 1));
+    const T* values = data<T>(v);
+    const T* grad = data<T>(dy);
+    T* to_values = data<T>(dv);
+    if (normaliser) {
+      launch(append_ones<T>, blocks_for(rows * (n + 1)), 256, 0, values, rows, n, static_cast<T*>(with_ones));
+      launch(divide_backward<T, C>, blocks_for(rows), 256, 0, grad, data<T>(y), data<C>(normaliser), rows, n, static_cast<T*>(of_sums));
+      values = with_ones, grad = of_sums, to_values = of_values;
+    }
     const bool of_features = p.gate == Gate::of_feature;
     const Scratch<C> dstates(p.pieces() * p.keys * p.values), wide_q(q.numel()), wide_k(k.numel()),
         of_gate(dg && !of_features ? q.numel() : 0);
-    Roles<T> of_v{data<T>(dy), data<T>(q), nullptr, p.values, p.keys, false, C(scale), C(1), nullptr, nullptr, nullptr, dstates};
+    Roles<T> of_v{grad, data<T>(q), nullptr, p.values, p.keys, false, C(scale), C(1), nullptr, nullptr, nullptr, dstates};
     run<T, true>(p, of_v);
     join<T, true>(p, data<C>(dlast), dstates, data<C>(dh0));
-    of_v.seen = data<T>(k), of_v.start = dstates, of_v.end = nullptr, of_v.out = data<T>(dv);
+    of_v.seen = data<T>(k), of_v.start = dstates, of_v.end = nullptr, of_v.out = to_values;
     run<T, true>(p, of_v);
-    run<T, true>(p, {data<T>(q), data<T>(dy), data<T>(v), p.keys, p.values, true, C(scale), C(1), dstates, nullptr, wide_k, nullptr});
-    run<T, false>(p,
-                  {data<T>(k), data<T>(v), data<T>(dy), p.keys, p.values, true, C(1), C(scale), data<C>(states), nullptr, wide_q, nullptr});
+    if (normaliser) launch(drop_last<T>, blocks_for(rows * n), 256, 0, static_cast<const T*>(of_values), rows, n, data<T>(dv));
+    run<T, true>(p, {data<T>(q), grad, values, p.keys, p.values, true, C(scale), C(1), dstates, nullptr, wide_k, nullptr});
+    run<T, false>(p, {data<T>(k), values, grad, p.keys, p.values, true, C(1), C(scale), data<C>(states), nullptr, wide_q, nullptr});
     C* const gates = !dg ? nullptr : of_features ? data<C>(dg) : static_cast<C*>(of_gate);
     launch(finish<T>, blocks_for(p.pieces() * p.keys, 128), 128, 0, p, data<T>(q), data<T>(k), static_cast<C*>(wide_q),
            static_cast<C*>(wide_k), data<C>(states), data<C>(last), static_cast<C*>(dstates), data<T>(dq), data<T>(dk), gates);

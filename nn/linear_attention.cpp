@@ -4,8 +4,8 @@
 
 #include <cmath>
 
-#include <retape/autograd/activation.h>
 #include <retape/autograd/autocast.h>
+#include <retape/autograd/gated_linear_attention.h>
 #include <retape/autograd/linear_recurrence.h>
 #include <retape/autograd/matmul.h>
 #include <retape/autograd/rearrange.h>
@@ -23,15 +23,17 @@ namespace {
 
 using detail::attend_to_all, detail::attend_to_past, detail::Wide;
 
-// A last column of ones sums up the normaliser.
-Tensor with_ones(const Tensor& v) {
+// The mean of v over positions, all or those so far, by the weights phi(q) phi(k), whose sum gets eps; `sums` as in LinearAttention's state.
+Tensor mean_of_all(const Tensor& q, const Tensor& k, const Tensor& v, double eps) {
   Shape one = v.shape();
   one[-1] = 1;
-  return cat({v, ones(one, v.options())}, -1);
+  const Tensor y = attend_to_all(q, k, cat({v, ones(one, v.options())}, -1));
+  return narrow(y, -1, 0, v.shape()[-1]) / (narrow(y, -1, v.shape()[-1], 1) + eps);
 }
-Tensor normalized(const Tensor& y, double eps) {
-  const int64_t size = y.shape()[-1] - 1;
-  return narrow(y, -1, 0, size) / (narrow(y, -1, size, 1) + eps);
+Tensor mean_so_far(const Tensor& q, const Tensor& k, const Tensor& v, double eps, Tensor& sums, const Tensor& log_decay = {}) {
+  const auto r = gated_linear_attention(q, k, v, {.g = log_decay, .scale = 1, .initial = sums, .normalize = true, .eps = eps});
+  sums = r.last_state;
+  return r.y;
 }
 Tensor last_position(const Tensor& x) { return narrow(x, 1, x.shape()[1] - 1, 1); }
 // x (B, T, ...) one position later, with `first` (B, 1, ...) before it, or undefined: x's own first.
@@ -49,7 +51,7 @@ void check_eps(const char* name, double eps) {
 Tensor feature_map(FeatureMap map, const Tensor& x) {
   if (!x || x.dim() == 0) throw Error(fmt::format("feature_map: x is {}; it must be (..., D)", x ? x.shape().str() : "undefined"));
   switch (map) {
-    case FeatureMap::elu_plus_one: return elu(x) + 1;
+    case FeatureMap::elu_plus_one: return retape::elu_plus_one(x);
     case FeatureMap::relu: return relu(x);
     case FeatureMap::dpfp: {
       const Tensor r = relu(cat({x, -x}, -1));
@@ -87,8 +89,8 @@ Tensor LinearAttention::attend(const Tensor& x, State& state) const {
   Tensor y;
   {
     const Wide no_autocast;
-    const Tensor q = nn::feature_map(map, h.q), k = nn::feature_map(map, h.k), v = with_ones(h.v);
-    y = normalized(causal ? attend_to_past(q, k, v, state.sums) : attend_to_all(q, k, v), eps);
+    const Tensor q = nn::feature_map(map, h.q), k = nn::feature_map(map, h.k);
+    y = causal ? mean_so_far(q, k, h.v, eps, state.sums) : mean_of_all(q, k, h.v, eps);
   }
   return merge(y, x);
 }
@@ -158,10 +160,10 @@ Tensor FavorAttention::attend(const Tensor& x, State& state) const {
     const Wide no_autocast;
     const double scale = std::pow(double(embed_dim / num_heads), -0.25);
     // A copy: backward still needs the present values when the next draw has replaced them.
-    const Tensor directions = cast(retape::clone(projection.tensor().detach()), h.q.dtype()), v = with_ones(h.v);
+    const Tensor directions = cast(retape::clone(projection.tensor().detach()), h.q.dtype());
     const Tensor wq = linear(h.q * scale, directions), wk = linear(h.k * scale, directions);
     const auto weigh = [&](const Tensor& q, const Tensor& k, const Tensor& log_decay = {}) {
-      return normalized(causal ? attend_to_past(q, k, v, state.sums, log_decay) : attend_to_all(q, k, v), 0);
+      return causal ? mean_so_far(q, k, h.v, 0, state.sums, log_decay) : mean_of_all(q, k, h.v, 0);
     };
     if (kernel == FavorKernel::relu) {
       y = weigh(relu(wq) + eps, relu(wk) + eps);
@@ -252,8 +254,8 @@ Tensor CosformerAttention::attend(const Tensor& x, State& state) const {
       const Tensor r = relu(t);
       return cat({r * c, r * s}, -1);
     };
-    const Tensor q = features(h.q), k = features(h.k), v = with_ones(h.v);
-    y = normalized(causal ? attend_to_past(q, k, v, state.sums) : attend_to_all(q, k, v), eps);
+    const Tensor q = features(h.q), k = features(h.k);
+    y = causal ? mean_so_far(q, k, h.v, eps, state.sums) : mean_of_all(q, k, h.v, eps);
   }
   state.position += length;
   return merge(y, x);

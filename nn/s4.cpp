@@ -2,12 +2,11 @@
 
 #include <fmt/format.h>
 
-#include <bit>
 #include <cmath>
 #include <numbers>
 
 #include <retape/autograd/activation.h>
-#include <retape/autograd/fft.h>
+#include <retape/autograd/dplr_kernel.h>
 #include <retape/autograd/linear_recurrence.h>
 #include <retape/autograd/matmul.h>
 #include <retape/autograd/rearrange.h>
@@ -28,17 +27,10 @@ namespace {
 static_assert(SequenceMixer<S4D> && SequenceMixer<S4>);
 constexpr double pi = std::numbers::pi;
 
-Tensor wide(const Tensor& t) { return cast(t, DType::f64); }
 int64_t pairs(const char* layer, int64_t d_model, int64_t d_state) {
   check_positive(layer, "d_model", d_model);
   if (d_state <= 0 || d_state % 2) throw Error(fmt::format("{}: d_state is {}; it must be even, and above 0", layer, d_state));
   return d_state / 2;
-}
-Parameter filled(const Shape& shape, const Tensor& values) {
-  Parameter p = empty_parameter(shape);
-  const NoGrad off;
-  copy_into(values, p);
-  return p;
 }
 Parameter log_steps(const char* layer, int64_t channels, double min, double max) {
   if (!(min > 0 && max >= min))
@@ -90,8 +82,8 @@ S4D::S4D(int64_t dim, const S4DOptions& o) : S4Base("S4D", dim, common(o)) {
   kernel.discretization = o.discretization;
   kernel.log_dt = log_steps("S4D", dim, o.dt_min, o.dt_max);
   kernel.C = complex_normal(dim, n);
-  kernel.log_A_real = filled({dim, n}, tensor(real, {n}));
-  kernel.A_imag = filled({dim, n}, tensor(imag, {n}));
+  kernel.log_A_real = filled(expand(tensor(real, {n}), {dim, n}));
+  kernel.A_imag = filled(expand(tensor(imag, {n}), {dim, n}));
 }
 
 std::pair<ComplexParts, ComplexParts> S4D::Kernel::step() const {
@@ -148,31 +140,28 @@ void S4D::check_stable() const {
 
 namespace {
 
-// What takes a state one position on. All (d_model, pairs) but rate and correction, (d_model, 1); states are pairs of conjugates, of which
-// one is there, so that sums over all are twice the real part.
+// What takes a state one position on: with R = 2 / dt, M = R - A + P P^* and E = 1 / (R - A), M^-1 (2 R - M) is diagonal less rank one, since
+// M^-1 = E - E P P^* E / (1 + P^* E P). States are pairs of conjugates, of which one is there, so that sums over all are twice the real part. All
+// (d_model, pairs): x' = factor x - p 2 Re(q x) + input u, y = 2 Re(C x).
 struct LowRankStep {
-  ComplexParts A, P, B, C;
-  Tensor rate;        // 2 / dt
-  ComplexParts E;     // 1 / (rate - A)
-  Tensor correction;  // 1 / (1 + P^* E P)
+  ComplexParts factor, p, q, input, C;
 
-  LowRankStep(const S4::Kernel& k, DType dtype) {
-    A = diagonal(k.log_A_real, k.A_imag), P = parts_of(wide(k.P)), B = parts_of(wide(k.B)), C = parts_of(wide(k.C));
-    rate = 2 * retape::exp(-unsqueeze(wide(k.log_dt), 1));
-    const Tensor one = ones({}, rate.options());
-    E = ComplexParts{one, 0 * one} / ComplexParts{rate - A.re, -A.im};
-    correction = 1 / (1 + project(P * E));
-    for (ComplexParts* z : {&A, &P, &B, &C, &E}) z->re = cast(z->re, dtype), z->im = cast(z->im, dtype);
-    rate = cast(rate, dtype), correction = cast(correction, dtype);
+  explicit LowRankStep(const S4::Kernel& k) {
+    const ComplexParts A = diagonal(k.log_A_real, k.A_imag), P = parts_of(wide(k.P)), B = parts_of(wide(k.B));
+    const Tensor rate = 2 * retape::exp(-unsqueeze(wide(k.log_dt), 1)), one = ones({}, rate.options());
+    const ComplexParts E = ComplexParts{one, 0 * one} / ComplexParts{rate - A.re, -A.im}, EP = E * P;
+    C = parts_of(wide(k.C)), q = conj(P) * E;
+    const Tensor correction = 1 / (1 + sum_with(q, P));
+    factor = ComplexParts{rate + A.re, A.im} * E;
+    p = EP * (2 * rate * correction);
+    input = (E * B - EP * (correction * sum_with(q, B))) * full({}, 2, rate.options());
   }
-  // P^* x, (..., d_model, 1)
-  Tensor project(const ComplexParts& x) const { return 2 * sum(P.re * x.re + P.im * x.im, {-1}, true); }
-  // x (..., d_model, pairs) with the input 2 B u added: (rate - A + P P^*)^-1 ((rate + A - P P^*) x + 2 B u)
-  ComplexParts next(const ComplexParts& x, const Tensor& u) const {
-    ComplexParts r = ComplexParts{rate + A.re, A.im} * x - P * project(x);
-    if (u) r = r + B * (2 * unsqueeze(u, -1));
-    const ComplexParts direct = E * r;
-    return direct - P * E * (correction * project(direct));
+  // 2 Re(sum of a b), (..., d_model, 1)
+  static Tensor sum_with(const ComplexParts& a, const ComplexParts& b) { return 2 * sum(a.re * b.re - a.im * b.im, {-1}, true); }
+  LowRankStep in(DType dtype) const {
+    LowRankStep s = *this;
+    for (ComplexParts* z : {&s.factor, &s.p, &s.q, &s.input, &s.C}) z->re = cast(z->re, dtype), z->im = cast(z->im, dtype);
+    return s;
   }
 };
 
@@ -185,44 +174,13 @@ S4::S4(int64_t dim, const S4Options& o) : S4Base("S4", dim, o) {
   for (const double v : select(legs.A, 1, 0).to_vector<double>()) real.push_back(std::log(-v));
   kernel.log_dt = log_steps("S4", dim, o.dt_min, o.dt_max);
   kernel.C = complex_normal(dim, n);
-  kernel.B = filled({dim, n, 2}, legs.B), kernel.P = filled({dim, n, 2}, legs.P);
-  kernel.log_A_real = filled({dim, n}, tensor(real, {n})), kernel.A_imag = filled({dim, n}, select(legs.A, 1, 1));
+  kernel.B = filled(expand(legs.B, {dim, n, 2})), kernel.P = filled(expand(legs.P, {dim, n, 2}));
+  kernel.log_A_real = filled(expand(tensor(real, {n}), {dim, n})), kernel.A_imag = filled(expand(select(legs.A, 1, 1), {dim, n}));
 }
 
 Tensor S4::Kernel::forward(int64_t length) const {
-  const LowRankStep s(*this, DType::f64);
-  const int64_t H = C->size(0), n = C->size(1), N = 2 * n, points = int64_t(std::bit_ceil(uint64_t(std::max<int64_t>(length, 2)))),
-                half = points / 2 + 1;
-  const Options wide_options{.dtype = DType::f64, .device = C->device()};
-  // C of a kernel that ends: C (1 - A^points), from the matrices (H, N, N) whose row j is where number j of a state goes.
-  const Tensor basis = expand(reshape(eye(N, wide_options), {N, 1, n, 2}), {N, H, n, 2});
-  Tensor power = transpose(reshape(pairs_of(s.next(parts_of(basis), {})), {N, H, N}), 0, 1);
-  for (int64_t i = 1; i < points; i *= 2) power = matmul(power, power);
-  const Tensor row = reshape(pairs_of(conj(s.C)), {H, N, 1});
-  const ComplexParts cut = conj(parts_of(reshape(row - matmul(power, row), {H, n, 2})));
-
-  // At z = e^(-2 pi i k / points): with w = 1 + z and v = rate (1 - z), sums over states of u / (v - w A) for the products u of what is
-  // multiplied; a state and its conjugate together are (2 Re(u) v - 2 Re(u conj(A)) w) / ((v - w A) (v - w conj(A))).
-  const Tensor angle = arange(half, wide_options) * (-2 * pi / double(points));
-  const ComplexParts w{1 + cos(angle), sin(angle)}, v = ComplexParts{1 - cos(angle), -sin(angle)} * s.rate;  // (half), (H, half)
-  const auto at_points = [](const ComplexParts& z) { return ComplexParts{unsqueeze(z.re, 2), unsqueeze(z.im, 2)}; };
-  const ComplexParts of_states{unsqueeze(v.re, 1), unsqueeze(v.im, 1)}, one{ones({}, wide_options), zeros({}, wide_options)};
-  const ComplexParts below = (of_states - at_points(s.A) * w) * (of_states - at_points(conj(s.A)) * w),
-                     cauchy = one / below;  // (H, n, half)
-  std::vector<Tensor> numerators;
-  for (const ComplexParts& u : {cut * s.B, cut * s.P, conj(s.P) * s.B, conj(s.P) * s.P})
-    numerators.push_back(2 * u.re), numerators.push_back(2 * (u * conj(s.A)).re);
-  const Tensor sums = matmul(stack(numerators, 1), cat({cauchy.re, cauchy.im}, 2));  // (H, 8, 2 half)
-  const auto product = [&](int64_t i) {
-    const auto of = [&](int64_t j) {
-      const Tensor both = select(sums, 1, 2 * i + j);
-      return ComplexParts{narrow(both, 1, 0, half), narrow(both, 1, half, half)};
-    };
-    return of(0) * v - of(1) * w;
-  };
-  const ComplexParts cb = product(0), cp = product(1), pb = product(2), pp = product(3);
-  const ComplexParts values = cb - w * cp * pb / (one + w * pp);
-  return narrow(irfft(2 * pairs_of(values), points, 1), 1, 0, length);
+  const LowRankStep s(*this);
+  return dplr_kernel(pairs_of(s.factor), pairs_of(s.p), pairs_of(s.q), pairs_of(s.input), pairs_of(s.C), length);
 }
 
 Tensor S4::forward(const Tensor& x) const {
@@ -235,12 +193,12 @@ Tensor S4::step(const Tensor& x, State& state) const {
   const ModuleScope scope(*this);
   check(x, &state);
   const Tensor u = widened(x);
-  const LowRankStep s(kernel, u.dtype());
+  const LowRankStep s = LowRankStep(kernel).in(u.dtype());
   ComplexParts h = parts_of(state.h ? cast(state.h, u.dtype()) : zeros({x.size(0), d_model, d_state / 2, 2}, u.options()));
   std::vector<Tensor> ys;
   for (const Tensor& position : unbind(u, 1)) {
-    h = s.next(h, position);
-    ys.push_back(2 * sum(s.C.re * h.re - s.C.im * h.im, {2}));
+    h = s.factor * h - s.p * s.sum_with(s.q, h) + s.input * unsqueeze(position, -1);
+    ys.push_back(squeeze(s.sum_with(s.C, h), -1));
   }
   const Tensor y = finish(stack(ys, 1), x);
   state.h = pairs_of(h);

@@ -72,10 +72,11 @@ struct S4D : S4Base {
 };
 
 /// x' = A x + B u, y = 2 Re(C x) for every channel, A = diag(A) - P P^*, by the bilinear rule. It starts as HiPPO-LegS. forward() is a
-/// convolution with the kernel of the whole length: its generating function at the roots of unity, by Cauchy products and Woodbury's
-/// identity, with C cut to the length; in f64. step() goes through the states, in O(d_state) a channel. States always fade, since A is
-/// dissipative. Parameters D, kernel.C, kernel.log_dt, kernel.B, kernel.P, kernel.log_A_real, kernel.A_imag, output_linear.0. Throws Error
-/// as S4D does. Gu et al. 2021 (arXiv 2111.00396), section 3 and appendix C.
+/// convolution with the kernel of the whole length, made in f64 from the states of one impulse (dplr_kernel()): a step is diagonal less
+/// rank one by Woodbury's identity, O(d_state) a channel, where the paper's Cauchy products need A's power of the whole length as well.
+/// step() goes through the states. States always fade, since A is dissipative. Parameters D, kernel.C, kernel.log_dt, kernel.B, kernel.P,
+/// kernel.log_A_real, kernel.A_imag, output_linear.0. Throws Error as S4D does. Gu et al. 2021 (arXiv 2111.00396), section 3 and appendix
+/// C.
 struct S4 : S4Base {
   struct State : S4Base::State {};
   struct Kernel : Module {

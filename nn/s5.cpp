@@ -22,12 +22,6 @@ namespace {
 
 static_assert(SequenceMixer<S5> && SequenceMixer<LRU>);
 
-Tensor wide(const Tensor& t) { return cast(t, DType::f64); }
-Parameter filled(const Tensor& values) {
-  Parameter p = empty_parameter(values.shape());
-  copy_into(values, p);
-  return p;
-}
 // Flax's lecun_normal: a truncated normal whose variance, once truncated, is 1 / fan_in.
 Tensor lecun_normal(const Shape& shape, int64_t fan_in, const Options& options) {
   const double std = 1 / std::sqrt(double(fan_in)) / 0.87962566103423978;

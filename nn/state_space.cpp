@@ -7,6 +7,7 @@
 #include <retape/autograd/linear_recurrence.h>
 #include <retape/autograd/matmul.h>
 #include <retape/autograd/rearrange.h>
+#include <retape/autograd/tape.h>
 #include <retape/autograd/unary.h>
 #include <retape/autograd/views.h>
 #include <retape/nn/causal.h>
@@ -39,6 +40,14 @@ Tensor long_conv(const Tensor& x, const Tensor& kernel) {
 }
 
 namespace detail {
+
+Tensor wide(const Tensor& x) { return cast(x, DType::f64); }
+Parameter filled(const Tensor& values) {
+  Parameter p = empty_parameter(values.shape());
+  const NoGrad off;
+  copy_into(values, p);
+  return p;
+}
 
 ComplexParts parts_of(const Tensor& pairs) { return {select(pairs, -1, 0), select(pairs, -1, 1)}; }
 Tensor pairs_of(const ComplexParts& z) {

@@ -1,7 +1,7 @@
 // What layers of linear state spaces share, x' = A x + B u with complex diagonal A: the way to discrete steps, long convolutions, and
 // whether states fade.
 #pragma once
-#include <retape/core/tensor.h>
+#include <retape/nn/module.h>
 
 namespace retape::nn {
 
@@ -13,6 +13,11 @@ enum class Discretization : uint8_t { zoh, bilinear };
 Tensor long_conv(const Tensor& x, const Tensor& kernel);
 
 namespace detail {
+
+/// In f64.
+Tensor wide(const Tensor& x);
+/// A parameter of the default dtype and device that starts as `values`.
+Parameter filled(const Tensor& values);
 
 /// Complex numbers as two tensors that broadcast.
 struct ComplexParts {

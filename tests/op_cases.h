@@ -89,6 +89,22 @@ inline GatedLinearAttentionResult attended(const Tensor& q, const Tensor& k, con
   }
   return {stack(all, 1), h};
 }
+// With weights that sum to 1 but for eps: a column of ones behind v gives their sum.
+inline GatedLinearAttentionResult averaged_attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                                                     const GatedLinearAttentionParams& o) {
+  const auto r = attended(q, k, cat({v, ones({v.size(0), v.size(1), v.size(2), 1}, v.options())}, 3), o);
+  return {narrow(r.y, 3, 0, v.size(3)) / (narrow(r.y, 3, v.size(3), 1) + o.eps), r.last_state};
+}
+// The kernel of a state space from its states, position by position.
+inline Tensor kernel_of_states(const std::vector<Tensor>& x, int64_t length) {
+  Tensor state = x[3];
+  std::vector<Tensor> all;
+  for (int64_t l = 0; l < length; ++l) {
+    all.push_back(2 * sum(real(complex_mul(x[4], state)), {1}));
+    state = complex_mul(x[0], state) - x[1] * unsqueeze(2 * sum(real(complex_mul(x[2], state)), {1}, true), 2);
+  }
+  return stack(all, 1);
+}
 // All that RWKV's average gives, as one vector, the state as it is without its exponent.
 inline Tensor with_sums(const WkvResult& r) {
   const Tensor scale = exp(r.last_state.exponent);
@@ -566,6 +582,13 @@ inline std::vector<OpCase> op_cases() {
        [](auto& x) { return with_state(attended(x[0], x[1], x[2], {.g = x[3], .scale = 0.7, .initial = x[4]})); }},
       {"gated_linear_attention, decay of features", [](auto& x) { return with_state(gated_linear_attention(x[0], x[1], x[2], {.g = x[3], .initial = x[4]})); }, {{{2, 5, 3, 4}}, {{2, 5, 3, 4}}, {{2, 5, 3, 6}}, {{2, 5, 3, 4}, -2, 0}, {{2, 3, 4, 6}}},
        [](auto& x) { return with_state(attended(x[0], x[1], x[2], {.g = x[3], .initial = x[4]})); }},
+      {"gated_linear_attention, normalised", [](auto& x) { return with_state(gated_linear_attention(x[0], x[1], x[2], {.normalize = true, .eps = 0.1})); }, {{{2, 5, 3, 4}, 0.1, 1}, {{2, 5, 3, 4}, 0.1, 1}, {{2, 5, 3, 6}}},
+       [](auto& x) { return with_state(averaged_attention(x[0], x[1], x[2], {.normalize = true, .eps = 0.1})); }},
+      {"gated_linear_attention, normalised, decay of heads", [](auto& x) { return with_state(gated_linear_attention(x[0], x[1], x[2], {.g = x[3], .scale = 0.7, .initial = x[4], .normalize = true, .eps = 0.1})); }, {{{2, 5, 3, 4}, 0.1, 1}, {{2, 5, 3, 4}, 0.1, 1}, {{2, 5, 3, 6}}, {{2, 5, 3}, -2, 0}, {{2, 3, 4, 7}, 0.1, 1}},
+       [](auto& x) { return with_state(averaged_attention(x[0], x[1], x[2], {.g = x[3], .scale = 0.7, .initial = x[4], .normalize = true, .eps = 0.1})); }},
+      {"gated_linear_attention, normalised, decay of features", [](auto& x) { return with_state(gated_linear_attention(x[0], x[1], x[2], {.g = x[3], .initial = x[4], .normalize = true, .eps = 0.1})); }, {{{2, 5, 3, 4}, 0.1, 1}, {{2, 5, 3, 4}, 0.1, 1}, {{2, 5, 3, 6}}, {{2, 5, 3, 4}, -2, 0}, {{2, 3, 4, 7}, 0.1, 1}},
+       [](auto& x) { return with_state(averaged_attention(x[0], x[1], x[2], {.g = x[3], .initial = x[4], .normalize = true, .eps = 0.1})); }},
+      {"dplr_kernel", [](auto& x) { return dplr_kernel(x[0], x[1], x[2], x[3], x[4], 5); }, {{{2, 3, 2}, -0.7, 0.7}, {{2, 3, 2}, -0.5, 0.5}, {{2, 3, 2}, -0.5, 0.5}, {{2, 3, 2}}, {{2, 3, 2}}}, [](auto& x) { return kernel_of_states(x, 5); }},
       {"gated_linear_attention_step", [](auto& x) { return with_state(gated_linear_attention_step(x[0], x[1], x[2], x[3], {.g = x[4]})); }, {{{2, 3, 4, 6}}, {{2, 3, 4}}, {{2, 3, 4}}, {{2, 3, 6}}, {{2, 3}, -2, 0}}},
       {"wkv", [](auto& x) { return wkv(x[0], x[1], x[2], x[3]).y; }, {{{3}, -2, -0.1}, {{3}}, {{2, 5, 3}}, {{2, 5, 3}}}, [](auto& x) { return averaged(x[0], x[1], x[2], x[3]).y; }},
       {"wkv, initial", [](auto& x) { return with_sums(wkv(x[0], x[1], x[2], x[3], {x[4], x[5], zeros_like(x[4].detach()) + 0.3})); }, {{{3}, -2, -0.1}, {{3}}, {{2, 4, 3}}, {{2, 4, 3}}, {{2, 3}}, {{2, 3}, 0.5, 1.5}},

@@ -62,6 +62,45 @@ TEST_CASE("linear attention is masked attention without softmax", "[gated_linear
   CHECK(relative_difference(y, heads_first(matmul(weights, heads_first(x.v)))) < 1e-12);
 }
 
+TEST_CASE("normalised linear attention of many chunks is that with a column of ones, divided by what it gives",
+          "[gated_linear_attention]") {
+  struct Size {
+    int64_t T, H, K, V;
+  };
+  for (const int gate : {0, 1, 2})
+    for (const auto& [T, H, K, V] : {Size{64, 1, 4, 8}, Size{129, 2, 3, 5}, Size{40, 1, 70, 67}}) {
+      INFO("gate " << gate << ", T " << T << ", K " << K << ", V " << V);
+      std::vector<Tensor> in[2];
+      Tensor all[2];
+      for (int i = 0; i < 2; ++i) {
+        in[i] = {Tensor(values({2, T, H, K}, 0.1, 1, 1)).set_requires_grad(), Tensor(values({2, T, H, K}, 0.1, 1, 2)).set_requires_grad(),
+                 Tensor(values({2, T, H, V}, -1, 1, 3)).set_requires_grad(),
+                 Tensor(values({2, H, K, V + 1}, 0.1, 1, 4)).set_requires_grad()};
+        if (gate) in[i].push_back(Tensor(values(gate == 1 ? Shape{2, T, H} : Shape{2, T, H, K}, -0.5, 0, 5)).set_requires_grad());
+        GatedLinearAttentionParams o{.g = gate ? in[i][4] : Tensor{}, .scale = 0.7, .initial = in[i][3], .normalize = i == 0, .eps = 0.1};
+        if (i == 0) {
+          all[i] = with_state(gated_linear_attention(in[i][0], in[i][1], in[i][2], o));
+        } else {
+          const auto r = gated_linear_attention(in[i][0], in[i][1], cat({in[i][2], ones({2, T, H, 1}, in[i][2].options())}, 3), o);
+          all[i] = with_state(GatedLinearAttentionResult{narrow(r.y, 3, 0, V) / (narrow(r.y, 3, V, 1) + 0.1), r.last_state});
+        }
+        backward(sum(square(all[i])));
+      }
+      CHECK(relative_difference(all[0], all[1]) < 1e-13);
+      for (size_t i = 0; i < in[0].size(); ++i) {
+        INFO("input " << i);
+        CHECK(relative_difference(in[0][i].grad(), in[1][i].grad()) < 1e-12);
+      }
+    }
+}
+
+TEST_CASE("normalised linear attention without values still sums keys", "[gated_linear_attention]") {
+  const Tensor k = values({1, 70, 2, 3}, 0.1, 1, 1);
+  const auto r = gated_linear_attention(k, k, zeros({1, 70, 2, 0}, k.options()), {.normalize = true});
+  CHECK(r.y.shape() == Shape{1, 70, 2, 0});
+  CHECK(relative_difference(r.last_state, unsqueeze(sum(k, {1}), 3)) < 1e-14);
+}
+
 TEST_CASE("a decay of -infinity forgets exactly", "[gated_linear_attention]") {
   for (const int gate : {1, 2}) {
     const Drawn x = draw_attention(gate, 100, 1, 4, 3, 0.2, DType::f32);
@@ -110,14 +149,19 @@ TEST_CASE("steps from a state agree with linear attention over all of them", "[g
   const NoGrad off;
   for (const int gate : {0, 1, 2}) {
     const Drawn x = draw_attention(gate, 70, 2, 5, 3, 0.5);
+    const Tensor start = values({2, 2, 5, 4}, 0.1, 1, 6), q = abs(x.q), k = abs(x.k);
+    const auto mean = gated_linear_attention(q, k, x.v, {.g = x.g, .initial = start, .normalize = true, .eps = 0.1});
     const auto whole = gated_linear_attention(x.q, x.k, x.v, x.options());
-    Tensor state = x.initial;
+    Tensor state = x.initial, sums = start;
     for (int64_t t = 0; t < 70; ++t) {
       const auto at = [&](const Tensor& s) { return s ? select(s, 1, t) : s; };
       const auto r = gated_linear_attention_step(state, at(x.q), at(x.k), at(x.v), {.g = at(x.g)});
       CHECK(difference(r.y, at(whole.y), DType::f64) <= 1);
-      state = r.last_state;
+      const auto m = gated_linear_attention_step(sums, at(q), at(k), at(x.v), {.g = at(x.g), .normalize = true, .eps = 0.1});
+      CHECK(difference(m.y, at(mean.y), DType::f64) <= 1);
+      state = r.last_state, sums = m.last_state;
     }
+    CHECK(difference(sums, mean.last_state, DType::f64) <= 1);
     CHECK(difference(state, whole.last_state, DType::f64) <= 1);
   }
 }
@@ -142,6 +186,8 @@ TEST_CASE("gated_linear_attention says what does not fit", "[gated_linear_attent
   CHECK_THAT(error({.g = zeros({2, 3})}), ContainsSubstring("g is [2, 3], but q [2, 3, 4, 5] asks for [2, 3, 4], or [2, 3, 4, 5]"));
   CHECK_THAT(error({.initial = q}), ContainsSubstring("ask for [2, 4, 5, 6]"));
   CHECK_THAT(error({.g = zeros({2, 3, 4}, {DType::i64})}), ContainsSubstring("g has dtype i64"));
+  CHECK_THAT(error({.initial = zeros({2, 4, 5, 6}), .normalize = true}), ContainsSubstring("ask for [2, 4, 5, 7]"));
+  CHECK_THAT(error({.normalize = true, .eps = -1}), ContainsSubstring("eps -1 is not valid; it must be 0 or more"));
   CHECK_THAT(error_of([&] {
                gated_linear_attention_step(zeros({2, 4, 5, 6}), q, q, v);
              }),

@@ -141,6 +141,8 @@ TEST_CASE("activations give PyTorch's numbers", "[elementwise]") {
             {-3.5297504182726205, -1.3132616875182228, -0.7981388693815918, -0.6931471805599453, -0.5543552444685271, -0.07888973429254963,
              -2.061153620314381e-09},
             1e-12));
+  CHECK(are(elu_plus_one(x), {0.0301973834223185, 0.36787944117144233, 0.8187307530779818, 1, 1.3, 3.5, 21}, 1e-12));
+  CHECK(are(elu_plus_one(f64({-100})), {3.720075976020836e-44}, 1e-12));  // elu(x) + 1 would be 0
 }
 
 TEST_CASE("special functions give PyTorch's numbers, and their slopes", "[elementwise]") {

@@ -1,5 +1,6 @@
 // Recurrences and depthwise convolutions on CUDA over sequences of several chunks, against the CPU.
 #include <array>
+#include <cmath>
 #include <functional>
 
 #include "../catch.h"
@@ -92,7 +93,25 @@ TEST_CASE("linear attention of several chunks on CUDA agrees with the CPU", "[cu
             return {r.y, r.last_state};
           },
           inputs);
+      inputs[0] = inputs[1] = {{2, T, 2, K}, 0.1, 1}, inputs[3] = {{2, 2, K, V + 1}, 0.1, 1};
+      compare_all(
+          [](const std::vector<Tensor>& x) -> std::vector<Tensor> {
+            const auto r = gated_linear_attention(x[0], x[1], x[2],
+                                                  {.g = x.size() > 4 ? x[4] : Tensor{}, .initial = x[3], .normalize = true, .eps = 0.1});
+            return {r.y, r.last_state};
+          },
+          inputs);
     }
+}
+
+TEST_CASE("a kernel of many states on CUDA agrees with the CPU", "[cuda][dplr_kernel]") {
+  for (const auto& [H, N, length] : {std::array<int64_t, 3>{5, 3, 40}, {2, 37, 17}, {3, 2, 1}}) {
+    INFO("H " << H << ", N " << N << ", length " << length);
+    const Uniform small{{H, N, 2}, -0.6 / std::sqrt(double(N)), 0.6 / std::sqrt(double(N))};
+    compare_all(
+        [length](const std::vector<Tensor>& x) -> std::vector<Tensor> { return {dplr_kernel(x[0], x[1], x[2], x[3], x[4], length)}; },
+        {{{H, N, 2}, -0.6, 0.6}, small, small, {{H, N, 2}}, {{H, N, 2}}});
+  }
 }
 
 TEST_CASE("RWKV's average over several chunks on CUDA agrees with the CPU", "[cuda][wkv]") {
