@@ -139,7 +139,8 @@ GatedLinearAttentionResult attend(const char* name, const Tensor& q, const Tenso
     return {masked_fill(cast(v, dtype), all, 0), o.initial ? identity(wide(o.initial)) : zeros(start, {state, q.device()})};
   }
   const double scale = o.scale != 0 ? o.scale : 1 / std::sqrt(double(s[3]));
-  const auto out = record(GatedLinearAttention{scale, o.normalize, o.eps}, cast(q, dtype), cast(k, dtype), cast(v, dtype), wide(o.g), wide(o.initial));
+  const auto out =
+      record(GatedLinearAttention{scale, o.normalize, o.eps}, cast(q, dtype), cast(k, dtype), cast(v, dtype), wide(o.g), wide(o.initial));
   return {out[0], out[1]};
 }
 

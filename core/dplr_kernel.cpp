@@ -92,8 +92,7 @@ void dplr_kernel_backward(const Tensor& dy, const Tensor& factor, const Tensor& 
     const Problem<A> in(factor, dy.shape()[1]);
     // inputs, their gradients, and two states; those kept; states and gradients of an interval, and three numbers for each of its positions
     const int64_t space = (10 + in.kept + 2 * in.interval) * in.room() + 3 * round_up(in.interval * lanes<A>, 64);
-    if (factor.device().is_meta())
-      return count_meta_scratch(bytes_of<A>(scratch_of_tasks(in.tasks(), space, in.worth_threads())));
+    if (factor.device().is_meta()) return count_meta_scratch(bytes_of<A>(scratch_of_tasks(in.tasks(), space, in.worth_threads())));
     const A* const gradient = dy.data<A>();
     each_task<A>(in.tasks(), space, in.worth_threads(), [&](int64_t task, Arena<A> arena) RETAPE_FULL_WIDTH {
       const FlushDenormals no_denormals;
@@ -104,7 +103,7 @@ void dplr_kernel_backward(const Tensor& dy, const Tensor& factor, const Tensor& 
       V *const d_factor = in.take(arena), *const d_p = in.take(arena), *const d_q = in.take(arena), *const d_c = in.take(arena);
       V *const kept = in.take(arena, in.kept), *const states = in.take(arena, m), *const gradients = in.take(arena, m);
       V *const s = reinterpret_cast<V*>(arena.take(m * lanes<A>)), *const ds = reinterpret_cast<V*>(arena.take(m * lanes<A>)),
-              *const dk = reinterpret_cast<V*>(arena.take(m * lanes<A>));
+               *const dk = reinterpret_cast<V*>(arena.take(m * lanes<A>));
       for (int64_t i = 0; i < n; ++i) g[i] = d_factor[i] = d_p[i] = d_q[i] = d_c[i] = V{};
       V sum = twice_real(n, of_q, state);
       for (int64_t at = 0; at < in.kept; ++at) {
@@ -120,8 +119,7 @@ void dplr_kernel_backward(const Tensor& dy, const Tensor& factor, const Tensor& 
         for (int64_t i = 0; i < n; ++i) states[i] = kept[at * n + i];
         s[0] = twice_real(n, of_q, states);
         for (int64_t l = 0; l + 1 < many; ++l)
-          s[l + 1] =
-              next<false>(n, of_factor, of_p, of_q, of_c, states + l * n, s[l], states + (l + 1) * n, static_cast<V*>(nullptr));
+          s[l + 1] = next<false>(n, of_factor, of_p, of_q, of_c, states + l * n, s[l], states + (l + 1) * n, static_cast<V*>(nullptr));
         for (int64_t i = 0; i < n; ++i) gradients[(many - 1) * n + i] = g[i];
         for (int64_t l = many; l-- > 0;) {
           V of_output{}, re{}, im{};

@@ -189,9 +189,9 @@ template <class T> struct Chunk {
   using A = compute_t<T>;
   const Problem<T>& p;
   A *q, *k, *v, *decay, *from_start, *to_end;  // (rows, k_cols), v (rows, v_cols)
-  A *q_start, *k_end, *k_now;  // q and k with decay from the start and to the end of their block; of the blocks so far, at last all
-  A *q_all, *queries, *queries_start;          // q with the decay from the chunk's start; transposed q and q_start (k_cols, tile)
-  A* scores;                                   // (tile, tile)
+  A *q_start, *k_end, *k_now;          // q and k with decay from the start and to the end of their block; of the blocks so far, at last all
+  A *q_all, *queries, *queries_start;  // q with the decay from the chunk's start; transposed q and q_start (k_cols, tile)
+  A* scores;                           // (tile, tile)
 
   static int64_t space(const Problem<T>& p) { return 11 * tile * p.k_cols + tile * p.v_cols + tile * tile + 256; }
   RETAPE_INLINE Chunk(const Problem<T>& p, Arena<A>& arena) : p(p) {
@@ -368,7 +368,8 @@ template <class A> RETAPE_INLINE void turn_back(const A* x, int64_t features, in
 
 template <class T> int64_t gradients_space(const Problem<T>& p) {
   const int64_t cols = p.k_cols, v_cols = p.v_cols, most = max_of(cols, v_cols);
-  return Chunk<T>::space(p) + 3 * tile * cols + 2 * tile * v_cols + 3 * tile * most + 2 * tile * tile + 2 * cols * v_cols + 3 * cols + tile + 1024;
+  return Chunk<T>::space(p) + 3 * tile * cols + 2 * tile * v_cols + 3 * tile * most + 2 * tile * tile + 2 * cols * v_cols + 3 * cols +
+         tile + 1024;
 }
 
 // `states` before each chunk, dstates the gradients of those behind each, last the state behind the last one.
@@ -388,7 +389,8 @@ RETAPE_FULL_WIDTH void gradients(const Problem<T>& p, const compute_t<T>* states
     A *const turned = arena.take(tile * most), *const product = arena.take(tile * most), *const turned_v = arena.take(tile * most);
     A *const dscores = arena.take(tile * tile), *const room = arena.take(tile * tile);
     A *const state = arena.take(cols * v_cols), *const dstate = arena.take(cols * v_cols), *const past = arena.take(cols);
-    A *const sums = arena.take(cols), *const dsums = arena.take(cols), *const weights = arena.take(tile);  // the column of sums, and the gradients of both
+    A *const sums = arena.take(cols), *const dsums = arena.take(cols),
+             *const weights = arena.take(tile);        // the column of sums, and the gradients of both
     const auto turn_values = [&](const A* x, A* to) {  // (values, tile)
       for (int64_t f = 0; f < p.values; f += tile) transpose(x + f, v_cols, rows, min_of(tile, p.values - f), rows, to + f * tile);
     };
@@ -485,8 +487,8 @@ RETAPE_FULL_WIDTH void gradients(const Problem<T>& p, const compute_t<T>* states
 
 }  // namespace
 
-void gated_linear_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, const Tensor& h0, double scale,
-                            double eps, Tensor& y, Tensor& normaliser, Tensor& last, Tensor& states) {
+void gated_linear_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, const Tensor& h0, double scale, double eps,
+                            Tensor& y, Tensor& normaliser, Tensor& last, Tensor& states) {
   with_floating("gated_linear_attention", q.dtype(), [&](auto zero) {
     using T = decltype(zero);
     using A = compute_t<T>;

@@ -209,8 +209,8 @@ template <class T, bool reverse> void join(const Problem<T>& p, const compute_t<
 
 }  // namespace
 
-void gated_linear_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, const Tensor& h0, double scale,
-                            double eps, Tensor& y, Tensor& normaliser, Tensor& last, Tensor& states) {
+void gated_linear_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& g, const Tensor& h0, double scale, double eps,
+                            Tensor& y, Tensor& normaliser, Tensor& last, Tensor& states) {
   with_floating("gated_linear_attention", q.dtype(), [&](auto zero) {
     using T = decltype(zero);
     using C = compute_t<T>;
@@ -221,7 +221,18 @@ void gated_linear_attention(const Tensor& q, const Tensor& k, const Tensor& v, c
     const Scratch<T> with_ones(rows * (n + 1));
     const Scratch<C> sums(rows * (n + 1));
     if (normaliser) launch(append_ones<T>, blocks_for(rows * (n + 1)), 256, 0, data<T>(v), rows, n, static_cast<T*>(with_ones));
-    Roles<T> roles{normaliser ? static_cast<T*>(with_ones) : data<T>(v), data<T>(k), nullptr, p.values, p.keys, false, C(1), C(scale), nullptr, nullptr, nullptr, data<C>(states)};
+    Roles<T> roles{normaliser ? static_cast<T*>(with_ones) : data<T>(v),
+                   data<T>(k),
+                   nullptr,
+                   p.values,
+                   p.keys,
+                   false,
+                   C(1),
+                   C(scale),
+                   nullptr,
+                   nullptr,
+                   nullptr,
+                   data<C>(states)};
     run<T, false>(p, roles);
     join<T, false>(p, data<C>(h0), data<C>(states), data<C>(last));
     roles.seen = data<T>(q), roles.start = data<C>(states), roles.end = nullptr, roles.out = data<T>(y);
@@ -261,8 +272,7 @@ void gated_linear_attention_backward(const Tensor& dy, const Tensor& dlast, cons
     run<T, true>(p, of_v);
     if (normaliser) launch(drop_last<T>, blocks_for(rows * n), 256, 0, static_cast<const T*>(of_values), rows, n, data<T>(dv));
     run<T, true>(p, {data<T>(q), grad, values, p.keys, p.values, true, C(scale), C(1), dstates, nullptr, wide_k, nullptr});
-    run<T, false>(p,
-                  {data<T>(k), values, grad, p.keys, p.values, true, C(1), C(scale), data<C>(states), nullptr, wide_q, nullptr});
+    run<T, false>(p, {data<T>(k), values, grad, p.keys, p.values, true, C(1), C(scale), data<C>(states), nullptr, wide_q, nullptr});
     C* const gates = !dg ? nullptr : of_features ? data<C>(dg) : static_cast<C*>(of_gate);
     launch(finish<T>, blocks_for(p.pieces() * p.keys, 128), 128, 0, p, data<T>(q), data<T>(k), static_cast<C*>(wide_q),
            static_cast<C*>(wide_k), data<C>(states), data<C>(last), static_cast<C*>(dstates), data<T>(dq), data<T>(dk), gates);

@@ -90,7 +90,8 @@ inline GatedLinearAttentionResult attended(const Tensor& q, const Tensor& k, con
   return {stack(all, 1), h};
 }
 // With weights that sum to 1 but for eps: a column of ones behind v gives their sum.
-inline GatedLinearAttentionResult averaged_attention(const Tensor& q, const Tensor& k, const Tensor& v, const GatedLinearAttentionOptions& o) {
+inline GatedLinearAttentionResult averaged_attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                                                     const GatedLinearAttentionOptions& o) {
   const auto r = attended(q, k, cat({v, ones({v.size(0), v.size(1), v.size(2), 1}, v.options())}, 3), o);
   return {narrow(r.y, 3, 0, v.size(3)) / (narrow(r.y, 3, v.size(3), 1) + o.eps), r.last_state};
 }

@@ -12,8 +12,9 @@ namespace {
 // States that neither grow nor fade soon.
 std::vector<Tensor> draw_kernel(int64_t channels, int64_t pairs, DType dtype = DType::f64) {
   const Shape s{channels, pairs, 2};
-  std::vector<Tensor> x = {values(s, -0.7, 0.7, 1, dtype), values(s, -0.3, 0.3, 2, dtype), values(s, -0.3 / double(pairs + 1), 0.3 / double(pairs + 1), 3, dtype),
-                           values(s, -1, 1, 4, dtype), values(s, -1, 1, 5, dtype)};
+  std::vector<Tensor> x = {values(s, -0.7, 0.7, 1, dtype), values(s, -0.3, 0.3, 2, dtype),
+                           values(s, -0.3 / double(pairs + 1), 0.3 / double(pairs + 1), 3, dtype), values(s, -1, 1, 4, dtype),
+                           values(s, -1, 1, 5, dtype)};
   for (Tensor& t : x) t.set_requires_grad();
   return x;
 }
@@ -70,8 +71,12 @@ TEST_CASE("a kernel is the same bits for any number of threads", "[dplr_kernel]"
 
 TEST_CASE("dplr_kernel says what does not fit", "[dplr_kernel]") {
   const Tensor a = zeros({2, 3, 2}), b = zeros({2, 4, 2});
-  CHECK_THAT(error_of([&] { dplr_kernel(zeros({2, 3}), a, a, a, a, 4); }), ContainsSubstring("dplr_kernel: factor is [2, 3]; its shape must be (H, N, 2)"));
-  CHECK_THAT(error_of([&] { dplr_kernel(a, a, b, a, a, 4); }), ContainsSubstring("dplr_kernel: q is [2, 4, 2], but factor is [2, 3, 2]; they must be equal"));
+  CHECK_THAT(error_of([&] {
+               dplr_kernel(zeros({2, 3}), a, a, a, a, 4);
+             }),
+             ContainsSubstring("dplr_kernel: factor is [2, 3]; its shape must be (H, N, 2)"));
+  CHECK_THAT(error_of([&] { dplr_kernel(a, a, b, a, a, 4); }),
+             ContainsSubstring("dplr_kernel: q is [2, 4, 2], but factor is [2, 3, 2]; they must be equal"));
   CHECK_THAT(error_of([&] { dplr_kernel(a, a, a, a, zeros({2, 3, 2}, {DType::i64}), 4); }), ContainsSubstring("c has dtype i64"));
   CHECK_THAT(error_of([&] { dplr_kernel(a, a, a, a, a, -1); }), ContainsSubstring("length is -1; it must be 0 or more"));
 }

@@ -62,7 +62,8 @@ TEST_CASE("linear attention is masked attention without softmax", "[gated_linear
   CHECK(relative_difference(y, heads_first(matmul(weights, heads_first(x.v)))) < 1e-12);
 }
 
-TEST_CASE("normalised linear attention of many chunks is that with a column of ones, divided by what it gives", "[gated_linear_attention]") {
+TEST_CASE("normalised linear attention of many chunks is that with a column of ones, divided by what it gives",
+          "[gated_linear_attention]") {
   struct Size {
     int64_t T, H, K, V;
   };
@@ -73,7 +74,8 @@ TEST_CASE("normalised linear attention of many chunks is that with a column of o
       Tensor all[2];
       for (int i = 0; i < 2; ++i) {
         in[i] = {Tensor(values({2, T, H, K}, 0.1, 1, 1)).set_requires_grad(), Tensor(values({2, T, H, K}, 0.1, 1, 2)).set_requires_grad(),
-                 Tensor(values({2, T, H, V}, -1, 1, 3)).set_requires_grad(), Tensor(values({2, H, K, V + 1}, 0.1, 1, 4)).set_requires_grad()};
+                 Tensor(values({2, T, H, V}, -1, 1, 3)).set_requires_grad(),
+                 Tensor(values({2, H, K, V + 1}, 0.1, 1, 4)).set_requires_grad()};
         if (gate) in[i].push_back(Tensor(values(gate == 1 ? Shape{2, T, H} : Shape{2, T, H, K}, -0.5, 0, 5)).set_requires_grad());
         GatedLinearAttentionOptions o{.g = gate ? in[i][4] : Tensor{}, .scale = 0.7, .initial = in[i][3], .normalize = i == 0, .eps = 0.1};
         if (i == 0) {

@@ -96,8 +96,8 @@ TEST_CASE("linear attention of several chunks on CUDA agrees with the CPU", "[cu
       inputs[0] = inputs[1] = {{2, T, 2, K}, 0.1, 1}, inputs[3] = {{2, 2, K, V + 1}, 0.1, 1};
       compare_all(
           [](const std::vector<Tensor>& x) -> std::vector<Tensor> {
-            const auto r = gated_linear_attention(
-                x[0], x[1], x[2], {.g = x.size() > 4 ? x[4] : Tensor{}, .initial = x[3], .normalize = true, .eps = 0.1});
+            const auto r = gated_linear_attention(x[0], x[1], x[2],
+                                                  {.g = x.size() > 4 ? x[4] : Tensor{}, .initial = x[3], .normalize = true, .eps = 0.1});
             return {r.y, r.last_state};
           },
           inputs);
@@ -108,9 +108,9 @@ TEST_CASE("a kernel of many states on CUDA agrees with the CPU", "[cuda][dplr_ke
   for (const auto& [H, N, length] : {std::array<int64_t, 3>{5, 3, 40}, {2, 37, 17}, {3, 2, 1}}) {
     INFO("H " << H << ", N " << N << ", length " << length);
     const Uniform small{{H, N, 2}, -0.6 / std::sqrt(double(N)), 0.6 / std::sqrt(double(N))};
-    compare_all([length](const std::vector<Tensor>& x) -> std::vector<Tensor> {
-      return {dplr_kernel(x[0], x[1], x[2], x[3], x[4], length)};
-    }, {{{H, N, 2}, -0.6, 0.6}, small, small, {{H, N, 2}}, {{H, N, 2}}});
+    compare_all(
+        [length](const std::vector<Tensor>& x) -> std::vector<Tensor> { return {dplr_kernel(x[0], x[1], x[2], x[3], x[4], length)}; },
+        {{{H, N, 2}, -0.6, 0.6}, small, small, {{H, N, 2}}, {{H, N, 2}}});
   }
 }
 
