@@ -335,6 +335,7 @@ void add_recurrences(std::vector<Work>& all) {
   for (const int64_t steps : {4096, 16384})
     all.push_back({.name = fmt::format("nn::LinearAttention B 1 T {} C 256, 4 heads, forward + backward", steps),
                    .peer = fmt::format("linear_attention 1 {} 256 4", steps),
+                   .at_least = steps == 16384 ? 3.0 : 0.0,
                    .make = [=] {
                      const auto layer = std::make_shared<nn::LinearAttention>(256, nn::LinearAttentionOptions{.num_heads = 4});
                      return forward_backward({randn({1, steps, 256})}, [=](auto& x) { return (*layer)(x[0]); });
